@@ -1,0 +1,323 @@
+"""Message <-> bytes: the formats, their registry, encryption.
+
+Knows no Redis.  The bytes are those of channels_redis 4.3.0, so old and new processes can share
+one server.  Nothing here keeps state between calls: one serializer serves many threads at once.
+"""
+
+from __future__ import annotations
+
+import abc
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import msgpack
+
+from .exceptions import ConfigurationError, SerializationError
+
+_PATH_STEPS_SHOWN = 20
+_KEY_CHARACTERS_SHOWN = 40
+
+
+class SerializerDoesNotExist(ConfigurationError, KeyError):
+    """No serializer is registered under the name of a format."""
+
+    __str__ = Exception.__str__  # KeyError's own would put the whole sentence in quotes
+
+
+class InvalidSerializer(ConfigurationError, AssertionError):
+    """What was given to the registry can't serve as a serializer."""
+
+
+class Crypter(Protocol):
+    """What ``BaseMessageSerializer.crypter`` offers: Fernet's interface."""
+
+    def encrypt(self, data: bytes) -> bytes: ...
+
+    def decrypt(self, token: bytes) -> bytes: ...
+
+
+class BaseMessageSerializer(abc.ABC):
+    """A format, given by ``as_bytes`` and ``from_bytes``, with encryption and random prefix.
+
+    The random bytes in front make the members of a queue unique.  ``expiry`` is kept for
+    subclasses; the age of a message is judged by its score in Redis alone, since the time
+    stamp of a Fernet token comes from the sender's clock.
+    """
+
+    def __init__(
+        self,
+        symmetric_encryption_keys: list[str | bytes] | tuple[str | bytes, ...] | None = None,
+        random_prefix_length: int = 0,
+        expiry: float | None = None,
+    ) -> None:
+        if not isinstance(random_prefix_length, int):
+            raise ConfigurationError("random_prefix_length must be a whole number of bytes.")
+        self.random_prefix_length = random_prefix_length
+        self.expiry = expiry
+        self.crypter: Crypter | None = _make_crypter(symmetric_encryption_keys)
+
+    @abc.abstractmethod
+    def as_bytes(self, message: Any) -> bytes:
+        """Put a message into the format, without encryption and random prefix."""
+
+    @abc.abstractmethod
+    def from_bytes(self, message: bytes) -> Any:
+        """Undo ``as_bytes``."""
+
+    def serialize(self, message: Any) -> bytes:
+        """Return the bytes that go on the wire."""
+        data = self.as_bytes(message)
+        if self.crypter is not None:
+            data = self.crypter.encrypt(data)
+        if self.random_prefix_length > 0:
+            data = os.urandom(self.random_prefix_length) + data
+        return data
+
+    def deserialize(self, message: bytes) -> Any:
+        """Undo ``serialize``; SerializationError where the bytes aren't of its making."""
+        if self.random_prefix_length > 0:
+            message = message[self.random_prefix_length :]
+        if self.crypter is not None:
+            message = self._decrypt(self.crypter, message)
+        try:
+            return self.from_bytes(message)
+        except SerializationError:
+            raise
+        except Exception as error:
+            raise SerializationError(
+                f"{type(self).__name__} can't decode what was received."
+            ) from error
+
+    @staticmethod
+    def _decrypt(crypter: Crypter, token: bytes) -> bytes:
+        try:
+            return crypter.decrypt(token)
+        except Exception as error:
+            raise SerializationError(
+                "What was received can't be decrypted with any key of symmetric_encryption_keys."
+            ) from error
+
+
+class MissingSerializer(BaseMessageSerializer):
+    """Holds the place of a format whose library isn't installed.
+
+    A subclass sets ``exception`` to the ImportError; whoever asks for the format gets it.
+    """
+
+    exception: Exception | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise self.exception or ImportError(f"{type(self).__name__} needs a library not installed.")
+
+    def as_bytes(self, message: Any) -> bytes:
+        raise NotImplementedError
+
+    def from_bytes(self, message: bytes) -> Any:
+        raise NotImplementedError
+
+
+class JSONSerializer(BaseMessageSerializer):
+    """JSON text.  Keys that are numbers, booleans or None arrive as strings."""
+
+    # Subclasses of ValueError (UnicodeError, circular structures) are covered.
+    _refusals = (TypeError, ValueError, RecursionError)
+
+    def as_bytes(self, message: Any) -> bytes:
+        try:
+            return json.dumps(message).encode("utf-8")
+        except self._refusals:
+            pass  # raised below, outside of this block: the cause may quote the message
+        raise _refusal("JSON", message, self._encodes)
+
+    def from_bytes(self, message: bytes) -> Any:
+        try:
+            return json.loads(message.decode("utf-8"))
+        except self._refusals:
+            pass  # as above
+        raise SerializationError("What was received is not valid JSON.")
+
+    def _encodes(self, value: Any) -> bool:
+        try:
+            json.dumps(value)
+        except self._refusals:
+            return False
+        return True
+
+
+class MsgPackSerializer(BaseMessageSerializer):
+    """MessagePack.  Keys must be str or bytes: receivers refuse maps with any other."""
+
+    _refusals = (TypeError, ValueError, OverflowError, RecursionError)
+
+    def as_bytes(self, message: Any) -> bytes:
+        try:
+            return self._pack(message)
+        except self._refusals:
+            pass  # raised below, outside of this block: the cause may quote the message
+        raise _refusal("msgpack", message, self._encodes)
+
+    def from_bytes(self, message: bytes) -> Any:
+        try:
+            return msgpack.unpackb(message)
+        except (*self._refusals, msgpack.UnpackException):
+            pass  # as above
+        raise SerializationError("What was received is not valid msgpack.")
+
+    @staticmethod
+    def _pack(value: Any) -> bytes:
+        data: bytes = msgpack.packb(value)
+        # Unpacking, as receivers will, is the cheapest proof that they can: a check of all keys
+        # in Python takes as long and says less.
+        msgpack.unpackb(data)
+        return data
+
+    def _encodes(self, value: Any) -> bool:
+        try:
+            self._pack(value)
+        except self._refusals:
+            return False
+        return True
+
+
+class SerializersRegistry:
+    """Serializer classes by the name of their format."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, Callable[..., Any]] = {}
+
+    def register_serializer(self, format: str, serializer_class: type) -> None:
+        """Let ``serializer_class`` serve ``format``, in place of what did before."""
+        if not isinstance(serializer_class, type) or not all(
+            callable(getattr(serializer_class, method, None))
+            for method in ("serialize", "deserialize")
+        ):
+            raise InvalidSerializer(
+                f"The serializer for {format!r} must be a class with the methods serialize and "
+                "deserialize, such as a subclass of BaseMessageSerializer."
+            )
+        self._classes[format] = serializer_class
+
+    def get_serializer(self, format: str, *args: Any, **kwargs: Any) -> Any:
+        """Make a serializer for ``format``; the other arguments go to its class."""
+        try:
+            serializer_class = self._classes[format]
+        except KeyError:
+            known = ", ".join(sorted(self._classes)) or "none"
+            raise SerializerDoesNotExist(
+                f"No serializer is registered for the format {format!r}. Known formats: {known}."
+            ) from None
+        return serializer_class(*args, **kwargs)
+
+
+def _make_crypter(keys: Any) -> Crypter | None:
+    """Make the MultiFernet of the option ``symmetric_encryption_keys``, None without keys."""
+    if keys is None:
+        return None
+    if not isinstance(keys, (list, tuple)):
+        raise ConfigurationError(
+            "symmetric_encryption_keys must be a list of keys, such as [SECRET_KEY], "
+            f"not {_article_and_type(keys)}."
+        )
+    for position, key in enumerate(keys):
+        if not isinstance(key, (str, bytes)) or not key:
+            raise ConfigurationError(
+                f"symmetric_encryption_keys[{position}] must be a str or bytes that isn't empty."
+            )
+    if not keys:
+        return None
+    try:
+        from cryptography.fernet import Fernet, MultiFernet
+    except ImportError as error:
+        raise ConfigurationError(
+            "symmetric_encryption_keys needs the package cryptography: "
+            "pip install channels-redis[cryptography]"
+        ) from error
+    return MultiFernet([Fernet(_fernet_key(key)) for key in keys])
+
+
+def _fernet_key(key: str | bytes) -> bytes:
+    secret = key.encode("utf-8") if isinstance(key, str) else key
+    return base64.urlsafe_b64encode(hashlib.sha256(secret).digest())
+
+
+# Where in a message the trouble is.  Looked for only after encoding failed.
+
+
+def _refusal(format: str, message: Any, encodes: Callable[[Any], bool]) -> SerializationError:
+    """Make the error that leads to the first value or key which can't be encoded."""
+    steps: list[str] = []
+    value, seen = message, {id(message)}
+    while True:
+        found = next(_unencodable_children(value, encodes), None)
+        if found is None:
+            return SerializationError(f"{_path(steps)} {_trouble(format, value, encodes)}.")
+        step, value, is_key = found
+        if is_key:
+            return SerializationError(
+                f"{_path(steps)} has the key {step}, {_article_and_type(value)}: {format} "
+                "doesn't carry such keys."
+            )
+        steps.append(f"[{step}]")
+        if id(value) in seen:
+            return SerializationError(f"{_path(steps)} contains itself.")
+        seen.add(id(value))
+
+
+def _unencodable_children(
+    value: Any, encodes: Callable[[Any], bool]
+) -> Iterator[tuple[str, Any, bool]]:
+    """Yield (step of the path, offender, whether it is the key) of a dict's or list's parts."""
+    if isinstance(value, dict):
+        for key, child in value.items():
+            if not encodes({key: None}):
+                yield _printable_key(key), key, True
+            if not encodes(child):
+                yield _printable_key(key), child, False
+    elif isinstance(value, (list, tuple)):
+        for position, child in enumerate(value):
+            if not encodes(child):
+                yield str(position), child, False
+
+
+def _trouble(format: str, value: Any, encodes: Callable[[Any], bool]) -> str:
+    if isinstance(value, (dict, list, tuple)) and encodes(type(value)()):
+        return f"is nested too deep for {format}"
+    if isinstance(value, str):
+        return "is a str with lone surrogates, which UTF-8 can't encode"
+    if isinstance(value, int):
+        return f"is an int too large for {format}"
+    return f"is {_article_and_type(value)}, a type that {format} doesn't carry"
+
+
+def _path(steps: list[str]) -> str:
+    shown = "".join(steps[:_PATH_STEPS_SHOWN])
+    return "message" + shown + ("..." if len(steps) > _PATH_STEPS_SHOWN else "")
+
+
+def _printable_key(key: Any) -> str:
+    if isinstance(key, str):
+        return json.dumps(str.__str__(key)[:_KEY_CHARACTERS_SHOWN])
+    if type(key) in (bytes, int, float, bool, type(None)):
+        return repr(key)[:_KEY_CHARACTERS_SHOWN]
+    return f"<{_type_name(key)}>"
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _article_and_type(value: Any) -> str:
+    name = _type_name(value)
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+registry = SerializersRegistry()
+registry.register_serializer("json", JSONSerializer)
+registry.register_serializer("msgpack", MsgPackSerializer)
