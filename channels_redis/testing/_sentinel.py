@@ -1,0 +1,164 @@
+"""A primary, its replicas and the Sentinels that watch them, all private."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+from channels_redis.testing import _resp
+from channels_redis.testing._resp import ErrorReply
+from channels_redis.testing._server import Config, RedisServer, wait_until
+
+#: A primary that does not answer for this long is replaced.
+DOWN_AFTER_MS = 1000
+FAILOVER_TIMEOUT_MS = 5000
+
+
+class _Sentinel(RedisServer):
+    _base_config: Config = {}
+    _mode = ("--sentinel",)
+
+
+class SentinelSet:
+    """A replicated server watched by Sentinels; a context manager that starts and removes all.
+
+    ``config`` goes to the primary and its replicas, ``sentinel_config`` to the Sentinels.
+    A password in ``requirepass`` is passed on to all who need it.
+    """
+
+    def __init__(
+        self,
+        replicas: int = 1,
+        sentinels: int = 3,
+        master_name: str = "main",
+        *,
+        binary: str | None = None,
+        config: Config | None = None,
+        sentinel_config: Config | None = None,
+    ) -> None:
+        self.master_name = master_name
+        self._password = str((config or {}).get("requirepass", ""))
+        self._config = dict(config or {})
+        if self._password:
+            self._config["masterauth"] = self._password
+        self._sentinel_config = sentinel_config or {}
+        self._binary = binary
+        self._stack = ExitStack()
+        self._sizes = replicas, sentinels
+        self.servers: list[RedisServer] = []
+        self.sentinel_servers: list[RedisServer] = []
+
+    def __enter__(self) -> SentinelSet:
+        replicas, sentinels = self._sizes
+        with ExitStack() as stack:
+            first = stack.enter_context(RedisServer(binary=self._binary, config=self._config))
+            self.servers = [first]
+            following = self._config | {"replicaof": f"{first.host} {first.port}"}
+            for _ in range(replicas):
+                replica = RedisServer(binary=self._binary, config=following)
+                self.servers.append(stack.enter_context(replica))
+            wait_until(lambda: _replicas_online(first) == replicas, "replicated")
+            watched = self._watch(first, quorum=sentinels // 2 + 1)
+            self.sentinel_servers = [
+                stack.enter_context(_Sentinel(binary=self._binary, config=watched))
+                for _ in range(sentinels)
+            ]
+            wait_until(self._sentinels_agree, "known to all its Sentinels")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+        self.servers = []
+        self.sentinel_servers = []
+
+    def host_entry(self) -> dict[str, Any]:
+        """Return the entry for ``hosts`` of a layer."""
+        return {"sentinels": self.sentinels, "master_name": self.master_name}
+
+    @property
+    def sentinels(self) -> list[tuple[str, int]]:
+        """``(host, port)`` of every Sentinel, living or not."""
+        return [sentinel.address for sentinel in self.sentinel_servers]
+
+    @property
+    def primary(self) -> RedisServer:
+        """The server that most living Sentinels call the primary."""
+        named = [name for name in map(self._primary_named_by, self.sentinel_servers) if name]
+        if not named:
+            raise RuntimeError("No Sentinel answers.")
+        address = max(named, key=named.count)
+        return next(server for server in self.servers if server.address == address)
+
+    @property
+    def replicas(self) -> list[RedisServer]:
+        """All servers but the primary, living or not."""
+        primary = self.primary
+        return [server for server in self.servers if server is not primary]
+
+    def failover(self, timeout_s: float = 30) -> RedisServer:
+        """Let the Sentinels replace a healthy primary; return the new one when all agree on it."""
+        old = self.primary
+        asked = next(sentinel for sentinel in self.sentinel_servers if sentinel.running)
+
+        def accepted() -> bool:
+            # Refused with NOGOODSLAVE or INPROG until the set has settled.
+            return bool(asked.command("SENTINEL", "FAILOVER", self.master_name) == b"OK")
+
+        wait_until(accepted, "ready for a failover", timeout_s)
+        return self.wait_for_new_primary(old, timeout_s)
+
+    def wait_for_new_primary(self, old: RedisServer, timeout_s: float = 30) -> RedisServer:
+        """Return the primary once all living Sentinels name one that is not ``old``."""
+
+        def replaced() -> RedisServer | None:
+            living = [sentinel for sentinel in self.sentinel_servers if sentinel.running]
+            named = {self._primary_named_by(sentinel) for sentinel in living}
+            if len(named) != 1 or named <= {None, old.address}:
+                return None
+            return self.primary if self.primary.command("ROLE")[0] == b"master" else None
+
+        primary: RedisServer = wait_until(replaced, f"another primary than {old}", timeout_s)
+        return primary
+
+    def _watch(self, primary: RedisServer, quorum: int) -> Config:
+        name = self.master_name
+        watched: dict[str, Any] = {
+            "sentinel": [
+                f"monitor {name} {primary.host} {primary.port} {quorum}",
+                f"down-after-milliseconds {name} {DOWN_AFTER_MS}",
+                f"failover-timeout {name} {FAILOVER_TIMEOUT_MS}",
+                *([f"auth-pass {name} {self._password}"] if self._password else []),
+            ]
+        }
+        return watched | dict(self._sentinel_config)
+
+    def _sentinels_agree(self) -> bool:
+        expected = len(self.servers) - 1, len(self.sentinel_servers) - 1
+        return all(self._known_to(sentinel) == expected for sentinel in self.sentinel_servers)
+
+    def _known_to(self, sentinel: RedisServer) -> tuple[int, int]:
+        words = sentinel.command("SENTINEL", "MASTER", self.master_name)
+        facts = dict(zip(words[::2], words[1::2], strict=True))
+        return int(facts[b"num-slaves"]), int(facts[b"num-other-sentinels"])
+
+    def _primary_named_by(self, sentinel: RedisServer) -> tuple[str, int] | None:
+        if not sentinel.running:
+            return None
+        asked = "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.master_name
+        try:
+            host, port = _resp.command(sentinel.address, *asked, auth=sentinel._own_auth)
+        except (OSError, ErrorReply):
+            return None
+        return host.decode(), int(port)
+
+
+def _replicas_online(server: RedisServer) -> int:
+    lines = server.info("replication").items()
+    return sum(name.startswith("slave") and "state=online" in facts for name, facts in lines)

@@ -1,0 +1,353 @@
+"""One private server process: how it is configured, starts, answers and ends."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from channels_redis.testing import _resp
+from channels_redis.testing._binaries import find_server
+from channels_redis.testing._certificates import Certificate, make_certificate
+from channels_redis.testing._resp import ErrorReply
+
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 10.0
+
+#: A directive of the configuration file; a sequence gives it once for each value.
+Config = Mapping[str, "str | Sequence[str]"]
+
+#: Nothing is written to disk unless asked for, and replicas join without delay.
+DEFAULT_CONFIG: Config = {
+    "save": '""',
+    "appendonly": "no",
+    "repl-diskless-sync": "yes",
+    "repl-diskless-sync-delay": "0",
+}
+
+
+class RedisServer:
+    """One private server process; a context manager that starts and removes it.
+
+    ``config`` holds directives of the server's configuration file, ``unix_socket`` and ``tls``
+    add listeners beside the TCP port. A server that was stopped or killed can be started again:
+    on the same port, with the same files.
+    """
+
+    _base_config: Config = DEFAULT_CONFIG
+    _mode: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        *,
+        binary: str | None = None,
+        config: Config | None = None,
+        unix_socket: bool = False,
+        tls: bool = False,
+    ) -> None:
+        self.binary = binary or find_server(tls=tls)
+        self.config: dict[str, str | Sequence[str]] = {**self._base_config, **(config or {})}
+        self.host = HOST
+        self.port = 0
+        self.tls_port = 0
+        self.certificate: Certificate | None = None
+        self._wants_unix_socket = unix_socket
+        self._wants_tls = tls
+        self._directory: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._owner_pid = os.getpid()
+
+    def __repr__(self) -> str:
+        state = f"pid {self.pid}" if self.running else "not running"
+        return f"<{type(self).__name__} {self.host}:{self.port} {state}>"
+
+    # Addresses
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """``(host, port)``."""
+        return self.host, self.port
+
+    @property
+    def url(self) -> str:
+        """The ``redis://`` URL of the TCP port."""
+        return f"redis://{self.host}:{self.port}"
+
+    @property
+    def unix_path(self) -> str:
+        """The path of the Unix socket (``unix_socket=True``)."""
+        if not self._wants_unix_socket:
+            raise ValueError("This server has no Unix socket: give it unix_socket=True.")
+        return str(self.directory / "server.sock")
+
+    @property
+    def unix_url(self) -> str:
+        """The ``unix://`` URL of the Unix socket (``unix_socket=True``)."""
+        return f"unix://{self.unix_path}"
+
+    @property
+    def tls_url(self) -> str:
+        """The ``rediss://`` URL of the TLS port (``tls=True``), for ``certificate.path``."""
+        if not self._wants_tls:
+            raise ValueError("This server has no TLS: give it tls=True.")
+        return f"rediss://{self.host}:{self.tls_port}"
+
+    @property
+    def directory(self) -> Path:
+        """Where the server keeps its files; made at the first start, removed by ``close()``."""
+        if self._directory is None:
+            raise RuntimeError("The server has not been started yet.")
+        return self._directory
+
+    @property
+    def log(self) -> str:
+        """What the server has logged so far."""
+        return (self.directory / "server.log").read_text(errors="replace")
+
+    # Life
+
+    def __enter__(self) -> RedisServer:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> RedisServer:
+        """Start the server and return when it answers; nothing happens if it already runs."""
+        if self.running:
+            return self
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="channels-redis-"))
+            atexit.register(self._close_at_exit)
+        try:
+            self._start_process()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End the server in order: it saves its data if its configuration says so."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the server with SIGKILL: it has no chance to save or to say goodbye."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop the server and start it again on the same port."""
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """Stop the process with SIGSTOP: connections stay open and nobody answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Kill the server and remove its files."""
+        self.kill()
+        atexit.unregister(self._close_at_exit)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+            self.port = self.tls_port = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives; a frozen one does."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The id of the server's process."""
+        if self._process is None:
+            raise RuntimeError("The server is not running.")
+        return self._process.pid
+
+    # Conversation
+
+    def command(self, *words: str | bytes | int | float) -> Any:
+        """Run one command on a connection of its own; see :func:`_resp.command`."""
+        return _resp.command(self._own_address, *words, auth=self._own_auth)
+
+    def info(self, section: str) -> dict[str, str]:
+        """Return one section of ``INFO``."""
+        lines = self.command("INFO", section).decode().splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+    @property
+    def _own_address(self) -> _resp.Address:
+        return self.address if self.config.get("port") != "0" else self.unix_path
+
+    @property
+    def _own_auth(self) -> str:
+        return str(self.config.get("requirepass", ""))
+
+    # How it starts
+
+    def _start_process(self) -> None:
+        chosen_before = self.port != 0
+        for attempts_left in reversed(range(1 if chosen_before else 5)):
+            if not chosen_before:
+                self._choose_ports()
+                self._write_config()
+            self._spawn()
+            if self._is_ready():
+                return
+            reason = self.log[-2000:]
+            self.kill()
+            if "ddress already in use" not in reason or not attempts_left:
+                raise RuntimeError(f"{self.binary} did not start:\n{reason}")
+
+    def _choose_ports(self) -> None:
+        self.port = free_port()
+        if self._wants_tls:
+            self.tls_port = free_port()
+            self.certificate = make_certificate(self.directory)
+
+    def _write_config(self) -> None:
+        directives: dict[str, str | Sequence[str]] = {
+            "bind": self.host,
+            "port": str(self.port),
+            "dir": str(self.directory),
+            "logfile": str(self.directory / "server.log"),
+        }
+        if self._wants_unix_socket:
+            directives |= {"unixsocket": self.unix_path, "unixsocketperm": "700"}
+        if self.certificate:
+            directives |= {
+                "tls-port": str(self.tls_port),
+                "tls-cert-file": self.certificate.path,
+                "tls-key-file": self.certificate.key_path,
+                "tls-ca-cert-file": self.certificate.path,
+                "tls-auth-clients": "no",
+            }
+        lines = []
+        for name, values in (directives | self.config).items():
+            for value in [values] if isinstance(values, str) else values:
+                lines.append(f"{name} {value}\n")
+        (self.directory / "server.conf").write_text("".join(lines))
+
+    def _spawn(self) -> None:
+        arguments = [self.binary, str(self.directory / "server.conf"), *self._mode]
+        with open(self.directory / "server.log", "ab") as log:
+            # A session of its own: Ctrl-C in a terminal is for the owner, who then ends the server.
+            self._process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._guard = _guard(self._process.pid)
+
+    def _is_ready(self) -> bool:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self.running and time.monotonic() < deadline:
+            if self._answers():
+                return True
+            time.sleep(0.005)
+        return False
+
+    def _answers(self) -> bool:
+        try:
+            self.command("PING")
+            # A stranger may have taken the port between our choice and the start.
+            return self.info("server")["process_id"] == str(self.pid)
+        except ErrorReply as reply:
+            return str(reply).startswith(("NOAUTH", "WRONGPASS", "NOPERM"))
+        except OSError:
+            return False
+
+    # How it ends
+
+    def _end(self, signal_number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            if process.poll() is None:
+                process.send_signal(signal_number)
+                process.send_signal(signal.SIGCONT)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.kill()
+            guard.communicate()
+
+    def _close_at_exit(self) -> None:
+        # A fork inherits this object, but not the server.
+        if os.getpid() == self._owner_pid:
+            self.close()
+
+
+def _guard(pid: int) -> subprocess.Popen[bytes]:
+    """Start a shell that kills ``pid`` once this process is gone, however it went.
+
+    The shell waits at a pipe that only this process holds. (The kernel's own death signal comes
+    with the end of the starting *thread*, and needs code between fork and exec.)
+    """
+    return subprocess.Popen(
+        ["/bin/sh", "-c", f"read never; kill -9 {pid}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody listens on.
+
+    It lies below the range from which the system gives out ports: a client that dials a dead
+    server's port from that same port would connect to itself and keep the server from returning.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        return port
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 20) -> Any:
+    """Return the first true value of ``condition``; ``TimeoutError`` names ``what`` failed to be.
+
+    Between two looks it sleeps 20 ms; errors of the connection count as not yet.
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            value = condition()
+        except (OSError, ErrorReply):
+            value = None
+        if value:
+            return value
+        time.sleep(0.02)
+    raise TimeoutError(f"Still not {what} after {timeout_s} s.")

@@ -1,0 +1,153 @@
+"""Servers, prefixes and layers for all tests.
+
+Without ``REDIS_URL`` every server is a private one. With it, what needs no fault and no special
+server runs there, under random prefixes; nothing is ever flushed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from channels_redis.testing.servers import (
+    RedisServer,
+    SentinelSet,
+    ServerNotFound,
+    find_server,
+)
+from tests.helpers import ExternalServer
+
+RING_SIZE = 4
+
+REDIS_URL = os.environ.get("REDIS_URL")
+
+
+def find_server_or_skip(*, tls: bool = False) -> str:
+    """Return a server program; skip the test where this machine is known to have none."""
+    try:
+        return find_server(tls=tls)
+    except ServerNotFound as error:
+        if REDIS_URL or tls:
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RedisServer | ExternalServer]:
+    """The server that all tests share. It is never stopped, reconfigured or flushed."""
+    if REDIS_URL:
+        yield ExternalServer(REDIS_URL)
+        return
+    with RedisServer() as private:
+        yield private
+
+
+@pytest.fixture(scope="session")
+def redis_url(server: RedisServer | ExternalServer) -> str:
+    """The URL of the shared server."""
+    return server.url
+
+
+@pytest.fixture(scope="session")
+def ring_urls(server: RedisServer | ExternalServer) -> Iterator[list[str]]:
+    """The URLs of four shared shards: servers, or databases of an external server."""
+    if isinstance(server, ExternalServer):
+        yield [server.database(index) for index in range(RING_SIZE)]
+        return
+    with ExitStack() as stack:
+        yield [stack.enter_context(RedisServer()).url for _ in range(RING_SIZE)]
+
+
+@pytest.fixture(scope="session")
+def sentinel_set() -> Iterator[SentinelSet]:
+    """A shared primary with a replica and three Sentinels; for tests that break nothing."""
+    find_server_or_skip()
+    with SentinelSet() as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+def private_server() -> Iterator[RedisServer]:
+    """A server of this test's own, to be stopped, killed, frozen and reconfigured."""
+    find_server_or_skip()
+    with RedisServer() as private:
+        yield private
+
+
+@pytest.fixture(scope="session")
+def tls_server() -> Iterator[RedisServer]:
+    """A shared server with a TLS port and a self-signed certificate."""
+    with RedisServer(binary=find_server_or_skip(tls=True), tls=True) as private:
+        yield private
+
+
+@pytest.fixture(params=["single", "ring"])
+def topology(request: pytest.FixtureRequest) -> str:
+    """``single`` or ``ring``; parametrise it indirectly to add ``sentinel``."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def hosts(topology: str, request: pytest.FixtureRequest) -> list[Any]:
+    """The option ``hosts`` for the topology."""
+    if topology == "single":
+        return [request.getfixturevalue("redis_url")]
+    if topology == "ring":
+        return list(request.getfixturevalue("ring_urls"))
+    if topology == "sentinel":
+        return [request.getfixturevalue("sentinel_set").host_entry()]
+    raise ValueError(f"There is no topology {topology!r}.")
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A prefix that no other test has."""
+    return f"test-{secrets.token_hex(6)}"
+
+
+@pytest.fixture(params=["core", "pubsub"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """``core`` or ``pubsub``: which of the two layers the test is about."""
+    name: str = request.param
+    return name
+
+
+def class_of(kind: str) -> type[Any]:
+    """Return the layer class of a kind."""
+    if kind == "core":
+        from channels_redis.core import RedisChannelLayer
+
+        return RedisChannelLayer
+    from channels_redis.pubsub import RedisPubSubChannelLayer
+
+    return RedisPubSubChannelLayer
+
+
+@pytest.fixture
+def layer_class(kind: str) -> type[Any]:
+    """The layer class of the kind."""
+    return class_of(kind)
+
+
+@pytest.fixture
+async def make_layer(redis_url: str, prefix: str) -> AsyncIterator[Callable[..., Any]]:
+    """A function ``(kind, **options)`` that makes layers, which are closed after the test.
+
+    Unless said otherwise they share the test's prefix and live on the shared server.
+    """
+    layers = []
+
+    def make(kind: str, **options: Any) -> Any:
+        layer = class_of(kind)(**{"hosts": [redis_url], "prefix": prefix, **options})
+        layers.append(layer)
+        return layer
+
+    yield make
+    for layer in layers:
+        await layer.close()
