@@ -35,9 +35,11 @@ class InvalidSerializer(ConfigurationError, AssertionError):
 class Crypter(Protocol):
     """What ``BaseMessageSerializer.crypter`` offers: Fernet's interface."""
 
-    def encrypt(self, data: bytes) -> bytes: ...
+    def encrypt(self, data: bytes) -> bytes:
+        """Return the token that carries ``data``."""
 
-    def decrypt(self, token: bytes) -> bytes: ...
+    def decrypt(self, token: bytes) -> bytes:
+        """Undo ``encrypt``; raise where no key fits."""
 
 
 class BaseMessageSerializer(abc.ABC):
@@ -114,9 +116,11 @@ class MissingSerializer(BaseMessageSerializer):
         raise self.exception or ImportError(f"{type(self).__name__} needs a library not installed.")
 
     def as_bytes(self, message: Any) -> bytes:
+        """Never reached."""
         raise NotImplementedError
 
     def from_bytes(self, message: bytes) -> Any:
+        """Never reached."""
         raise NotImplementedError
 
 
@@ -127,6 +131,7 @@ class JSONSerializer(BaseMessageSerializer):
     _refusals = (TypeError, ValueError, RecursionError)
 
     def as_bytes(self, message: Any) -> bytes:
+        """Write JSON; SerializationError with the path to what JSON can't carry."""
         try:
             return json.dumps(message).encode("utf-8")
         except self._refusals:
@@ -134,6 +139,7 @@ class JSONSerializer(BaseMessageSerializer):
         raise _refusal("JSON", message, self._encodes)
 
     def from_bytes(self, message: bytes) -> Any:
+        """Read JSON."""
         try:
             return json.loads(message.decode("utf-8"))
         except self._refusals:
@@ -154,6 +160,7 @@ class MsgPackSerializer(BaseMessageSerializer):
     _refusals = (TypeError, ValueError, OverflowError, RecursionError)
 
     def as_bytes(self, message: Any) -> bytes:
+        """Pack; SerializationError with the path to what receivers could not unpack."""
         try:
             return self._pack(message)
         except self._refusals:
@@ -161,6 +168,7 @@ class MsgPackSerializer(BaseMessageSerializer):
         raise _refusal("msgpack", message, self._encodes)
 
     def from_bytes(self, message: bytes) -> Any:
+        """Unpack."""
         try:
             return msgpack.unpackb(message)
         except (*self._refusals, msgpack.UnpackException):
