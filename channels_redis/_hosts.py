@@ -1,0 +1,233 @@
+"""What an entry of the option ``hosts`` may look like, and how it is printed.
+
+Knows no Redis: which keywords redis-py takes is a matter of ``utils``.  No text made here holds a
+password.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from .exceptions import ConfigurationError
+
+Host = dict[str, Any]
+
+DEFAULT_ADDRESS = "redis://localhost:6379"
+
+# The schemes of a URL, by the ones that every redis-py knows.
+URL_SCHEMES = {
+    "redis": "redis",
+    "rediss": "rediss",
+    "unix": "unix",
+    "valkey": "redis",
+    "valkeys": "rediss",
+}
+
+_DEFAULT_PORT = 6379
+_URL_FORMS = "redis://, rediss://, unix://, valkey:// or valkeys://"
+_ENTRY_FORMS = (
+    f"a URL ({_URL_FORMS}), a pair (host, port) or a dict of connection keywords, "
+    'as in "hosts": ["redis://localhost:6379"] or "hosts": [("localhost", 6379)]'
+)
+
+
+# From the option to a dict per shard
+
+
+def decode_entries(hosts: Any) -> list[Host]:
+    """Bring the option ``hosts`` into a new dict per shard, or raise ConfigurationError."""
+    if hosts is None:
+        hosts = []
+    if not isinstance(hosts, (list, tuple)):
+        raise ConfigurationError(
+            f"hosts must be a list, not {type(hosts).__name__}; each entry is {_ENTRY_FORMS}."
+        )
+    if not hosts:
+        return [{"address": DEFAULT_ADDRESS}]
+    return [_decode_entry(f"hosts[{index}]", entry) for index, entry in enumerate(hosts)]
+
+
+def _decode_entry(where: str, entry: Any) -> Host:
+    if isinstance(entry, str):
+        host: Host = {"address": entry}
+    elif isinstance(entry, (list, tuple)):
+        _check_pair(where, entry)
+        host = {"host": entry[0], "port": entry[1]}
+    elif isinstance(entry, Mapping):
+        host = {key: copied(value) for key, value in entry.items()}
+    else:
+        raise ConfigurationError(f"{where} must be {_ENTRY_FORMS}; not {type(entry).__name__}.")
+    _check_host(where, host)
+    return host
+
+
+def _check_host(where: str, host: Host) -> None:
+    if not all(isinstance(keyword, str) for keyword in host):
+        raise ConfigurationError(f"{where} has a keyword that is not a str.")
+    if host.get("decode_responses"):
+        raise ConfigurationError(f"{where}: decode_responses must go, the layer needs bytes.")
+    if "sentinels" in host or "master_name" in host:
+        _check_sentinels(where, host)
+    if "address" in host:
+        _check_address(f'{where}["address"]' if len(host) > 1 else where, host["address"])
+    if "host" in host:
+        _check_hostname(where, host["host"])
+    if "port" in host:
+        _check_port(where, host["port"])
+    if not str(host.get("db") or 0).isdecimal():
+        raise ConfigurationError(f"{where}: db must be the number of a database.")
+    _check_path(where, host)
+
+
+def _check_pair(where: str, pair: Any) -> None:
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+        raise ConfigurationError(
+            f'{where} must be a pair (host, port), such as ("localhost", 6379).'
+        )
+    _check_hostname(where, pair[0])
+    _check_port(where, pair[1])
+
+
+def _check_hostname(where: str, name: Any) -> None:
+    if not isinstance(name, str) or not name or "://" in name or "@" in name:
+        raise ConfigurationError(f"{where}: host must be a name or address, such as localhost.")
+
+
+def _check_port(where: str, port: Any) -> None:
+    number = int(port) if isinstance(port, str) and port.isdecimal() else port
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 65536:
+        raise ConfigurationError(f"{where}: port must be a number from 1 to 65535.")
+
+
+def _check_sentinels(where: str, host: Host) -> None:
+    name, sentinels = host.get("master_name"), host.get("sentinels")
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(
+            f"{where}: sentinels need master_name, the name under which they know the primary."
+        )
+    if not isinstance(sentinels, (list, tuple)) or not sentinels:
+        raise ConfigurationError(
+            f'{where}: sentinels must be a list of pairs, such as [("localhost", 26379)].'
+        )
+    for index, pair in enumerate(sentinels):
+        _check_pair(f"{where}: sentinels[{index}]", pair)
+    if host.keys() & {"address", "host", "port"}:
+        raise ConfigurationError(
+            f"{where}: sentinels name the primary, so address, host and port must go."
+        )
+    sentinel_kwargs = host.get("sentinel_kwargs")
+    if sentinel_kwargs is not None and not isinstance(sentinel_kwargs, Mapping):
+        raise ConfigurationError(f"{where}: sentinel_kwargs must be a dict of keywords.")
+
+
+def _check_address(where: str, address: Any) -> None:
+    if not isinstance(address, str):
+        raise ConfigurationError(f"{where} must be a URL ({_URL_FORMS}).")
+    scheme, separator, _ = address.partition("://")
+    if not separator or scheme.lower() not in URL_SCHEMES:
+        raise ConfigurationError(f"{where} must be a URL that starts with {_URL_FORMS}.")
+    is_unix = scheme.lower() == "unix"
+    if is_unix and not _is_unix_location(address):
+        raise ConfigurationError(f"{where} must name a path, such as unix:///run/redis.sock.")
+    if not is_unix and not _is_network_location(address):
+        raise ConfigurationError(
+            f"{where} must have the form {scheme}://user:password@host:port/db with a port from "
+            "1 to 65535 and a number for db; percent-encode special characters of a password."
+        )
+    if "decode_responses" in parse_qs(urlsplit(address).query, keep_blank_values=True):
+        raise ConfigurationError(f"{where}: decode_responses must go, the layer needs bytes.")
+
+
+def _is_unix_location(address: str) -> bool:
+    try:
+        return bool(urlsplit(address).path.strip("/"))
+    except ValueError:  # brackets that hold no IPv6 address
+        return False
+
+
+def _is_network_location(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        database = parts.path.replace("/", "")
+        return parts.port != 0 and not parts.fragment and (database or "0").isdecimal()
+    except ValueError:  # as above, or a port that is no number or out of range
+        return False
+
+
+def _check_path(where: str, host: Host) -> None:
+    path = host.get("path") or host.get("unix_socket_path")
+    if path is None:
+        return
+    others = host.keys() & {"address", "host", "port", "sentinels"}
+    if others or not isinstance(path, (str, os.PathLike)):
+        raise ConfigurationError(
+            f"{where}: the path of a Unix socket must be a str, and alone: "
+            "without address, host, port or sentinels."
+        )
+    if host.get("ssl"):
+        raise ConfigurationError(f"{where}: a Unix socket has no TLS, so ssl must go.")
+
+
+def copied(value: Any) -> Any:
+    """Copy the containers, so that neither side sees the other's changes; share the rest."""
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(copied(item) for item in value)
+    return value
+
+
+# Printing
+
+
+def describe_host(host: Any) -> str:
+    """Return a short form of an entry of ``hosts``, decoded or not, without any secret."""
+    try:
+        if isinstance(host, str):
+            return _describe_address(host)
+        if isinstance(host, Mapping):
+            return _describe_mapping(host)
+        name, port = host
+        return _describe_location(name, port)
+    except Exception:  # noqa: BLE001  # whatever it is, printing it must not fail
+        return f"<{type(host).__name__}>"
+
+
+def redact_hosts(hosts: Any) -> str:
+    """Return the short forms of all entries of ``hosts``, for the repr of a layer."""
+    if not isinstance(hosts, (list, tuple)):
+        return describe_host(hosts)
+    return "[" + ", ".join(describe_host(host) for host in hosts) + "]"
+
+
+def _describe_mapping(host: Mapping[str, Any]) -> str:
+    if "sentinels" in host:
+        sentinels = ",".join(describe_host(tuple(pair)) for pair in host["sentinels"])
+        return f"sentinel {host.get('master_name')}@{sentinels}"
+    if host.get("address") is not None:
+        return _describe_address(host["address"])
+    path = host.get("path") or host.get("unix_socket_path")
+    if path:
+        return f"unix:{path}"
+    return _describe_location(
+        host.get("host", "localhost"), host.get("port", _DEFAULT_PORT), host.get("db")
+    )
+
+
+def _describe_address(address: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme not in URL_SCHEMES:
+        return "<unknown address>"
+    if parts.scheme == "unix":
+        return f"unix:{unquote(parts.path)}"
+    database = parse_qs(parts.query).get("db", [parts.path.strip("/")])[0]
+    return _describe_location(parts.hostname or "localhost", parts.port or _DEFAULT_PORT, database)
+
+
+def _describe_location(name: Any, port: Any, database: Any = None) -> str:
+    name = name.rpartition("@")[2]  # where a user put a password in front of it
+    location = f"[{name}]:{int(port)}" if ":" in name else f"{name}:{int(port)}"
+    return f"{location}/{int(database)}" if int(database or 0) else location
