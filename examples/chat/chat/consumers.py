@@ -1,0 +1,81 @@
+"""The two ends of the layer: one consumer per WebSocket, and the worker that rolls the dice."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from channels.consumer import AsyncConsumer
+from channels.exceptions import ChannelFull
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from django.conf import settings
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from .rooms import DICE_CHANNEL, Dice, Post, Refused, chat_message, group_name
+
+
+class RoomConsumer(AsyncJsonWebsocketConsumer):
+    """One browser in one room."""
+
+    async def connect(self) -> None:
+        self.group = group_name(self.scope["url_route"]["kwargs"]["room"])
+        await self.channel_layer.group_add(self.group, self.channel_name)
+        await self.accept()
+        await self.send_json({"type": "welcome", "process": settings.CHAT_PROCESS})
+
+    async def disconnect(self, code: int) -> None:
+        await self.channel_layer.group_discard(self.group, self.channel_name)
+
+    async def receive(self, text_data: str | None = None, **kwargs: Any) -> None:
+        try:
+            await self.take(_parse(text_data))
+        except Refused as refusal:
+            await self.send_json({"type": "refused", "text": str(refusal)})
+        except RedisConnectionError:
+            await self.send_json({"type": "refused", "text": "Redis is away. Please try again."})
+
+    async def take(self, post: Post) -> None:
+        dice = Dice.from_command(post.text)
+        if dice is None:
+            await self.channel_layer.group_send(self.group, chat_message(post, "WebSocket"))
+            return
+        job = {
+            "type": "dice.roll",
+            "author": post.author,
+            "count": dice.count,
+            "sides": dice.sides,
+            "group": self.group,
+            "reply_channel": self.channel_name,
+        }
+        try:
+            await self.channel_layer.send(DICE_CHANNEL, job)
+        except ChannelFull:
+            raise Refused("Too many dice are waiting to be rolled.") from None
+
+    async def chat_message(self, message: dict[str, Any]) -> None:
+        await self.send_json({**message, "type": "message"})
+
+    async def dice_taken(self, message: dict[str, Any]) -> None:
+        await self.send_json({**message, "type": "note"})
+
+
+class DiceWorker(AsyncConsumer):
+    """Reads the general channel of dice, in a process of its own."""
+
+    async def dice_roll(self, job: dict[str, Any]) -> None:
+        dice = Dice(job["count"], job["sides"])
+        taken = {
+            "type": "dice.taken",
+            "text": f"{job['author']}, the worker took your {dice}. Only you see this.",
+            "process": settings.CHAT_PROCESS,
+        }
+        await self.channel_layer.send(job["reply_channel"], taken)
+        result = chat_message(Post(job["author"], dice.roll()), "worker")
+        await self.channel_layer.group_send(job["group"], result)
+
+
+def _parse(text_data: str | None) -> Post:
+    try:
+        return Post.from_client(json.loads(text_data or ""))
+    except json.JSONDecodeError:
+        raise Refused("A message must be JSON.") from None

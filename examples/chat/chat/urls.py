@@ -1,0 +1,19 @@
+"""Where HTTP and WebSocket requests go."""
+
+from __future__ import annotations
+
+from django.urls import path, re_path
+from django.views.generic import RedirectView
+
+from . import views
+from .consumers import RoomConsumer
+
+ROOM = r"rooms/(?P<room>[A-Za-z0-9_-]{1,50})"
+
+urlpatterns = [
+    path("", RedirectView.as_view(url="/rooms/lobby/")),
+    re_path(rf"^{ROOM}/$", views.room, name="room"),
+    re_path(rf"^{ROOM}/announce/$", views.announce, name="announce"),
+]
+
+websocket_urlpatterns = [re_path(rf"^ws/{ROOM}/$", RoomConsumer.as_asgi())]

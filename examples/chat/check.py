@@ -1,0 +1,209 @@
+"""The proof: real clients on both ports, and a count of what reached whom from which process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.cookiejar
+import json
+import secrets
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Origin
+
+from processes import ChatFailed
+
+MESSAGES_PER_ROUTE = 20
+TIMEOUT_S = 20.0
+
+LAST_WORDS = "the end"
+
+WEBSOCKET = "WebSocket, group_send"
+PLAIN_VIEW = "plain view, async_to_sync"
+WORKER_GROUP = "worker, group_send"
+WORKER_DIRECT = "worker, direct reply"
+OTHER_ROOM = "another room, only its own"
+WAYS = (WEBSOCKET, PLAIN_VIEW, WORKER_GROUP, WORKER_DIRECT, OTHER_ROOM)
+
+
+@dataclass(frozen=True)
+class Route:
+    """What went one way from a client of one process to a client of another, or the same."""
+
+    way: str
+    sender: str
+    receiver: str
+    sent: list[str] = field(default_factory=list)
+    arrived: list[str] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[str]:
+        lost = (Counter(self.sent) - Counter(self.arrived)).total()
+        extra = (Counter(self.arrived) - Counter(self.sent)).total()
+        faults = [f"{lost} lost"] * bool(lost) + [f"{extra} too many"] * bool(extra)
+        return faults or ["out of order"] * (self.sent != self.arrived)
+
+    @property
+    def crosses_processes(self) -> bool:
+        return self.sender != self.receiver or self.way in (WORKER_GROUP, WORKER_DIRECT)
+
+    def __str__(self) -> str:
+        if not self.sent and not self.arrived:
+            return "-"
+        return ", ".join([f"{len(self.arrived)} of {len(self.sent)}", *self.faults])
+
+
+async def check(sites: Mapping[str, str]) -> list[Route]:
+    """Talk to the web processes at ``sites`` (name -> URL) and return every route with its count.
+
+    The last message of each route is sent when all the others are in, so that a copy that came
+    too often had its time to arrive.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        members = await _enter_all(stack, sites, f"check-{secrets.token_hex(4)}")
+        outsiders = await _enter_all(stack, sites, f"check-{secrets.token_hex(4)}")
+        for numbers in (range(1, MESSAGES_PER_ROUTE), [MESSAGES_PER_ROUTE]):
+            # Of each number, every member hears three messages from everybody and one reply.
+            messages, replies = 3 * len(members) * numbers[-1], numbers[-1]
+            await asyncio.gather(
+                *(member.speak(numbers) for member in members),
+                *(member.hear(messages, replies) for member in members),
+            )
+        await asyncio.gather(*(outsider.say(LAST_WORDS) for outsider in outsiders))
+        await asyncio.gather(*(outsider.hear(len(outsiders), 0) for outsider in outsiders))
+    return [
+        route
+        for sender in members
+        for receiver, outsider in zip(members, outsiders, strict=True)
+        for route in _routes(sender, receiver, outsider)
+    ]
+
+
+def _routes(sender: Client, receiver: Client, outsider: Client) -> list[Route]:
+    def route(way: str, sent: list[str], arrived: list[str]) -> Route:
+        return Route(way, sender.process, receiver.process, sent, arrived)
+
+    numbers = range(1, MESSAGES_PER_ROUTE + 1)
+    spoken = [f"WebSocket {number} from {sender.process}" for number in numbers]
+    announced = [f"plain view {number} from {sender.process}" for number in numbers]
+    rolled = [f"rolled {n}d1: {' + '.join('1' * n)} = {n} from worker" for n in numbers]
+    greeting = f"{sender.author}, the worker took your "
+    replies = [f"{greeting}{n}d1. Only you see this." for n in numbers if sender is receiver]
+    replied = [reply for reply in receiver.replies if reply.startswith(greeting)]
+    return [
+        route(WEBSOCKET, spoken, receiver.heard_from(sender, "WebSocket")),
+        route(PLAIN_VIEW, announced, receiver.heard_from(sender, "plain view")),
+        route(WORKER_GROUP, rolled, receiver.heard_from(sender, "worker")),
+        route(WORKER_DIRECT, replies, replied),
+        route(OTHER_ROOM, [f"{LAST_WORDS} from {sender.process}"], outsider.heard_from(sender)),
+    ]
+
+
+class Client:
+    """One browser, so to speak: a WebSocket in a room, and a cookie jar for its plain requests."""
+
+    def __init__(self, process: str, url: str, room: str, websocket: ClientConnection) -> None:
+        self.process = process
+        self.messages: list[dict[str, str]] = []
+        self.replies: list[str] = []
+        self._url = f"{url}/rooms/{room}/"
+        self._websocket = websocket
+        self._cookies = http.cookiejar.CookieJar()
+        # No proxy: these addresses mean this machine.
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self._cookies)
+        )
+
+    def heard_from(self, sender: Client, way: str | None = None) -> list[str]:
+        return [
+            f"{message['text']} from {message['process']}"
+            for message in self.messages
+            if message["author"] == sender.author and way in (None, message["way"])
+        ]
+
+    @property
+    def author(self) -> str:
+        return f"client of {self.process}"
+
+    async def speak(self, numbers: Sequence[int]) -> None:
+        """Say each number in all ways: WebSocket, dice for the worker, plain view."""
+        await asyncio.gather(self._speak_here(numbers), asyncio.to_thread(self._post, numbers))
+
+    async def say(self, text: str) -> None:
+        await self._websocket.send(json.dumps({"author": self.author, "text": text}))
+
+    async def hear(self, messages: int, replies: int) -> None:
+        """Listen until there are so many messages and replies in all, or the time is up."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._hear(messages, replies), TIMEOUT_S)
+
+    async def enter(self) -> None:
+        """Load the page, and see that the process it names is the one that serves the socket."""
+        page = await asyncio.to_thread(self._get)
+        welcome = json.loads(await self._websocket.recv())
+        if f" on {self.process}</title>" not in page or welcome.get("process") != self.process:
+            raise ChatFailed(f"{self._url} is not served by {self.process}.")
+
+    async def _hear(self, messages: int, replies: int) -> None:
+        while len(self.messages) < messages or len(self.replies) < replies:
+            frame = json.loads(await self._websocket.recv())
+            if frame["type"] == "message":
+                self.messages.append(frame)
+            elif frame["type"] == "note":
+                self.replies.append(frame["text"])
+            else:
+                raise ChatFailed(f"{self.process} sent {frame['type']!r}: {frame.get('text')}")
+
+    async def _speak_here(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            await self.say(f"WebSocket {number}")
+            await self.say(f"/roll {number}d1")
+
+    def _get(self) -> str:
+        with self._opener.open(self._url, timeout=TIMEOUT_S) as answer:
+            return str(answer.read().decode())
+
+    def _post(self, numbers: Sequence[int]) -> None:
+        token = next(cookie.value for cookie in self._cookies if cookie.name == "csrftoken")
+        for number in numbers:
+            body = {"author": self.author, "text": f"plain view {number}"}
+            request = urllib.request.Request(
+                f"{self._url}announce/",
+                data=urllib.parse.urlencode(body).encode(),
+                headers={"X-CSRFToken": token or ""},
+            )
+            self._opener.open(request, timeout=TIMEOUT_S).close()
+
+
+async def _enter_all(
+    stack: contextlib.AsyncExitStack, sites: Mapping[str, str], room: str
+) -> list[Client]:
+    return [await stack.enter_async_context(_client(*site, room)) for site in sites.items()]
+
+
+@contextlib.asynccontextmanager
+async def _client(process: str, url: str, room: str) -> AsyncIterator[Client]:
+    address = f"{url.replace('http', 'ws', 1)}/ws/rooms/{room}/"
+    async with connect(address, origin=Origin(url), proxy=None, open_timeout=TIMEOUT_S) as socket:
+        client = Client(process, url, room, socket)
+        await client.enter()
+        yield client
+
+
+def table(results: Mapping[str, list[Route]]) -> str:
+    """Layers and ways down, processes across."""
+    routes = [route for of_layer in results.values() for route in of_layer]
+    columns = list(dict.fromkeys((route.sender, route.receiver) for route in routes))
+    rows = [["layer", "way", *(f"{sender} > {receiver}" for sender, receiver in columns)]]
+    for layer, of_layer in results.items():
+        cells = {(route.way, route.sender, route.receiver): str(route) for route in of_layer}
+        rows += [[layer, way, *(cells.get((way, *c), "-") for c in columns)] for way in WAYS]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
