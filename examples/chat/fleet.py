@@ -100,8 +100,9 @@ class Fleet:
         # daphne adopts the socket. Our own copy is closed, so that clients of a daphne that died
         # are refused at once.
         descriptor = listener.fileno()
-        command = ("-m", "daphne", "--fd", str(descriptor), "chat.asgi:application")
-        await self._start(name, *command, pass_fds=[descriptor])
+        verbosity = "1" if self._echo else "0"
+        command = ("-m", "daphne", "-v", verbosity, "--fd", str(descriptor))
+        await self._start(name, *command, "chat.asgi:application", pass_fds=[descriptor])
         listener.close()
 
     async def _start(self, name: str, *arguments: str, pass_fds: list[int] | None = None) -> None:
