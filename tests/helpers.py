@@ -51,7 +51,7 @@ async def receive_until_marker(layer: Any, channel: str, sender: Any = None) -> 
     """
     marker = secrets.token_hex(8)
     await (sender or layer).send(channel, {"type": MARKER, "marker": marker})
-    messages = []
+    messages: list[Any] = []
     while True:
         message = await receive(layer, channel)
         if message.get("marker") == marker:

@@ -7,31 +7,43 @@ is what is being tested; so this speaks the few lines of RESP that it takes.
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import IO, Any
 
 #: ``(host, port)`` of a TCP server, or the path of a Unix socket.
 Address = tuple[str, int] | str
 
 
+Word = str | bytes | int | float
+
+
 class ErrorReply(Exception):
     """The server answered with an error; the text is the server's."""
 
 
-def command(
-    address: Address, *words: str | bytes | int | float, auth: str = "", timeout_s: float = 5
-) -> Any:
+def command(address: Address, *words: Word, auth: str = "", timeout_s: float = 5) -> Any:
     """Run one command and return its reply: int, bytes, None or a list of these.
 
     ``auth`` holds ``password`` or ``user password`` where the server asks for one.
     Raises :class:`ErrorReply` for an error reply, and ``OSError`` where nobody answers within
     ``timeout_s`` seconds.
     """
+    return converse(address, words, auth=auth, timeout_s=timeout_s)[0]
+
+
+def converse(
+    address: Address, *commands: Sequence[Word], auth: str = "", timeout_s: float = 5
+) -> list[Any]:
+    """Run commands one after the other on one connection and return their replies."""
     with _connect(address, timeout_s) as connection, connection.makefile("rb") as replies:
+
+        def ask(words: Sequence[Word]) -> Any:
+            connection.sendall(_pack(*words))
+            return _read_reply(replies)
+
         if auth:
-            connection.sendall(_pack("AUTH", *auth.split(" ")))
-            _read_reply(replies)
-        connection.sendall(_pack(*words))
-        return _read_reply(replies)
+            ask(["AUTH", *auth.split(" ")])
+        return [ask(words) for words in commands]
 
 
 def _connect(address: Address, timeout_s: float) -> socket.socket:
@@ -47,7 +59,7 @@ def _connect(address: Address, timeout_s: float) -> socket.socket:
     return connection
 
 
-def _pack(*words: str | bytes | int | float) -> bytes:
+def _pack(*words: Word) -> bytes:
     packed = [b"*%d\r\n" % len(words)]
     for word in words:
         data = word if isinstance(word, bytes) else str(word).encode()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from channels_redis.testing import _resp
 from channels_redis.testing._resp import ErrorReply
@@ -14,9 +14,13 @@ from channels_redis.testing._server import Config, RedisServer, wait_until
 DOWN_AFTER_MS = 1000
 FAILOVER_TIMEOUT_MS = 5000
 
+#: How often Sentinels make themselves known to each other: by default, and until they all are.
+GREETING_MS = 2000
+GREETING_AT_START_MS = 50
+
 
 class _Sentinel(RedisServer):
-    _base_config: Config = {}
+    _base_config: ClassVar[Config] = {}
     _mode = ("--sentinel",)
 
 
@@ -58,13 +62,15 @@ class SentinelSet:
             for _ in range(replicas):
                 replica = RedisServer(binary=self._binary, config=following)
                 self.servers.append(stack.enter_context(replica))
-            wait_until(lambda: _replicas_online(first) == replicas, "replicated")
+            self.settle()
             watched = self._watch(first, quorum=sentinels // 2 + 1)
             self.sentinel_servers = [
                 stack.enter_context(_Sentinel(binary=self._binary, config=watched))
                 for _ in range(sentinels)
             ]
+            self._greet_every(GREETING_AT_START_MS)
             wait_until(self._sentinels_agree, "known to all its Sentinels")
+            self._greet_every(GREETING_MS)
             self._stack = stack.pop_all()
         return self
 
@@ -90,6 +96,8 @@ class SentinelSet:
     @property
     def primary(self) -> RedisServer:
         """The server that most living Sentinels call the primary."""
+        if not self.sentinel_servers:
+            return self.servers[0]
         named = [name for name in map(self._primary_named_by, self.sentinel_servers) if name]
         if not named:
             raise RuntimeError("No Sentinel answers.")
@@ -101,6 +109,20 @@ class SentinelSet:
         """All servers but the primary, living or not."""
         primary = self.primary
         return [server for server in self.servers if server is not primary]
+
+    def settle(self, timeout_s: float = 30) -> None:
+        """Wait until all replicas have all that the primary has."""
+        primary = self.primary
+        count = len(self.servers) - 1
+        # A replica that calls itself online may still not get the stream; only what it
+        # acknowledges has arrived. PUBLISH goes down the stream and leaves nothing behind.
+        commands = ("PUBLISH", "channels-redis:settle", ""), ("WAIT", count, 1000)
+
+        def acknowledged() -> bool:
+            replies = _resp.converse(primary.address, *commands, auth=self._password)
+            return bool(replies[-1] == count)
+
+        wait_until(acknowledged, "replicated", timeout_s)
 
     def failover(self, timeout_s: float = 30) -> RedisServer:
         """Let the Sentinels replace a healthy primary; return the new one when all agree on it."""
@@ -139,6 +161,11 @@ class SentinelSet:
         }
         return watched | dict(self._sentinel_config)
 
+    def _greet_every(self, period_ms: int) -> None:
+        for sentinel in self.sentinel_servers:
+            with suppress(ErrorReply):  # Redis before 7 has no such command, and takes its time
+                sentinel.command("SENTINEL", "DEBUG", "PUBLISH-PERIOD", period_ms)
+
     def _sentinels_agree(self) -> bool:
         expected = len(self.servers) - 1, len(self.sentinel_servers) - 1
         return all(self._known_to(sentinel) == expected for sentinel in self.sentinel_servers)
@@ -157,8 +184,3 @@ class SentinelSet:
         except (OSError, ErrorReply):
             return None
         return host.decode(), int(port)
-
-
-def _replicas_online(server: RedisServer) -> int:
-    lines = server.info("replication").items()
-    return sum(name.startswith("slave") and "state=online" in facts for name, facts in lines)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from channels_redis.testing import _resp
 from channels_redis.testing._binaries import find_server
@@ -34,6 +34,7 @@ DEFAULT_CONFIG: Config = {
     "appendonly": "no",
     "repl-diskless-sync": "yes",
     "repl-diskless-sync-delay": "0",
+    "repl-diskless-load": "on-empty-db",
 }
 
 
@@ -45,8 +46,8 @@ class RedisServer:
     on the same port, with the same files.
     """
 
-    _base_config: Config = DEFAULT_CONFIG
-    _mode: tuple[str, ...] = ()
+    _base_config: ClassVar[Config] = DEFAULT_CONFIG
+    _mode: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -187,7 +188,7 @@ class RedisServer:
 
     # Conversation
 
-    def command(self, *words: str | bytes | int | float) -> Any:
+    def command(self, *words: _resp.Word) -> Any:
         """Run one command on a connection of its own; see :func:`_resp.command`."""
         return _resp.command(self._own_address, *words, auth=self._own_auth)
 
@@ -260,7 +261,7 @@ class RedisServer:
                 stderr=log,
                 start_new_session=True,
             )
-        self._guard = _guard(self._process.pid)
+        self._guard = _guard(self._process.pid, self.directory)
 
     def _is_ready(self) -> bool:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -304,14 +305,15 @@ class RedisServer:
             self.close()
 
 
-def _guard(pid: int) -> subprocess.Popen[bytes]:
-    """Start a shell that kills ``pid`` once this process is gone, however it went.
+def _guard(pid: int, directory: Path) -> subprocess.Popen[bytes]:
+    """Start a shell that ends the server once this process is gone, however it went.
 
     The shell waits at a pipe that only this process holds. (The kernel's own death signal comes
     with the end of the starting *thread*, and needs code between fork and exec.)
     """
+    clean_up = 'read never; kill -9 "$1"; rm -rf "$2"'
     return subprocess.Popen(
-        ["/bin/sh", "-c", f"read never; kill -9 {pid}"],
+        ["/bin/sh", "-c", clean_up, "guard", str(pid), str(directory)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
