@@ -18,7 +18,7 @@ import msgpack
 
 from .exceptions import ConfigurationError, SerializationError
 
-_PATH_STEPS_SHOWN = 20
+_PATH_STEPS = 20
 _KEY_CHARACTERS_SHOWN = 40
 
 
@@ -252,27 +252,30 @@ def _fernet_key(key: str | bytes) -> bytes:
     return base64.urlsafe_b64encode(hashlib.sha256(secret).digest())
 
 
-# Where in a message the trouble is.  Looked for only after encoding failed.
+# Where in a message the trouble is.  Looked for only after encoding failed, and not for ever:
+# whoever sends what a client sent him must not be held up by how deep it is.
 
 
 def _refusal(format: str, message: Any, encodes: Callable[[Any], bool]) -> SerializationError:
     """Make the error that leads to the first value or key which can't be encoded."""
-    steps: list[str] = []
-    value, seen = message, {id(message)}
-    while True:
+    path, value, seen = "message", message, {id(message)}
+    for _ in range(_PATH_STEPS):
         found = next(_unencodable_children(value, encodes), None)
         if found is None:
-            return SerializationError(f"{_path(steps)} {_trouble(format, value, encodes)}.")
+            return SerializationError(f"{path} {_trouble(format, value, encodes)}.")
         step, value, is_key = found
         if is_key:
             return SerializationError(
-                f"{_path(steps)} has the key {step}, {_article_and_type(value)}: {format} "
+                f"{path} has the key {step}, {_article_and_type(value)}: {format} "
                 "doesn't carry such keys."
             )
-        steps.append(f"[{step}]")
+        path += f"[{step}]"
         if id(value) in seen:
-            return SerializationError(f"{_path(steps)} contains itself.")
+            return SerializationError(f"{path} contains itself.")
         seen.add(id(value))
+    return SerializationError(
+        f"{path} is nested too deep for {format}, or holds what {format} doesn't carry."
+    )
 
 
 def _unencodable_children(
@@ -299,11 +302,6 @@ def _trouble(format: str, value: Any, encodes: Callable[[Any], bool]) -> str:
     if isinstance(value, int):
         return f"is an int too large for {format}"
     return f"is {_article_and_type(value)}, a type that {format} doesn't carry"
-
-
-def _path(steps: list[str]) -> str:
-    shown = "".join(steps[:_PATH_STEPS_SHOWN])
-    return "message" + shown + ("..." if len(steps) > _PATH_STEPS_SHOWN else "")
 
 
 def _printable_key(key: Any) -> str:
