@@ -205,7 +205,7 @@ def redact_hosts(hosts: Any) -> str:
 
 def _describe_mapping(host: Mapping[str, Any]) -> str:
     if "sentinels" in host:
-        sentinels = ",".join(describe_host(tuple(pair)) for pair in host["sentinels"])
+        sentinels = ",".join(_describe_location(*pair) for pair in host["sentinels"])
         return f"sentinel {host.get('master_name')}@{sentinels}"
     if host.get("address") is not None:
         return _describe_address(host["address"])

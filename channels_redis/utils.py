@@ -42,7 +42,7 @@ __all__ = ["close_pool", "create_pool", "decode_hosts", "describe_host", "redact
 
 _RING_POSITIONS = 4096
 _UNLIMITED_CONNECTIONS = 2**31
-_CLOSE_TIMEOUT_S = 1.0
+_CLOSE_TIMEOUT_S = 0.5
 
 # Taken beside the keywords of the Sentinel client and of the connections.
 _SENTINEL_KEYWORDS = frozenset({"master_name", "check_connection"})
@@ -184,7 +184,8 @@ def _connection_options(host: Mapping[str, Any]) -> dict[str, Any]:
     # As in redis-py, the URL wins; but a class of the user's can't stand in a URL.
     own_class = {key: options[key] for key in ("connection_class",) if key in options}
     options.update(_parsed_address(options.pop("address", None)) or {}, **own_class)
-    path = options.pop("unix_socket_path", None)
+    paths = (options.pop("path", None), options.pop("unix_socket_path", None))
+    path = next(filter(None, paths), None)
     if path is not None:
         options["path"] = path
     tls = options.pop("ssl", None)
