@@ -20,6 +20,8 @@ FLOORS = [
     ["sync"],
     ["core", "pubsub"],
     ["_base"],
+    ["_session"],
+    ["_queues"],
     ["_portal"],
     ["_loops"],
     ["_transport.queue", "_transport.subscriber"],
@@ -27,8 +29,8 @@ FLOORS = [
     ["_transport.multiplexer"],
     ["_transport.topology"],
     ["_transport.connections"],
-    ["utils", "_mailbox", "_outages"],
-    ["_keyspace", "_events", "serializers"],
+    ["utils", "_mailbox", "_messages", "_outages"],
+    ["_keyspace", "_events", "_hosts", "_options", "serializers"],
     ["exceptions"],
 ]
 # What holds nothing but the version, or nothing at all.
@@ -68,7 +70,7 @@ def floor_of(module: str) -> int | None:
     return next((floor for floor, rooms in enumerate(FLOORS) if is_in(module, rooms)), None)
 
 
-def imported(module: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+def imported(module: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield the line and the absolute name of everything that a module imports, anywhere in it."""
     package = ["channels_redis", *filter(None, module.split("."))]
     if module not in PACKAGES:
@@ -83,9 +85,21 @@ def imported(module: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield node.lineno, ".".join([*base, *filter(None, [node.module]), alias.name])
 
 
+def imported_when_run(module: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    # What is only named in annotations may live anywhere: no call ever goes that way.
+    for_types = {
+        found
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for found in imported(module, statement)
+    }
+    yield from (found for found in imported(module, tree) if found not in for_types)
+
+
 def imports_go_down(module: str, tree: ast.Module) -> Iterator[Finding]:
     own = floor_of(module)
-    for line, name in imported(module, tree):
+    for line, name in imported_when_run(module, tree):
         top, _, other = name.partition(".")
         in_porch = floor_of(other) is None and other.rpartition(".")[0] in PORCHES
         if top != "channels_redis" or in_porch or is_in(module, (BESIDE,)):
@@ -96,7 +110,7 @@ def imports_go_down(module: str, tree: ast.Module) -> Iterator[Finding]:
 
 
 def only_the_transport_knows_redis(module: str, tree: ast.Module) -> Iterator[Finding]:
-    for line, name in imported(module, tree):
+    for line, name in imported_when_run(module, tree):
         if name.split(".")[0] == "redis" and not is_in(module, REDIS_IMPORTERS):
             yield line, f"imports {name}; that is for {', '.join(REDIS_IMPORTERS)}"
 
@@ -118,7 +132,7 @@ def only_loops_asks_for_the_running_loop(module: str, tree: ast.Module) -> Itera
 def only_connections_touches_private_parts_of_redis(
     module: str, tree: ast.Module
 ) -> Iterator[Finding]:
-    if is_in(module, CONNECTION_HANDLERS):
+    if is_in(module, CONNECTION_HANDLERS) or not is_in(module, REDIS_IMPORTERS):
         return
     connection = redis.asyncio.Connection()
     private = {name for name in dir(connection) if name[0] == "_" and name[:2] != "__"}
@@ -198,6 +212,7 @@ LONG_FUNCTION = "def f():\n" + "    x = 1\n" * (FUNCTION_LINES + 1)
         ("pubsub", "import channels_redis.core", imports_go_down),
         ("_transport.queue", "from ..core import x", imports_go_down),
         ("_transport.queue", "from .subscriber import x", imports_go_down),
+        ("_loops", "if TYPE_CHECKING:\n    pass\nelse:\n    from .core import x", imports_go_down),
         ("_mailbox", "if x:\n    def f():\n        from ._base import y", imports_go_down),
         ("utils", "from channels_redis.testing.servers import RedisServer", imports_go_down),
         ("core", "import redis.asyncio", only_the_transport_knows_redis),
@@ -228,9 +243,11 @@ def test_what_breaks_the_picture_is_found(module: str, code: str, rule: Rule) ->
     [
         ("core", "from ._base import x\nfrom . import utils, __version__", imports_go_down),
         ("_transport.queue", "from .. import utils\nfrom .scripts import pop", imports_go_down),
+        ("_loops", "if TYPE_CHECKING:\n    from ._base import Layer", imports_go_down),
+        ("core", "if TYPE_CHECKING:\n    import redis", only_the_transport_knows_redis),
         ("testing.x", "from channels_redis.core import RedisChannelLayer", imports_go_down),
         ("core", "text = f'prefix={self.prefix!r}'", only_keyspace_adds_the_prefix),
-        ("core", "self._writer = 1", only_connections_touches_private_parts_of_redis),
+        ("_transport.queue", "self._writer = 1", only_connections_touches_private_parts_of_redis),
     ],
 )
 def test_what_keeps_to_the_picture_is_left_alone(module: str, code: str, rule: Rule) -> None:

