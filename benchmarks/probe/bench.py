@@ -1,0 +1,114 @@
+"""What a scenario is given: layers to measure, the meter, and consumers that count."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from typing import Any, Protocol
+
+from benchmarks.probe.meter import Meter
+
+MESSAGE = {"type": "chat.message", "text": "x" * 100, "id": 12345, "user": "someone"}
+NO_LIMIT = 10**9
+CLASSES = {
+    "core": "channels_redis.core.RedisChannelLayer",
+    "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
+}
+SETTLE_S = 0.3
+DELIVERY_TIMEOUT_S = 120
+
+
+class Layer(Protocol):
+    """What every channel layer can do."""
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None: ...
+    async def receive(self, channel: str) -> dict[str, Any]: ...
+    async def new_channel(self) -> str: ...
+    async def group_add(self, group: str, channel: str) -> None: ...
+    async def group_discard(self, group: str, channel: str) -> None: ...
+    async def group_send(self, group: str, message: dict[str, Any]) -> None: ...
+    async def flush(self) -> None: ...
+
+
+class Bench:
+    """Makes layers of one kind on one server, and closes them at the end."""
+
+    def __init__(self, *, url: str, kind: str, prefix: str, quick: bool = False) -> None:
+        self.url = url
+        self.kind = kind
+        self.prefix = prefix
+        #: Shorter waits; the figures are then worth less.
+        self.quick = quick
+        self.meter = Meter(url)
+        self._layers: list[Layer] = []
+
+    def layer(self, **config: Any) -> Layer:
+        """Make a layer; the pubsub layer of 4.3.0 knows no capacity, so it goes without."""
+        module, name = CLASSES[self.kind].rsplit(".", 1)
+        layer_class = getattr(importlib.import_module(module), name)
+        config = {"hosts": [self.url], "prefix": self.prefix, **config}
+        try:
+            layer: Layer = layer_class(**config)
+        except TypeError:
+            config.pop("capacity", None)
+            layer = layer_class(**config)
+        self._layers.append(layer)
+        return layer
+
+    async def close(self) -> None:
+        """Delete what the layers left on the server and close their connections."""
+        for layer in self._layers:
+            await layer.flush()
+            close = getattr(layer, "close", None)
+            if close is not None:
+                await close()
+        self._layers.clear()
+        self.meter.close()
+
+
+class Crowd:
+    """Consumers that receive for ever, and one counter for all of them."""
+
+    def __init__(self) -> None:
+        self.tasks: list[asyncio.Task[None]] = []
+        self.seen = 0
+        self._expected = 0
+        self._complete = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def add(self, layer: Layer, channel: str) -> None:
+        """Start one consumer of a channel."""
+        task = asyncio.ensure_future(self._consume(layer, channel))
+        task.add_done_callback(lambda _: self._complete.set())
+        self.tasks.append(task)
+
+    async def _consume(self, layer: Layer, channel: str) -> None:
+        while True:
+            await layer.receive(channel)
+            self.seen += 1
+            if self.seen >= self._expected:
+                self._complete.set()
+
+    def expect(self, messages: int) -> None:
+        """Count from 0 again, up to this number of messages."""
+        self.seen = 0
+        self._expected = messages
+        self._complete.clear()
+
+    async def received(self) -> None:
+        """Wait until all that is expected was received; raise what killed a consumer."""
+        await asyncio.wait_for(self._complete.wait(), DELIVERY_TIMEOUT_S)
+        for task in self.dead():
+            task.result()
+
+    def dead(self) -> list[asyncio.Task[None]]:
+        """Consumers that ended, which none should."""
+        return [task for task in self.tasks if task.done()]
+
+    async def leave(self) -> None:
+        """End all consumers."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)

@@ -1,0 +1,167 @@
+"""Tables for people, and everything as JSON for charts and for later."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.environments import Environment, differing_neighbours
+from benchmarks.measure import Measurement, Task
+from benchmarks.probe.catalogue import SCENARIOS
+from benchmarks.summary import Row
+from benchmarks.targets import judge
+from channels_redis.testing.servers import find_server, server_version
+
+#: Wide enough for the table where the output is a file.
+FILE_WIDTH = 180
+NUMBER_COLUMNS = ("bound", "4.3.0", "new", "ratio")
+PAIRS = {
+    "client_cpu_us": "client CPU us",
+    "server_cpu_us": "server CPU us",
+    "commands": "commands",
+}
+
+
+def make_console(**options: Any) -> Console:
+    """A console that does not squeeze the table into 80 columns of a log file."""
+    console = Console(**options)
+    return console if console.is_terminal else Console(width=FILE_WIDTH, **options)
+
+
+def about(environments: dict[str, Environment]) -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "server": server_title(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "versions": {name: env.versions for name, env in environments.items()},
+    }
+
+
+def server_title() -> str:
+    """The program that serves, and its version."""
+    name, numbers = server_version(find_server())
+    return f"{name} {'.'.join(map(str, numbers))}"
+
+
+def unfair(environments: dict[str, Environment]) -> dict[str, tuple[str, str]]:
+    """Packages whose versions differ between the environments, if both are there."""
+    if len(environments) < 2:
+        return {}
+    return differing_neighbours(environments["old"], environments["new"])
+
+
+def number(value: float | None) -> str:
+    """Three digits that matter."""
+    if value is None:
+        return ""
+    if abs(value) >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def pair(row: Row, name: str) -> str:
+    """A figure of the old release and of the new."""
+    old, new = row.figure("old", name), row.figure("new", name)
+    return f"{number(old)} > {number(new)}" if old is not None or new is not None else ""
+
+
+def notes(row: Row) -> str:
+    """The other figures that the scenario wants to be seen, or its errors."""
+    if row.errors:
+        return f"[red]{row.errors[0].splitlines()[-1]}[/red]"
+    return ", ".join(f"{name} {pair(row, name)}" for name in SCENARIOS[row.scenario].notes)
+
+
+def rows_table(rows: list[Row]) -> Table:
+    """The main table."""
+    table = Table(title="Medians; less is better but for the ratio (4.3.0 divided by new)")
+    for title in ("scenario", "layer", "loop", "figure"):
+        table.add_column(title, no_wrap=True)
+    for title in (*NUMBER_COLUMNS, *PAIRS.values()):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("also (4.3.0 > new)")
+    for row in rows:
+        medians = [row.figure(name, "headline") for name in ("bound", "old", "new")]
+        table.add_row(
+            row.scenario,
+            row.kind,
+            row.loop,
+            row.headline,
+            *map(number, medians),
+            f"{row.ratio:.2f}" if row.ratio is not None else "",
+            *[pair(row, name) for name in PAIRS],
+            notes(row),
+        )
+    return table
+
+
+def targets_table(rows: list[Row]) -> Table:
+    """Promises beside what was measured."""
+    table = Table(title="Targets (plain asyncio)")
+    for title in ("scenario", "layer", "promise"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("measured", justify="right")
+    table.add_column("verdict")
+    colours = {"ok": "green", "short": "red", "not measured": "yellow"}
+    for verdict in judge(rows):
+        colour = colours[verdict.word]
+        table.add_row(
+            verdict.scenario,
+            verdict.kind,
+            verdict.promise,
+            number(verdict.measured),
+            f"[{colour}]{verdict.word}[/{colour}]",
+        )
+    return table
+
+
+def versions_table(facts: dict[str, Any]) -> Table:
+    """The versions of all that took part."""
+    table = Table(caption=facts["machine"], min_width=40)
+    table.add_column(facts["server"])
+    environments: dict[str, dict[str, str]] = facts["versions"]
+    for name in environments:
+        table.add_column(name)
+    packages = next(iter(environments.values()))
+    for package in packages:
+        table.add_row(package, *[versions[package] for versions in environments.values()])
+    return table
+
+
+def progress_line(row: Row) -> str:
+    """One task in one line."""
+    if row.errors:
+        return f"{row.scenario} {row.kind} {row.loop}: [red]{row.errors[0]}[/red]"
+    ratio = f", {row.ratio:.2f} x" if row.ratio is not None else ""
+    return f"{row.scenario} {row.kind} {row.loop}: {pair(row, row.headline)} {row.headline}{ratio}"
+
+
+def save(
+    path: Path, facts: dict[str, Any], measurements: list[Measurement], rows: list[Row]
+) -> None:
+    """Write all measurements and what follows from them."""
+    document = {
+        "about": facts,
+        "rows": [asdict(row) for row in rows],
+        "targets": [{**asdict(verdict), "verdict": verdict.word} for verdict in judge(rows)],
+        "measurements": [measurement.as_json() for measurement in measurements],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def load(path: Path) -> tuple[dict[str, Any], list[Measurement]]:
+    """Read what :func:`save` wrote."""
+    document = json.loads(path.read_text())
+    measurements = [
+        Measurement(**{**fields, "task": Task(**fields["task"])})
+        for fields in document["measurements"]
+    ]
+    return document["about"], measurements
