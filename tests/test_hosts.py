@@ -44,12 +44,12 @@ SENTINELS = {"sentinels": [("s1", 26379), ["s2", "26380"]], "master_name": "main
 SECRET = "s3cret"
 
 
-def pool_of(entry: Any) -> ConnectionPool:
+def pool_of(entry: Any) -> Any:
     return create_pool(decode_hosts([entry])[0])
 
 
 def connection_of(entry: Any) -> Any:
-    return pool_of(entry).make_connection()  # type: ignore[no-untyped-call]  # redis-py has none
+    return pool_of(entry).make_connection()
 
 
 def retries(connection: Any) -> int:
@@ -245,7 +245,8 @@ def test_sentinels_can_have_tls_and_time_outs_of_their_own() -> None:
 def test_pools_do_not_touch_the_dict_they_are_made_of() -> None:
     """One decoded entry makes a pool per event loop; redis-py appends to lists it is given."""
     host = decode_hosts([{"host": "h", "retry_on_timeout": True, "retry_on_error": [OSError]}])[0]
-    create_pool(host).make_connection()  # type: ignore[no-untyped-call]  # redis-py has none
+    pool: Any = create_pool(host)
+    pool.make_connection()
     assert host == {"host": "h", "retry_on_timeout": True, "retry_on_error": [OSError]}
 
 
@@ -396,8 +397,8 @@ async def open_pools() -> AsyncIterator[list[ConnectionPool]]:
 
 async def answers(pool: ConnectionPool) -> bool:
     word = secrets.token_bytes(8)
-    client = Redis(connection_pool=pool)
-    return await client.execute_command("ECHO", word) == word  # type: ignore[no-any-return, no-untyped-call]  # redis-py has none
+    client: Any = Redis(connection_pool=pool)
+    return bool(await client.execute_command("ECHO", word) == word)
 
 
 @pytest.mark.parametrize(
@@ -446,8 +447,8 @@ async def test_sentinels_lead_to_the_primary_and_its_database(
 ) -> None:
     """The database is the primary's; Sentinels have none."""
     open_pools.append(pool_of({**sentinel_set.host_entry(), "db": 3}))
-    client = Redis(connection_pool=open_pools[0])
-    role = await client.execute_command("ROLE")  # type: ignore[no-untyped-call]  # redis-py has none
+    client: Any = Redis(connection_pool=open_pools[0])
+    role = await client.execute_command("ROLE")
     info = await client.client_info()
     assert role[0] == b"master"
     assert info["db"] == 3
@@ -455,7 +456,8 @@ async def test_sentinels_lead_to_the_primary_and_its_database(
 
 def named(name: str, server: RedisServer) -> int:
     """Count the connections to a server that bear a name."""
-    return server.command("CLIENT", "LIST").decode().count(f" name={name} ")
+    listed: bytes = server.command("CLIENT", "LIST")
+    return listed.decode().count(f" name={name} ")
 
 
 async def test_closing_a_pool_closes_all_its_connections(private_server: RedisServer) -> None:
@@ -492,10 +494,11 @@ def connected(pool: Any) -> list[Any]:
 async def test_close_redis_closes_a_client_and_its_pool(private_server: RedisServer) -> None:
     """Also of a client that shares a pool it would not close itself."""
     name = secrets.token_hex(8)
-    address = {"host": private_server.host, "port": private_server.port, "client_name": name}
-    clients = [Redis(**address), Redis(connection_pool=pool_of(address))]
+    host, port = private_server.address
+    address: dict[str, Any] = {"host": host, "port": port, "client_name": name}
+    clients: list[Any] = [Redis(**address), Redis(connection_pool=pool_of(address))]
     for client in clients:
-        await client.execute_command("PING")  # type: ignore[no-untyped-call]  # redis-py has none
+        await client.execute_command("PING")
     assert named(name, private_server) == 2
     for client in clients:
         await _close_redis(client)
