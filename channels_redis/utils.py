@@ -178,6 +178,11 @@ def create_pool(host: Mapping[str, Any]) -> ConnectionPool:
     return pool
 
 
+def create_client(pool: ConnectionPool) -> Redis:
+    """Make a client of a pool; opens nothing."""
+    return Redis(connection_pool=pool)
+
+
 def _connection_options(host: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords of the pool, with TLS, Unix sockets and safe values worked out."""
     options = {key: copied(value) for key, value in host.items()}

@@ -1,0 +1,163 @@
+"""What can happen inside a layer: frozen dataclasses with units, and what is made of them.
+
+Every event is counted and handed to the hooks; what an operator must know is also logged, at
+a bounded rate: one WARNING per lost node, one INFO when it is back, drops at once and then in
+a summary at most every :data:`SUMMARY_S` seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: Seconds between two records about the same ongoing trouble.
+SUMMARY_S = 60.0
+
+
+@dataclass(frozen=True)
+class NodeLost:
+    """A server that was in use can't be reached, or a connection to it broke."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class NodeBack:
+    """Everything that worked with the lost server works with it (or its successor) again."""
+
+    node: str
+    outage_s: float
+
+
+@dataclass(frozen=True)
+class MessagesDropped:
+    """Messages will not be delivered.
+
+    ``reason``: ``capacity`` (a mailbox was full, or its consumer has gone), ``expired``
+    (older than ``expiry`` when read), ``undecodable`` (bytes that no key or format opens),
+    ``repeated`` (a server offered a delivered message again), ``put_back`` (nobody here
+    waited for it, and it is not certain that it went back to its queue).
+    """
+
+    channel: str
+    reason: str
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class GroupOverCapacity:
+    """A group message skipped ``full`` queues; the group has ``members`` channels."""
+
+    group: str
+    full: int
+    members: int
+
+
+@dataclass(frozen=True)
+class SenderClockUsed:
+    """A server refuses TIME: messages carry the clocks of their senders instead."""
+
+    node: str
+
+
+Event = NodeLost | NodeBack | MessagesDropped | GroupOverCapacity | SenderClockUsed
+Hook = Callable[[Event], None]
+
+#: Reasons that are part of ordinary life and not worth a record.
+_QUIET = frozenset({"expired", "repeated"})
+
+
+class Reporter:
+    """Turns the events of one layer into counts, log records and calls of hooks.
+
+    May be used from any thread.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._log = logger
+        self._lock = threading.Lock()
+        self.hooks: list[Hook] = []
+        #: Messages dropped, by reason.
+        self.dropped: Counter[str] = Counter()
+        self._pending_drops: Counter[tuple[str, str]] = Counter()
+        self._drops_reported_at: float | None = None
+        self._over_capacity: dict[str, tuple[float, int, int]] = {}
+        self._clock_reported: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        """Count, log as due, and hand to the hooks."""
+        match event:
+            case MessagesDropped():
+                self._drop(event)
+            case GroupOverCapacity():
+                self._group_over_capacity(event)
+            case NodeLost(node, reason):
+                self._log.warning("Lost Redis at %s: %s; reconnecting", node, reason)
+            case NodeBack(node, outage_s):
+                self._log.info("Redis at %s is back after %.1f s", node, outage_s)
+            case SenderClockUsed(node):
+                self._sender_clock(node)
+        for hook in tuple(self.hooks):
+            hook(event)
+
+    def flush_due(self) -> None:
+        """Write the summaries whose time has come."""
+        now = time.monotonic()
+        with self._lock:
+            due = self._pending_drops and self._summary_due(now)
+        if due:
+            self._report_drops(now)
+
+    def _summary_due(self, now: float) -> bool:
+        return self._drops_reported_at is None or now - self._drops_reported_at >= SUMMARY_S
+
+    def _drop(self, event: MessagesDropped) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self.dropped[event.reason] += event.count
+            if event.reason in _QUIET:
+                return
+            self._pending_drops[event.reason, event.channel] += event.count
+            due = self._summary_due(now)
+        if due:
+            self._report_drops(now)
+
+    def _report_drops(self, now: float) -> None:
+        with self._lock:
+            drops, self._pending_drops = self._pending_drops, Counter()
+            self._drops_reported_at = now
+        worst = ", ".join(
+            f"{count} on {channel} ({reason})" for (reason, channel), count in drops.most_common(5)
+        )
+        self._log.warning("Dropped %s messages; most: %s", sum(drops.values()), worst)
+
+    def _group_over_capacity(self, event: GroupOverCapacity) -> None:
+        now = time.monotonic()
+        with self._lock:
+            since, full, members = self._over_capacity.get(event.group, (-SUMMARY_S, 0, 0))
+            full, members = full + event.full, members + event.members
+            due = now - since >= SUMMARY_S
+            if due:
+                if len(self._over_capacity) > 1000:
+                    self._over_capacity.clear()
+                self._over_capacity[event.group] = (now, 0, 0)
+            else:
+                self._over_capacity[event.group] = (since, full, members)
+        if due:
+            self._log.info(
+                "%s of %s channels over capacity in group %s", full, members, event.group
+            )
+
+    def _sender_clock(self, node: str) -> None:
+        with self._lock:
+            if node in self._clock_reported:
+                return
+            self._clock_reported.add(node)
+        self._log.warning(
+            "Redis at %s refuses TIME: allow it, or keep the clocks of all senders together", node
+        )

@@ -1,0 +1,92 @@
+"""Names of keys, channels and Pub/Sub topics.  Pure; the only place that adds the prefix.
+
+The layout is what channels_redis 4.3.0 wrote, so that old and new processes share a server:
+
+=====================  ======================================  ===========================
+what                   name on the server                      type
+=====================  ======================================  ===========================
+queue                  ``<prefix><non-local name>``            sorted set: message -> time
+group (core)           ``<prefix>:group:<group>``              sorted set: channel -> time
+group (pubsub)         ``<prefix>__group__<group>``            Pub/Sub topic
+channel (pubsub)       its own name, which has the prefix      Pub/Sub topic
+=====================  ======================================  ===========================
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+#: The key of a message that carries its addressees: one full channel name for a direct
+#: message, a list of them for a group message.
+ADDRESS_KEY = "__asgi_channel__"
+
+#: The key that makes two equal messages different members of a queue, where the serializer
+#: puts no random bytes in front.
+NONCE_KEY = "__asgi_nonce__"
+
+_CHANNEL_NAME = r"[a-zA-Z\d\-_.]+(\![\d\w\-_.]*)?"
+_GROUP_NAME = r"[a-zA-Z\d\-_.]+"
+
+
+def non_local_name(channel: str) -> str:
+    """Return the part of a channel name that names its queue: up to and including a ``!``."""
+    head, mark, _ = channel.partition("!")
+    return head + mark
+
+
+def random_hex() -> str:
+    """Return 32 hex digits from the operating system, never from the global generator."""
+    return uuid.uuid4().hex
+
+
+def glob_escape(text: str) -> str:
+    """Return ``text`` so that a Redis glob pattern (SCAN MATCH, KEYS) takes it literally."""
+    return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
+
+
+class Keyspace:
+    """The names of one layer: everything that depends on its ``prefix``."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        literal = re.escape(prefix)
+        self._own_topic = re.compile(rf"{literal}.*[0-9a-f]{{32}}\Z", re.ASCII)
+        self._own_key = re.compile(
+            rf"{literal}(?:{_CHANNEL_NAME}(?:\$inflight)?|:group:{_GROUP_NAME})\Z", re.ASCII
+        )
+
+    def queue(self, name: str) -> str:
+        """Return the key of the queue with this non-local name."""
+        return self.prefix + name
+
+    def group(self, group: str) -> bytes:
+        """Return the key of the sorted set that holds a group's members (core)."""
+        return f"{self.prefix}:group:{group}".encode()
+
+    def group_topic(self, group: str) -> str:
+        """Return the Pub/Sub topic of a group (pubsub)."""
+        return f"{self.prefix}__group__{group}"
+
+    def new_core_channel(self, prefix: str, client_prefix: str) -> str:
+        """Return a fresh process-specific name of the core layer."""
+        return f"{prefix}.{client_prefix}!{random_hex()}"
+
+    def new_topic_channel(self, prefix: str) -> str:
+        """Return a fresh process-specific name of the pubsub layer, which is its own topic."""
+        return f"{self.prefix}{prefix}{random_hex()}"
+
+    def is_topic_channel(self, channel: str) -> bool:
+        """Tell whether a name is one that :meth:`new_topic_channel` of some process made."""
+        return self._own_topic.match(channel) is not None
+
+    def owned_keys_pattern(self) -> str:
+        """Return a glob for SCAN that finds all keys of the layer, and perhaps some others."""
+        return glob_escape(self.prefix) + "*"
+
+    def owns(self, key: str) -> bool:
+        """Tell whether a sorted set of this name is this layer's: a queue, an old
+        ``$inflight`` copy of one, or a group.  A longer prefix that looks like the start of a
+        channel name can't be told apart, which the documentation says.
+        """
+        return self._own_key.match(key) is not None

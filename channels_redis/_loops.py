@@ -1,0 +1,163 @@
+"""State per event loop, closed with the loop.  The only place that asks for the running loop.
+
+A state ends in one of three ways: its owner closes it; ``loop.shutdown_asyncgens()`` closes it,
+which ``asyncio.run()``, ``async_to_sync`` and pytest-asyncio call at their end; or the loop is
+closed bare, and it is abandoned: then nothing can be awaited any more, but the sockets are
+shut, so that no server goes on serving a ghost.  Nothing is patched for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from typing import Generic, Protocol, TypeVar
+
+#: Seconds until a timer that is not meant to fire; some event loops refuse longer ones.
+_NEVER_S = 10**7
+
+
+class LoopBound(Protocol):
+    """What lives on one event loop."""
+
+    async def aclose(self) -> None:
+        """Release everything; the loop runs."""
+
+    def abandon(self) -> None:
+        """Release what can be released without the loop, which is closed already."""
+
+
+S = TypeVar("S", bound=LoopBound)
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the loop that runs in this thread, or raise RuntimeError."""
+    return asyncio.get_running_loop()
+
+
+def running_loop_or_none() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs in this thread, if any."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class _Farewell:
+    """Held by a timer of the loop alone, and so freed inside a bare ``loop.close()``."""
+
+    def __init__(self, abandon: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        self.abandon: Callable[[], None] | None = abandon
+        self._loop = weakref.ref(loop)
+
+    def __call__(self) -> None:
+        loop = self._loop()
+        if loop is not None and self.abandon is not None:
+            loop.call_later(_NEVER_S, self)
+
+    def __del__(self) -> None:
+        if self.abandon is not None:
+            self.abandon()
+
+
+class _Entry(Generic[S]):
+    __slots__ = ("closer", "farewell", "loop", "state")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, state: S) -> None:
+        self.loop = loop
+        self.state = state
+        self.closer: AsyncGenerator[None, None] | None = None
+        self.farewell: weakref.ref[_Farewell] | None = None
+
+    def disarm(self) -> None:
+        farewell = self.farewell() if self.farewell is not None else None
+        if farewell is not None:
+            farewell.abandon = None
+
+
+class LoopStates(Generic[S]):
+    """One ``S`` per event loop, made by ``factory`` when it is first asked for."""
+
+    def __init__(self, factory: Callable[[asyncio.AbstractEventLoop], S]) -> None:
+        self._factory = factory
+        self._entries: dict[int, _Entry[S]] = {}
+        self._lock = threading.Lock()
+
+    def get(self) -> S:
+        """Return the state of the running loop."""
+        loop = asyncio.get_running_loop()
+        entry = self._entries.get(id(loop))
+        if entry is None or entry.loop is not loop:
+            entry = self._open(loop)
+        return entry.state
+
+    def find(self, loop: asyncio.AbstractEventLoop) -> S | None:
+        """Return the state of a loop, if it has one."""
+        entry = self._entries.get(id(loop))
+        return entry.state if entry is not None and entry.loop is loop else None
+
+    def all(self) -> dict[asyncio.AbstractEventLoop, S]:
+        """Return the states of all loops."""
+        with self._lock:
+            return {entry.loop: entry.state for entry in self._entries.values()}
+
+    async def aclose(self) -> None:
+        """Close the state of the running loop, if it has one."""
+        loop = asyncio.get_running_loop()
+        entry = self._entries.get(id(loop))
+        if entry is None or entry.loop is not loop:
+            return
+        if entry.closer is not None:
+            await entry.closer.aclose()
+        await self._close(entry)
+
+    def reset(self) -> list[S]:
+        """Forget everything, as a forked child must; return what was there."""
+        with self._lock:
+            entries, self._entries = list(self._entries.values()), {}
+        for entry in entries:
+            entry.disarm()
+        return [entry.state for entry in entries]
+
+    def _open(self, loop: asyncio.AbstractEventLoop) -> _Entry[S]:
+        entry = _Entry(loop, self._factory(loop))
+        with self._lock:
+            self._entries[id(loop)] = entry
+        this = weakref.ref(self)
+
+        def abandon() -> None:
+            states = this()
+            if states is not None:
+                states._forget(entry)
+            entry.state.abandon()
+
+        farewell = _Farewell(abandon, loop)
+        entry.farewell = weakref.ref(farewell)
+        loop.call_later(_NEVER_S, farewell)
+        if not getattr(loop, "_asyncgens_shutdown_called", False):
+            entry.closer = _closer(self, entry)
+            # Runs up to the ``yield``, so that the loop knows the generator from now on.
+            with contextlib.suppress(StopIteration):
+                entry.closer.asend(None).send(None)
+        return entry
+
+    def _forget(self, entry: _Entry[S]) -> bool:
+        with self._lock:
+            if self._entries.get(id(entry.loop)) is not entry:
+                return False
+            del self._entries[id(entry.loop)]
+            return True
+
+    async def _close(self, entry: _Entry[S]) -> None:
+        if self._forget(entry):
+            entry.disarm()
+            await entry.state.aclose()
+
+
+async def _closer(states: LoopStates[S], entry: _Entry[S]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await states._close(entry)

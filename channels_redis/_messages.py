@@ -1,0 +1,106 @@
+"""What a message is while it lies in a mailbox: something that ``open()`` makes a dict of.
+
+Consumers never share a dict: one that goes to many lies there as bytes (or as one original),
+and each ``receive()`` opens its own, in its own task.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ._keyspace import ADDRESS_KEY, NONCE_KEY
+from .exceptions import InvalidMessage
+from .serializers import BaseMessageSerializer
+
+Message = dict[str, Any]
+
+
+class Item(Protocol):
+    """A message in a mailbox."""
+
+    def open(self) -> Any:
+        """Return the message, nobody else's; raises what decoding raises."""
+
+
+class Whole:
+    """A message that has a single receiver."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: Any) -> None:
+        self._message = message
+
+    def open(self) -> Any:
+        """Return the message."""
+        return self._message
+
+
+class Packed:
+    """A message for many as bytes, unpacked by each."""
+
+    __slots__ = ("_data", "_unpack")
+
+    def __init__(self, data: bytes, unpack: Callable[[bytes], Any]) -> None:
+        self._data = data
+        self._unpack = unpack
+
+    def open(self) -> Any:
+        """Return a message of one's own."""
+        return self._unpack(self._data)
+
+
+class Original:
+    """A message for many as a dict, copied by each: for serializers that are not ours."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: Any) -> None:
+        self._message = message
+
+    def open(self) -> Any:
+        """Return a message of one's own."""
+        return copy.deepcopy(self._message)
+
+
+class Held:
+    """A message of a general channel, which goes back to its queue if nobody takes it.
+
+    ``origin`` is the reader that popped it, ``member`` and ``score`` are what it popped.
+    """
+
+    __slots__ = ("_unpack", "member", "origin", "score")
+
+    def __init__(
+        self, origin: object, member: bytes, score: Any, unpack: Callable[[bytes], Any]
+    ) -> None:
+        self.origin = origin
+        self.member = member
+        self.score = score
+        self._unpack = unpack
+
+    def open(self) -> Any:
+        """Return the message."""
+        return self._unpack(self.member)
+
+
+def check_message(message: Any) -> None:
+    """Raise :class:`InvalidMessage` for what is no dict or uses a reserved key."""
+    if not isinstance(message, dict):
+        raise InvalidMessage(f"A message must be a dict, not {type(message).__name__}.")
+    for key in (ADDRESS_KEY, NONCE_KEY):
+        if key in message:
+            raise InvalidMessage(f"The key {key!r} of a message is reserved for the channel layer.")
+
+
+def splits_at_will(serializer: Any) -> bool:
+    """Tell whether a serializer is the base class's composition of ``as_bytes``, encryption
+    and random bytes, so that the layer may do the parts separately.
+    """
+    kind = type(serializer)
+    return (
+        isinstance(serializer, BaseMessageSerializer)
+        and kind.serialize is BaseMessageSerializer.serialize
+        and kind.deserialize is BaseMessageSerializer.deserialize
+    )

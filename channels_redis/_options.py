@@ -1,0 +1,87 @@
+"""The options of both layers: checked once, at construction, with errors that name the option."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .exceptions import ConfigurationError
+
+#: The largest message by default, in bytes: half of the 8 MB at which servers cut slow Pub/Sub
+#: subscribers off by default, so that one message never does.
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+
+def check_seconds(name: str, value: Any) -> float:
+    """Return a positive, finite number of seconds (int or float)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationError(f"{name} must be a number of seconds, not {_kind(value)}.")
+    if not math.isfinite(value) or value <= 0:
+        raise ConfigurationError(f"{name} must be a positive number of seconds, not {value!r}.")
+    return value
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigurationError(f"{name} must be a whole number, not {_kind(value)}.")
+    if value < 1:
+        raise ConfigurationError(f"{name} must be at least 1, not {value!r}.")
+    return value
+
+
+def check_prefix(value: Any) -> str:
+    """Return the prefix of all keys and topics."""
+    if isinstance(value, str):
+        return value
+    raise ConfigurationError(f"prefix must be a string, not {_kind(value)}.")
+
+
+def check_capacities(value: Any) -> dict[Any, int]:
+    """Return the option ``channel_capacity``: glob or compiled pattern -> messages, in order."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(
+            "channel_capacity must be a dict of glob or compiled pattern to a number of "
+            f"messages, not {_kind(value)}."
+        )
+    for pattern, capacity in value.items():
+        if not isinstance(pattern, str) and not hasattr(pattern, "match"):
+            raise ConfigurationError(
+                "channel_capacity: a key must be a glob or a compiled pattern, not "
+                f"{_kind(pattern)}."
+            )
+        check_count(f"channel_capacity[{getattr(pattern, 'pattern', pattern)!r}]", capacity)
+    return dict(value)
+
+
+def check_event_type(name: str, value: Any) -> str | None:
+    """Return the type of the message that consumers get, such as ``"redis.disconnect"``."""
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise ConfigurationError(f"{name} must be a message type such as 'redis.lost', or None.")
+
+
+def check_random_prefix_length(value: Any) -> int:
+    """Return the number of random bytes in front of a queued message; 0 or less for none."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigurationError(
+            f"random_prefix_length must be a whole number, not {_kind(value)}."
+        )
+    return value
+
+
+def refuse_unknown(unknown: Iterable[str], known: Iterable[str]) -> None:
+    """Raise for options that do not exist, naming the nearest one that does."""
+    known = sorted(known)
+    for name in unknown:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are: {', '.join(known)}."
+        raise ConfigurationError(f"There is no option {name!r} of the channel layer; {hint}")
+
+
+def _kind(value: Any) -> str:
+    return f"a value of type {type(value).__name__}"

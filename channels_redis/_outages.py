@@ -1,0 +1,81 @@
+"""One outage, however many notice it.  Knows no Redis and does no I/O.
+
+A shard has several users (the multiplexer and readers of each event loop, a subscriber).  Each
+says when it lost its connection and when it works again; the shard is lost from the first
+loss until the last loser is back.  A layer is in an outage while any of its shards is lost.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from ._events import NodeBack, NodeLost, Reporter
+
+
+class Outage:
+    """The outage of a layer: ``changed(began, outage_s)`` is called when one begins and ends."""
+
+    def __init__(self, changed: Callable[[bool, float], None]) -> None:
+        self.lock = threading.RLock()
+        self._changed = changed
+        self._lost_shards = 0
+        self._since = 0.0
+
+    def shard_lost(self) -> None:
+        """Count a shard that was lost just now."""
+        self._lost_shards += 1
+        if self._lost_shards == 1:
+            self._since = time.monotonic()
+            self._changed(True, 0.0)
+
+    def shard_back(self) -> None:
+        """Count a shard that is back."""
+        self._lost_shards -= 1
+        if self._lost_shards == 0:
+            self._changed(False, time.monotonic() - self._since)
+
+
+class Health:
+    """Whether one shard works, for all event loops of a layer."""
+
+    def __init__(self, node: str, report: Reporter, outage: Outage) -> None:
+        self.node = node
+        #: Whether the shard ever worked: until then, a refusal is a mistake in the options.
+        self.proven = False
+        self._report = report
+        self._outage = outage
+        self._losers: set[object] = set()
+        self._lost_at: float | None = None
+        self.reconnects = 0
+
+    def lost(self, user: object, reason: str) -> None:
+        """Note that ``user`` has lost its connection, or can't get one."""
+        with self._outage.lock:
+            self._losers.add(user)
+            if self._lost_at is not None:
+                return
+            self._lost_at = time.monotonic()
+            self._outage.shard_lost()
+        self._report(NodeLost(self.node, reason))
+
+    def works(self, user: object) -> None:
+        """Note that ``user`` has all that it needs of this shard."""
+        self.proven = True
+        if self._lost_at is None:
+            return
+        with self._outage.lock:
+            self._losers.discard(user)
+            if self._losers or self._lost_at is None:
+                return
+            outage_s = time.monotonic() - self._lost_at
+            self._lost_at = None
+            self.reconnects += 1
+            self._outage.shard_back()
+        self._report(NodeBack(self.node, outage_s))
+
+    def gone(self, user: object) -> None:
+        """Note that ``user`` no longer cares.  Says nothing about the shard."""
+        with self._outage.lock:
+            self._losers.discard(user)

@@ -1,0 +1,161 @@
+"""The queues that this process reads: who waits, which readers run, what becomes of a message.
+
+Shared by both layers: core reads all its channels so, pubsub its general channels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from typing import Any, Protocol
+
+from ._events import MessagesDropped, Reporter
+from ._keyspace import Keyspace
+from ._mailbox import Demand, Mailbox, Mailboxes
+from ._messages import Held
+from ._transport.queue import Popped, QueueReader
+
+Loop = asyncio.AbstractEventLoop
+
+#: Messages in one pop.
+BATCH = 128
+#: Delivered messages that a process-specific queue remembers, in case a server offers them again.
+REMEMBERED = 10_000
+
+
+class Home(Protocol):
+    """Where readers run: what a layer has on one event loop."""
+
+    def start_reader(self, queue: LocalQueue, shard: int) -> QueueReader | None:
+        """Start the reader of a queue on one shard; None if the loop is about to end."""
+
+
+class QueueLayer(Protocol):
+    """The layer that the queues belong to."""
+
+    expiry: float
+    _keys: Keyspace
+    _mailboxes: Mailboxes
+    _report: Reporter
+
+    def _home(self, loop: Loop) -> Home:
+        """Return where the readers for receivers on ``loop`` run."""
+
+    def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
+        """Put a message of a process-specific queue into the mailboxes it is for."""
+
+    def _unpack_queued(self, member: bytes) -> Any:
+        """Return the message inside a member of a queue."""
+
+
+class LocalQueue:
+    """One queue as this process reads it: the owner of its readers, at most one per shard."""
+
+    def __init__(self, layer: QueueLayer, name: str, *, specific: bool, shards: list[int]) -> None:
+        self.name = name
+        self.key = layer._keys.queue(name)
+        self.specific = specific
+        self.expiry_s = layer.expiry
+        self.waiting = Demand(self._wanted)
+        self._layer = layer
+        self._mailboxes = layer._mailboxes
+        self._shards = shards
+        self._readers: dict[int, QueueReader] = {}
+        self._seen: OrderedDict[int, None] = OrderedDict()
+        self._smallest_capacity = BATCH
+
+    def open(self, channel: str) -> Mailbox:
+        """Return the mailbox of a channel that this queue feeds."""
+        box = self._mailboxes.open(channel, self.waiting)
+        if box.capacity < self._smallest_capacity:
+            self._smallest_capacity = box.capacity
+        return box
+
+    # What the readers ask for (see QueueOwner)
+
+    def demand(self) -> int:
+        """Return how many receivers wait."""
+        return len(self.waiting.waiters)
+
+    def limit(self) -> int:
+        """Return how many messages there is use or room for: a batch must fit a mailbox."""
+        return self._smallest_capacity if self.specific else self.demand()
+
+    def deliver(self, reader: QueueReader, messages: list[Popped]) -> None:
+        """Put popped messages into mailboxes."""
+        if self.specific:
+            for member, _ in messages:
+                if self._is_new(member):
+                    self._layer._hand_over(self, member, reader.loop)
+            return
+        box = self.open(self.name)
+        for member, score in messages:
+            held = Held(reader, member, score, self._layer._unpack_queued)
+            self._mailboxes.put(box, held, reader.loop, bounded=False)
+
+    def dropped(self, reason: str, count: int) -> None:
+        """Count messages that will not be delivered."""
+        self._layer._report(MessagesDropped(self.name, reason, count))
+
+    def reclaim(self, reader: QueueReader) -> list[Popped]:
+        """Hand back what this reader delivered and nobody took."""
+        if self.specific:
+            return []
+        held = self._mailboxes.reclaim(
+            self.open(self.name), lambda item: isinstance(item, Held) and item.origin is reader
+        )
+        return [(item.member, item.score) for item in held]
+
+    def failed(self, error: Exception) -> None:
+        """Raise in those who wait: no retry will help."""
+        self._mailboxes.fail(error, None, self.waiting)
+
+    def ended(self, reader: QueueReader) -> None:
+        """Note the end of a reader, and have another started if somebody waits by now."""
+        with self._mailboxes.lock:
+            for shard, running in list(self._readers.items()):
+                if running is reader:
+                    del self._readers[shard]
+        self.resume()
+
+    def unused(self) -> bool:
+        """Tell whether nothing would be lost by forgetting a general channel's queue."""
+        idle = not self._readers and not self.waiting.waiters
+        return idle and not self.specific and self.name not in self._mailboxes.boxes
+
+    def resume(self) -> None:
+        """Have readers started if somebody waits, on the loop of one who does."""
+        with self._mailboxes.lock:
+            loop = self.waiting.loop()
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # Closed this moment, and its waiters too.
+                loop.call_soon_threadsafe(self._wanted, loop)
+
+    def _wanted(self, loop: Loop) -> None:
+        """See to it that a reader runs on every shard; ``loop`` is the running one."""
+        for shard in self._shards:
+            reader = self._reader(shard, loop)
+            if reader is not None:
+                with contextlib.suppress(RuntimeError):  # Its end will start another.
+                    reader.poke(loop)
+
+    def _reader(self, shard: int, loop: Loop) -> QueueReader | None:
+        """Return the reader of a shard, started on ``loop`` if anybody waits and there is none."""
+        with self._mailboxes.lock:
+            reader = self._readers.get(shard)
+            if reader is None and self.waiting.waiters:
+                reader = self._layer._home(loop).start_reader(self, shard)
+                if reader is not None:
+                    self._readers[shard] = reader
+            return reader
+
+    def _is_new(self, member: bytes) -> bool:
+        mark = hash(member)
+        if mark in self._seen:
+            self.dropped("repeated", 1)
+            return False
+        self._seen[mark] = None
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return True

@@ -1,0 +1,118 @@
+"""Everything of a layer that lives on one event loop: clients, connections, readers, timers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from . import utils
+from ._queues import LocalQueue
+from ._transport.multiplexer import Multiplexer
+from ._transport.queue import QueueReader
+from ._transport.topology import Node
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from ._base import BaseRedisLayer
+
+Loop = asyncio.AbstractEventLoop
+
+#: Seconds between two looks at the mailboxes, at most.
+SWEEP_S = 2.0
+
+
+class Session:
+    """The part of a layer that belongs to one event loop and ends with it."""
+
+    def __init__(self, layer: BaseRedisLayer, loop: Loop) -> None:
+        self.layer = layer
+        self.loop = loop
+        self.closing = False
+        self._clients: dict[int, Redis] = {}
+        self._nodes: dict[int, Node] = {}
+        self._multiplexers: dict[int, Multiplexer] = {}
+        self._readers: set[QueueReader] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._sweep_s = min(SWEEP_S, layer.expiry / 4)
+        self._sweeper: asyncio.TimerHandle | None = loop.call_later(self._sweep_s, self._sweep)
+
+    def client(self, shard: int) -> Redis:
+        """Return the redis-py client of a shard, which owns the pool of all connections."""
+        client = self._clients.get(shard)
+        if client is None:
+            client = self._clients[shard] = self.layer._make_client(shard)
+        return client
+
+    def clients(self) -> dict[int, Redis]:
+        """Return the clients that were made, by shard."""
+        return dict(self._clients)
+
+    def node(self, shard: int) -> Node:
+        """Return the node behind a shard."""
+        node = self._nodes.get(shard)
+        if node is None:
+            node = self._nodes[shard] = Node(
+                lambda: self.layer.connection(shard),
+                self.layer._health[shard],
+                self.loop,
+                connect_wait_s=self.layer.connect_wait_s,
+                command_timeout_s=self.layer.command_timeout_s,
+            )
+        return node
+
+    def multiplexer(self, shard: int) -> Multiplexer:
+        """Return the shared connection for short commands."""
+        multiplexer = self._multiplexers.get(shard)
+        if multiplexer is None:
+            multiplexer = Multiplexer(self.node(shard), self.loop)
+            self._multiplexers[shard] = multiplexer
+        return multiplexer
+
+    def start_reader(self, queue: LocalQueue, shard: int) -> QueueReader | None:
+        """Start the reader of a queue on one shard; None if this session is about to end."""
+        if self.closing:
+            return None
+        reader = QueueReader(queue, self.node(shard), self.multiplexer(shard), self.loop)
+        self._readers.add(reader)
+        reader.task.add_done_callback(lambda _: self._readers.discard(reader))
+        return reader
+
+    def background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run something whose end this session awaits."""
+        task = self.loop.create_task(work, name=f"channels_redis {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop_readers(self) -> None:
+        """End all readers of this loop, soon and without loss, and let no new one start."""
+        self.closing = True
+        readers = list(self._readers)
+        for reader in readers:
+            reader.stop()
+        await asyncio.gather(*[reader.aclose() for reader in readers])
+
+    async def aclose(self) -> None:
+        """End all tasks and close all connections of this loop."""
+        await self.stop_readers()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.gather(*[mux.aclose() for mux in self._multiplexers.values()])
+        await asyncio.gather(*[utils._close_redis(client) for client in self._clients.values()])
+
+    def abandon(self) -> None:
+        """Let go after the loop was closed without warning."""
+        self.closing = True
+        for reader in list(self._readers):
+            reader.abandon()
+        for multiplexer in self._multiplexers.values():
+            multiplexer.abandon()
+
+    def _sweep(self) -> None:
+        self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)
+        self.layer._sweep(self)

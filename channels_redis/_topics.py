@@ -1,0 +1,177 @@
+"""Channels and groups of the pubsub layer on one event loop: who listens to which topic."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from ._mailbox import Mailbox
+from ._session import Loop, Session
+from ._transport.subscriber import Subscriber
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from .pubsub import RedisPubSubChannelLayer
+
+
+class TopicSession(Session):
+    """A session with one subscriber per shard, and the members of each topic."""
+
+    layer: RedisPubSubChannelLayer
+
+    def __init__(self, layer: RedisPubSubChannelLayer, loop: Loop) -> None:
+        super().__init__(layer, loop)
+        self._subscribers: dict[int, Subscriber] = {}
+        self._members: dict[bytes, dict[str, Mailbox]] = {}
+
+    async def listen(self, channel: str) -> Mailbox:
+        """Return the mailbox of a process-specific channel, subscribed in this process.
+
+        Raises :class:`ConnectionLost` when a new subscription could not be made.
+        """
+        box = self.layer._mailboxes.boxes.get(channel)
+        if box is not None and box.home is not None and not box.home.closing:
+            return box
+        box = self.layer._mailboxes.open(channel)
+        box.home = self
+        try:
+            await self._join(channel, box)
+        except BaseException:
+            # Whoever else waits on it will subscribe again with the next receive().
+            if box.home is self and not box.waiters:
+                box.home = None
+                self.layer._mailboxes.discard(box)
+            raise
+        return box
+
+    async def group_add(self, group: str, box: Mailbox) -> None:
+        """Add a mailbox to a group, once the group's topic is subscribed."""
+        await self._join(self.layer._keys.group_topic(group), box, group)
+
+    async def group_discard(self, group: str, box: Mailbox) -> None:
+        """Remove a mailbox from a group."""
+        if box.groups is not None:
+            box.groups.discard(group)
+        self._part(self.layer._keys.group_topic(group), box)
+
+    def forget(self, box: Mailbox) -> None:
+        """Leave all topics of an ended mailbox."""
+        for group in box.groups or ():
+            self._part(self.layer._keys.group_topic(group), box)
+        if box.home is self:
+            self._part(box.name, box)
+
+    def leave_all(self) -> None:
+        """Leave all groups, and the channels that nobody waits on."""
+        for topic, members in list(self._members.items()):
+            for box in list(members.values()):
+                if box.name.encode() != topic or not box.waiters:
+                    self._part(topic.decode(), box)
+
+    def subscriber(self, shard: int) -> Subscriber:
+        """Return the Pub/Sub connection of a shard."""
+        subscriber = self._subscribers.get(shard)
+        if subscriber is None:
+            subscriber = Subscriber(
+                self.node(shard), self.loop, self._published, self._members.__contains__
+            )
+            self._subscribers[shard] = subscriber
+        return subscriber
+
+    async def aclose(self) -> None:
+        """End all tasks and close all connections of this loop."""
+        self.closing = True
+        await asyncio.gather(*[one.aclose() for one in self._subscribers.values()])
+        await super().aclose()
+
+    def abandon(self) -> None:
+        """Let go after the loop was closed without warning."""
+        super().abandon()
+        for subscriber in self._subscribers.values():
+            subscriber.abandon()
+
+    async def _join(self, topic: str, box: Mailbox, group: str | None = None) -> None:
+        name = topic.encode()
+        was_member = box.name in self._members.get(name, ())
+
+        def arrived() -> None:
+            self._members.setdefault(name, {})[box.name] = box
+            if group is not None:
+                box.groups = (box.groups or set()) | {group}
+
+        try:
+            await self.subscriber(self.layer.consistent_hash(topic)).subscribe(name, arrived)
+        except BaseException:
+            # Cancelled in the very tick in which the confirmation came, it is undone as well.
+            if not was_member:
+                self._part(topic, box)
+                if group is not None and box.groups is not None:
+                    box.groups.discard(group)
+            raise
+
+    def _part(self, topic: str, box: Mailbox) -> None:
+        name = topic.encode()
+        members = self._members.get(name)
+        if members is None or members.get(box.name) is not box:
+            return
+        del members[box.name]
+        if not members:
+            del self._members[name]
+            self.subscriber(self.layer.consistent_hash(topic)).release(name)
+
+    def _published(self, topic: bytes, payload: bytes) -> None:
+        """Put what was published into the mailboxes of all who listen, in one pass."""
+        members = self._members.get(topic)
+        if not members:
+            return
+        try:
+            item = self.layer._item(payload)
+        except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
+            self.layer._undecodable(topic.decode("utf-8", "replace"), error)
+            return
+        self.layer._mailboxes.put_all(members.values(), item, self.loop)
+
+    # Kept for those who used them
+
+    @property
+    def channel_layer(self) -> RedisPubSubChannelLayer:
+        """The layer this belongs to."""
+        return self.layer
+
+    @property
+    def groups(self) -> dict[str, set[str]]:
+        """Topic of a group -> names of its members on this loop."""
+        start = self.layer._keys.group_topic("").encode()
+        return {
+            topic.decode(): set(members)
+            for topic, members in self._members.items()
+            if topic.startswith(start)
+        }
+
+    @property
+    def channels(self) -> dict[str, Mailbox]:
+        """Process-specific channels that are subscribed on this loop, with their mailboxes."""
+        return {name: box for name, box in self.layer.channels.items() if box.home is self}
+
+    @property
+    def _shards(self) -> list[ShardView]:
+        return [ShardView(self, index) for index in range(self.layer.ring_size)]
+
+
+class ShardView:
+    """One shard of the ring, for inspection."""
+
+    def __init__(self, session: TopicSession, index: int) -> None:
+        self._session = session
+        self._index = index
+
+    @property
+    def host(self) -> dict[str, Any]:
+        """The decoded entry of ``hosts``."""
+        host: dict[str, Any] = self._session.layer.hosts[self._index]
+        return host
+
+    @property
+    def _redis(self) -> Redis | None:
+        return self._session.clients().get(self._index)

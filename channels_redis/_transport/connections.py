@@ -1,0 +1,162 @@
+"""One connection, taken from a redis-py pool and then driven by the layer itself.
+
+redis-py's connection objects bring TLS, authentication, Sentinel and the parser; the layer
+owns the timing (design rule 9).  This is the only module that touches their private parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,
+    ResponseError,
+)
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection, ConnectionPool
+
+Loop = asyncio.AbstractEventLoop
+
+#: Error replies that redis-py raises as lost connections, though the connection lives on.
+_ERROR_REPLIES = (AuthenticationError, BusyLoadingError)
+
+
+def pack(*args: bytes | str | int | float) -> bytes:
+    """Return a command as it is written: an array of bulk strings (RESP2 and RESP3).
+
+    Commands are packed by their callers, before there is a connection, and three times as
+    fast as by redis-py's ``pack_command``.
+    """
+    parts = [b"*%d\r\n" % len(args)]
+    for arg in args:
+        if isinstance(arg, str):
+            arg = arg.encode()
+        elif not isinstance(arg, bytes):
+            arg = repr(arg).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(arg), arg))
+    return b"".join(parts)
+
+
+class Wire:
+    """A live connection: writes without waiting, reads reply after reply.
+
+    One task reads.  A cancelled read loses nothing: the next one goes on where it stopped.
+    """
+
+    __slots__ = ("_connection", "_deadline_s", "_loop", "_pool", "_settings", "_transport")
+
+    def __init__(
+        self, connection: AbstractConnection, pool: ConnectionPool, loop: Loop, deadline_s: float
+    ) -> None:
+        self._connection = connection
+        self._pool = pool
+        self._loop = loop
+        self._deadline_s = deadline_s
+        self._settings = (connection.socket_timeout, connection.health_check_interval)
+        # Time-outs and health checks of redis-py would read from under our reading task.
+        connection.socket_timeout = None
+        connection.health_check_interval = 0
+        assert connection._writer is not None
+        self._transport: asyncio.WriteTransport = connection._writer.transport
+
+    @classmethod
+    async def open(cls, pool: ConnectionPool, loop: Loop, deadline_s: float) -> Wire:
+        """Take a connected connection from the pool.
+
+        Raises what redis-py raises, and ``redis.exceptions.ConnectionError`` after
+        ``deadline_s`` seconds: a frozen server accepts connections and never answers.
+        """
+        dialling = pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's annotations
+        dial: asyncio.Task[Any] = loop.create_task(dialling, name="channels_redis dial")
+        try:
+            await asyncio.wait({dial}, timeout=deadline_s)
+        except asyncio.CancelledError:
+            await _undo(dial, pool)
+            raise
+        if not dial.done():
+            await _undo(dial, pool)
+            raise ConnectionError(f"no answer to the handshake within {deadline_s:g} s")
+        if dial.cancelled():
+            raise ConnectionError("the connection was given up")
+        connection = dial.result()
+        if not connection.is_connected:
+            await pool.release(connection)
+            raise ConnectionError("the connection broke during the handshake")
+        return cls(connection, pool, loop, deadline_s)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is known to be closed."""
+        return self._transport.is_closing() or not self._connection.is_connected
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the transport.  Does nothing on a lost connection: reading tells."""
+        if not self.lost:
+            self._transport.write(data)
+
+    async def read(self) -> Any:
+        """Return the next reply; an error reply is returned, not raised.
+
+        Raises ``redis.exceptions.ConnectionError`` when the connection is lost.
+        """
+        try:
+            return await self._connection.read_response(
+                disable_decoding=True, disconnect_on_error=False, push_request=True
+            )
+        except (ResponseError, *_ERROR_REPLIES) as reply:
+            return reply
+        except ConnectionError:
+            raise
+        except (OSError, EOFError, AttributeError) as error:
+            # AttributeError: somebody closed the pool, and redis-py dropped its streams.
+            raise ConnectionError(f"connection lost: {error}") from error
+
+    async def ask(self, *args: bytes | str | int) -> Any:
+        """Send one command on a connection that nobody else uses yet; return the reply."""
+        self.write(pack(*args))
+        deadline = self._loop.call_later(self._deadline_s, self.abort)
+        try:
+            return await self.read()
+        finally:
+            deadline.cancel()
+
+    def abort(self) -> None:
+        """Close at once, from wherever; the reading task sees a lost connection."""
+        self._transport.abort()
+
+    async def close(self) -> None:
+        """Close and give the connection object back to its pool."""
+        self._transport.abort()
+        self._connection.socket_timeout, self._connection.health_check_interval = self._settings
+        with contextlib.suppress(Exception):
+            await self._connection.disconnect()
+        with contextlib.suppress(Exception):
+            # The pool may have been closed or replaced meanwhile; then it does not know us.
+            await self._pool.release(self._connection)
+
+    def abandon(self) -> None:
+        """Shut the socket down after the loop was closed without warning.
+
+        The transport can't be closed any more, as that needs the loop; the server must see
+        the end of the connection all the same, or a message vanishes into a ghost's pop.
+        """
+        self._connection._reader = self._connection._writer = None
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:
+    """End a dial that nobody wants any more, whether or not it succeeds meanwhile."""
+    dial.cancel()
+    await asyncio.wait({dial})
+    if not dial.cancelled() and dial.exception() is None:
+        await dial.result().disconnect()
+        await pool.release(dial.result())

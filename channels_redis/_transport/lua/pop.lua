@@ -1,0 +1,40 @@
+-- Takes the oldest messages from a queue, after dropping what has expired.
+--
+-- KEYS[1] queue: sorted set of message -> unix time in seconds
+-- ARGV[1] limit: number of messages to take at most; 0 only drops what has expired
+-- ARGV[2] limit_bytes: stop after the messages taken reach this size in bytes
+-- ARGV[3] expiry_s: age in seconds at which messages are dropped
+-- ARGV[4] reader_now_s: the reader's unix time in seconds, used only where TIME is refused
+--
+-- Returns {now_s, expired, member, score, member, score, ...}: the unix time that was used, the
+-- number of messages dropped, and what was taken, oldest first
+local queue = KEYS[1]
+local limit = tonumber(ARGV[1])
+local limit_bytes = tonumber(ARGV[2])
+local expiry_s = tonumber(ARGV[3])
+local now_s = tonumber(ARGV[4])
+
+local time = redis.pcall('TIME')
+if not time.err then
+    now_s = tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+
+local oldest_s = string.format('%.17g', math.floor(now_s) - expiry_s)
+local expired = redis.call('ZREMRANGEBYSCORE', queue, '-inf', oldest_s)
+local reply = {string.format('%.17g', now_s), expired}
+local taken_bytes = 0
+while limit > 0 and taken_bytes < limit_bytes do
+    -- In small steps, so that a queue of large messages does not leave in one reply.
+    local step = math.min(limit, 16)
+    local popped = redis.call('ZPOPMIN', queue, step)
+    for i = 1, #popped, 2 do
+        reply[#reply + 1] = popped[i]
+        reply[#reply + 1] = popped[i + 1]
+        taken_bytes = taken_bytes + #popped[i]
+    end
+    if #popped < 2 * step then
+        break
+    end
+    limit = limit - step
+end
+return reply

@@ -1,0 +1,267 @@
+"""All short commands of one event loop to one node, pipelined on one connection.
+
+Commands issued in one tick leave in one write; replies are matched in order; nobody holds a
+lock around a round trip.  What may be sent again after a loss is decided here:
+
+* never written, or refused by the server (:data:`REFUSALS`): it did not run, and is sent on
+  the next connection, for at most ``connect_wait_s`` seconds;
+* written and marked repeatable: the same;
+* written otherwise: it may have run, so its caller gets :class:`ConnectionLost`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from typing import Any
+
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,
+    MasterDownError,
+    ReadOnlyError,
+    RedisError,
+    TryAgainError,
+)
+
+from ..exceptions import ConnectionLost
+from .connections import Loop, Wire
+from .topology import Node, backoff_s
+
+#: Replies which say that the command did not run, and may run elsewhere or later.
+REFUSALS = (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    TryAgainError,
+)
+_BUSY = "BUSY"
+
+#: Bytes written and not yet answered, above which further commands wait for replies.
+WINDOW_BYTES = 8 * 1024 * 1024
+
+
+class _Command:
+    __slots__ = ("asked_at", "data", "future", "repeatable", "written_at")
+
+    def __init__(
+        self, data: bytes, future: asyncio.Future[Any], now: float, repeatable: bool
+    ) -> None:
+        self.data = data
+        self.future = future
+        self.asked_at = now
+        self.written_at = now
+        self.repeatable = repeatable
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Multiplexer:
+    """A pipelined connection that is made on demand, and made again after a loss."""
+
+    def __init__(self, node: Node, loop: Loop) -> None:
+        self._node = node
+        self._loop = loop
+        self._wire: Wire | None = None
+        self._task: asyncio.Task[None] | None = None
+        # A command is in one of these: not written; written; refused, to be written again.
+        self._unwritten: deque[_Command] = deque()
+        self._written: deque[_Command] = deque()
+        self._refused: deque[_Command] = deque()
+        self._in_flight_bytes = 0
+        self._flush_due = False
+        self._watch: asyncio.TimerHandle | None = None
+        self._watch_s = min(node.connect_wait_s, node.command_timeout_s) / 10
+        self._failures = 0
+        self._trouble = "not connected"
+        self._closed = False
+        #: Whether the server forbids EVALSHA (see :mod:`.scripts`).
+        self.hash_forbidden = False
+
+    @property
+    def pending(self) -> int:
+        """Number of commands that wait for their replies."""
+        return len(self._unwritten) + len(self._written) + len(self._refused)
+
+    def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
+        """Queue one packed command; return the future of its reply.
+
+        The future raises ``redis.exceptions.ResponseError`` for an error reply,
+        :class:`ConnectionLost` when no connection came within ``connect_wait_s`` seconds or
+        the reply was lost, :class:`ConfigurationError` when the server refuses what the
+        options ask for.  Cancelling it takes back a command that is not yet written.
+        """
+        command = _Command(data, self._loop.create_future(), self._loop.time(), repeatable)
+        if self._closed:
+            command.fail(self._lost("the layer was closed", maybe_executed=False))
+            return command.future
+        self._unwritten.append(command)
+        if self._task is None:
+            self._start()
+        if self._wire is not None and not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._watch_s, self._check_deadlines)
+        return command.future
+
+    async def aclose(self) -> None:
+        """Fail what is pending, end the task, close the connection."""
+        self._closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+        error = "the layer was closed"
+        for command in self._written:
+            command.fail(self._lost(error, maybe_executed=True))
+        for command in (*self._refused, *self._unwritten):
+            command.fail(self._lost(error, maybe_executed=False))
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self._wire is not None:
+            await self._wire.close()
+        self._node.health.gone(self)
+
+    def abandon(self) -> None:
+        """Let go after the loop was closed without warning."""
+        self._closed = True
+        self._node.health.gone(self)
+        if self._wire is not None:
+            self._wire.abandon()
+
+    def _start(self) -> None:
+        name = f"channels_redis multiplexer {self._node.health.node}"
+        self._task = self._loop.create_task(self._run(), name=name)
+
+    def _flush(self) -> None:
+        """Write what waits, in one piece, as far as the window is open."""
+        self._flush_due = False
+        if self._wire is None or self._refused:
+            return
+        now = self._loop.time()
+        chunks = []
+        while self._unwritten and self._in_flight_bytes < WINDOW_BYTES:
+            command = self._unwritten.popleft()
+            if command.future.done():
+                continue
+            command.written_at = now
+            self._written.append(command)
+            self._in_flight_bytes += len(command.data)
+            chunks.append(command.data)
+        if chunks:
+            self._wire.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    async def _run(self) -> None:
+        try:
+            while self.pending or self._wire is not None:
+                if self._wire is None:
+                    await self._connect()
+                else:
+                    await self._read_replies(self._wire)
+        finally:
+            self._task = None
+            # asyncio.run() cancels every task at its end, ours too, while others still wait
+            # for replies in their ``finally``: a new task reads on where this one stopped.
+            if self.pending and not self._closed:
+                self._start()
+
+    async def _connect(self) -> None:
+        """Try once to get a connection, after a pause if the last ones brought nothing."""
+        if self._failures:
+            await asyncio.sleep(backoff_s(self._failures - 1))
+        try:
+            wire = await self._node.dial()
+        except (RedisError, OSError) as error:
+            self._note_failure(error)
+        except Exception as error:  # noqa: BLE001 (ConfigurationError, or a subclass's create_pool)
+            self._fail_unwritten(error)
+        else:
+            self._wire = wire
+            self._flush()
+
+    async def _read_replies(self, wire: Wire) -> None:
+        """Match replies to commands until the connection is lost or the node proves unfit."""
+        try:
+            while True:
+                reply = await wire.read()
+                if not self._written:
+                    raise ConnectionError("a reply that nobody asked for")
+                self._settle(self._written.popleft(), reply)
+                if self._refused and not self._written:
+                    raise ConnectionError(self._trouble)
+        except (RedisError, OSError) as error:
+            self._drop(error)
+            await wire.close()
+
+    def _settle(self, command: _Command, reply: Any) -> None:
+        self._in_flight_bytes -= len(command.data)
+        if isinstance(reply, Exception):
+            if self._is_refusal(reply):
+                self._trouble = str(reply)
+                self._refused.append(command)
+                return
+            command.fail(self._node.explain(reply))
+        elif not command.future.done():
+            command.future.set_result(reply)
+        if self._failures or not self._node.health.proven:
+            self._failures = 0
+            self._node.health.works(self)
+        if self._unwritten and not self._flush_due:
+            self._flush()
+
+    def _is_refusal(self, reply: Exception) -> bool:
+        if isinstance(reply, AuthenticationError) and not self._node.health.proven:
+            return False
+        return isinstance(reply, REFUSALS) or str(reply).startswith(_BUSY)
+
+    def _drop(self, error: Exception) -> None:
+        """Let the connection go, and decide about each command that it carried."""
+        self._wire = None
+        self._in_flight_bytes = 0
+        again, self._refused = self._refused, deque()
+        written, self._written = self._written, deque()
+        if again or written:
+            self._note_failure(error)
+        for command in written:
+            if command.repeatable:
+                again.append(command)
+            else:
+                command.fail(self._lost(str(error), maybe_executed=True))
+        self._unwritten.extendleft(reversed(again))
+
+    def _note_failure(self, error: Exception) -> None:
+        self._failures += 1
+        self._trouble = str(error)
+        self._node.health.lost(self, self._trouble)
+
+    def _check_deadlines(self) -> None:
+        """Give up on what has waited too long."""
+        self._watch = None
+        now = self._loop.time()
+        if self._written and now - self._written[0].written_at >= self._node.command_timeout_s:
+            self._trouble = "no answer within the time-out"
+            if self._wire is not None:
+                self._wire.abort()
+        if self._wire is None:
+            self._fail_unwritten(None, asked_before=now - self._node.connect_wait_s)
+        if self.pending:
+            self._watch = self._loop.call_later(self._watch_s, self._check_deadlines)
+
+    def _fail_unwritten(self, error: Exception | None, asked_before: float = math.inf) -> None:
+        while self._unwritten and self._unwritten[0].asked_at <= asked_before:
+            command = self._unwritten.popleft()
+            command.fail(error or self._lost(self._trouble, maybe_executed=False))
+
+    def _lost(self, reason: str, *, maybe_executed: bool) -> ConnectionLost:
+        fate = "it may have run" if maybe_executed else "it did not run"
+        return ConnectionLost(
+            f"Redis at {self._node.health.node}: {reason}; the command was given up ({fate})",
+            maybe_executed=maybe_executed,
+        )

@@ -1,0 +1,318 @@
+"""The reader of one queue on one shard: pop, block, hand over, put back.
+
+One write carries ``pop.lua`` (drop what expired, take a batch) and ``BZPOPMIN`` (wait for the
+next message), on a connection of its own.  A blocking pop is never cancelled: whoever wants the
+reader to end has the server unblock it, and what it answers is still handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any, Protocol
+
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+
+from ..exceptions import ConfigurationError
+from . import scripts
+from .connections import Loop, Wire, pack
+from .multiplexer import Multiplexer
+from .topology import Node, backoff_s
+
+#: How long a message of a general channel waits for the receive() that comes back.
+HOLD_S = 0.1
+#: How long a stopped reader waits for its last reply before it closes the socket.
+STOP_S = 0.5
+
+Popped = tuple[bytes, Any]
+"""A message as it was in the queue, and its score as the server gave it."""
+
+
+class QueueOwner(Protocol):
+    """The local end of a queue, which the reader serves."""
+
+    key: str
+    expiry_s: float
+    #: Whether only this process reads the queue.
+    specific: bool
+
+    def demand(self) -> int:
+        """Return how many receivers wait."""
+
+    def limit(self) -> int:
+        """Return how many messages there is use or room for."""
+
+    def deliver(self, reader: QueueReader, messages: list[Popped]) -> None:
+        """Take popped messages over."""
+
+    def dropped(self, reason: str, count: int) -> None:
+        """Count messages that will not be delivered."""
+
+    def reclaim(self, reader: QueueReader) -> list[Popped]:
+        """Hand back what this reader delivered and nobody took."""
+
+    def failed(self, error: Exception) -> None:
+        """Raise ``error`` in those who wait: no retry will help."""
+
+    def ended(self, reader: QueueReader) -> None:
+        """Note the end of a reader, and start another if somebody waits by now."""
+
+
+class QueueReader:
+    """A supervised task that pops while anybody waits, and survives every loss."""
+
+    def __init__(self, owner: QueueOwner, node: Node, multiplexer: Multiplexer, loop: Loop) -> None:
+        self._owner = owner
+        self._node = node
+        self._multiplexer = multiplexer
+        self.loop = loop
+        self._block_s = max(1, int(node.command_timeout_s / 2))
+        self._deadline_s = max(self._block_s + 1.0, node.command_timeout_s * 0.9)
+        self._wire: Wire | None = None
+        self._client_id: int | None = None
+        self._by_hash = False
+        self._hash_forbidden = False
+        self._clock_ahead_s = 0.0
+        self._failures = 0
+        self._popping = False
+        self._stopping = False
+        self._poked: asyncio.Future[None] | None = None
+        self._hold: asyncio.TimerHandle | None = None
+        self._helpers: set[asyncio.Task[None]] = set()
+        name = f"channels_redis reader {owner.key}"
+        self.task = loop.create_task(self._run(), name=name)
+
+    def poke(self, running: Loop) -> None:
+        """Tell the reader that somebody waits; ``running`` is the caller's loop.
+
+        Raises RuntimeError if the reader's loop was closed.
+        """
+        if self._poked is None:
+            return
+        if running is self.loop:
+            self._wake()
+        else:
+            self.loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if self._poked is not None and not self._poked.done():
+            self._poked.set_result(None)
+
+    def stop(self) -> None:
+        """Make the reader end soon, and lose nothing.  Call it on the reader's loop."""
+        if self._stopping:
+            return
+        self._stopping = True
+        if self._popping and self._wire is not None:
+            self._help(self._unblock(self._wire), "unblock")
+        else:
+            self.task.cancel()
+
+    async def aclose(self) -> None:
+        """Stop the reader and wait for its end."""
+        self.stop()
+        await asyncio.wait({self.task})
+
+    def abandon(self) -> None:
+        """Let go after the loop was closed without warning; what was popped stays."""
+        self._stopping = True
+        self._node.health.gone(self)
+        if self._wire is not None:
+            self._wire.abandon()
+        self._owner.ended(self)
+
+    async def _run(self) -> None:
+        try:
+            while await self._wanted():
+                await self._work()
+        except ConfigurationError as error:
+            self._owner.failed(error)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+        finally:
+            await self._finish()
+
+    async def _wanted(self) -> bool:
+        """Wait for somebody who wants a message; False when nobody has come for a while."""
+        if not self._stopping and not self._owner.demand():
+            self._poked = self.loop.create_future()
+            # Looked at again after the future is there: others join from other threads.
+            if not self._owner.demand():
+                await asyncio.wait({self._poked}, timeout=self._block_s)
+            self._poked = None
+        return not self._stopping and self._owner.demand() > 0
+
+    async def _work(self) -> None:
+        """Do one round of popping, on a new connection if need be."""
+        try:
+            if self._wire is None:
+                await self._connect()
+            else:
+                await self._pop(self._wire)
+        except ConfigurationError:
+            raise
+        except (RedisError, OSError) as error:
+            self._failures += 1
+            self._node.health.lost(self, str(error))
+            await self._disconnect()
+
+    async def _connect(self) -> None:
+        if self._failures:
+            await asyncio.sleep(backoff_s(self._failures - 1))
+        self._wire = await self._node.dial()
+        client_id = await self._wire.ask("CLIENT", "ID")
+        self._client_id = client_id if isinstance(client_id, int) else None
+        # The first pop loads the script, so that none is refused while BZPOPMIN follows it.
+        self._by_hash = False
+
+    async def _disconnect(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close()
+
+    async def _pop(self, wire: Wire) -> None:
+        owner = self._owner
+        wire.write(
+            scripts.pop(owner.key, owner.limit() - 1, owner.expiry_s, by_hash=self._by_hash)
+            + pack("BZPOPMIN", owner.key, self._block_s)
+        )
+        self._popping = True
+        deadline = self.loop.call_later(self._deadline_s, wire.abort)
+        try:
+            batch = await self._reply(wire)
+            self._take_batch(batch)
+            single = await self._reply(wire)
+            self._take_single(single)
+        finally:
+            deadline.cancel()
+            self._popping = False
+        self._judge(batch, single)
+
+    async def _reply(self, wire: Wire) -> Any:
+        """Read a reply.  A cancellation stops the reader, but not before it has its replies."""
+        while True:
+            try:
+                return await wire.read()
+            except asyncio.CancelledError:
+                if self._stopping:
+                    wire.abort()
+                self.stop()
+
+    def _take_batch(self, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            return
+        now_s, expired, *pairs = reply
+        self._clock_ahead_s = float(now_s) - self.loop.time()
+        self._failures = 0
+        self._node.health.works(self)
+        if expired:
+            self._owner.dropped("expired", expired)
+        self._deliver(list(zip(pairs[::2], pairs[1::2], strict=True)))
+
+    def _take_single(self, reply: Any) -> None:
+        if reply is None or isinstance(reply, Exception):
+            return
+        _, member, score = reply
+        oldest_s = math.floor(self.loop.time() + self._clock_ahead_s) - self._owner.expiry_s
+        if float(score) <= oldest_s:
+            # Only where pop.lua was refused just before, or the message came with its age.
+            self._owner.dropped("expired", 1)
+        else:
+            self._deliver([(member, score)])
+
+    def _deliver(self, messages: list[Popped]) -> None:
+        if not messages:
+            return
+        self._owner.deliver(self, messages)
+        if not self._owner.specific and self._hold is None:
+            self._hold = self.loop.call_later(HOLD_S, self._give_back)
+
+    def _judge(self, batch: Any, single: Any) -> None:
+        """Draw the conclusions from error replies, after both replies were read."""
+        if not isinstance(batch, Exception):
+            self._by_hash = not self._hash_forbidden
+        elif scripts.is_hash_refused(batch) and self._by_hash:
+            self._by_hash = False
+            self._hash_forbidden = isinstance(batch, NoPermissionError)
+            batch = None
+        for reply in (batch, single):
+            if isinstance(reply, Exception):
+                raise _explained(self._node, reply)
+
+    def _give_back(self) -> None:
+        """Return to the queue what nobody has taken, so that others can."""
+        self._hold = None
+        held = self._owner.reclaim(self)
+        if held:
+            self._help(self._put_back(held), "put back")
+
+    async def _put_back(self, held: list[Popped]) -> None:
+        owner = self._owner
+        sending = self.loop.create_task(
+            scripts.put_back(self._multiplexer, owner.key, owner.expiry_s, held),
+            name=f"channels_redis put back {owner.key}",
+        )
+        try:
+            await asyncio.shield(sending)
+        except (RedisError, ConfigurationError):
+            # Not repeated: it may have arrived.
+            owner.dropped("put_back", len(held))
+        except asyncio.CancelledError:
+            await asyncio.wait({sending})
+            if sending.cancelled() or sending.exception() is not None:
+                owner.dropped("put_back", len(held))
+            raise
+
+    async def _unblock(self, wire: Wire) -> None:
+        """Make the server answer the blocking pop now; close the socket if it does not."""
+        limit = self.loop.call_later(STOP_S, wire.abort)
+        try:
+            while self._popping and self._client_id is not None:
+                # Not yet blocked, it is not unblocked either: so again, until it has answered.
+                await self._multiplexer.call(pack("CLIENT", "UNBLOCK", self._client_id))
+                await asyncio.sleep(0.005)
+        except (RedisError, ConfigurationError):
+            pass
+        finally:
+            limit.cancel()
+            if self._popping:
+                wire.abort()
+
+    def _help(self, coroutine: Any, purpose: str) -> None:
+        task = self.loop.create_task(coroutine, name=f"channels_redis {purpose} {self._owner.key}")
+        self._helpers.add(task)
+        task.add_done_callback(self._helpers.discard)
+
+    async def _finish(self) -> None:
+        self._stopping = True
+        try:
+            if self._hold is not None:
+                self._hold.cancel()
+                self._give_back()
+            await self._disconnect()
+            while self._helpers:
+                await asyncio.wait(self._helpers)
+        finally:
+            self._node.health.gone(self)
+            self._owner.ended(self)
+
+
+def _explained(node: Node, reply: Exception) -> Exception:
+    """Return what an error reply to a pop means: a lost node, or a server that can't serve."""
+    if isinstance(reply, ResponseError) and "unknown command" in str(reply).lower():
+        return ConfigurationError(
+            f"Redis at {node.health.node} is too old: it does not know BZPOPMIN or ZPOPMIN; "
+            "Redis 5.0 or newer is needed"
+        )
+    if isinstance(reply, (AuthenticationError, NoPermissionError)):
+        explained = node.explain(reply)
+        if explained is not reply:
+            return explained
+    return ConnectionError(str(reply))

@@ -1,0 +1,111 @@
+"""The Lua scripts, and one typed function per script.
+
+Each runs as EVALSHA; where the server does not know the script (NOSCRIPT) or may not be asked
+that way (NOPERM), the same command goes out as EVAL: a refused EVALSHA did certainly not run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable
+from importlib import resources
+from typing import TYPE_CHECKING, Any, cast
+
+from redis.exceptions import NoPermissionError, NoScriptError
+
+from .connections import pack
+
+if TYPE_CHECKING:
+    from .multiplexer import Multiplexer
+
+Arg = bytes | str | int | float
+
+#: What :func:`send` returns: bits of an integer.
+ADDED = 1
+SENDER_CLOCK = 2
+
+#: A batch of messages stops growing when it reaches this size, in bytes.
+BATCH_BYTES = 256 * 1024
+
+
+class Script:
+    """A file of ``lua/``."""
+
+    def __init__(self, name: str) -> None:
+        source = (resources.files(__package__) / "lua" / f"{name}.lua").read_text("utf-8")
+        self._source = source.encode()
+        self._sha = hashlib.sha1(self._source, usedforsecurity=False).hexdigest().encode()
+
+    def by_hash(self, key: bytes | str, *args: Arg) -> bytes:
+        """Return the packed EVALSHA."""
+        return pack(b"EVALSHA", self._sha, 1, key, *args)
+
+    def by_source(self, key: bytes | str, *args: Arg) -> bytes:
+        """Return the packed EVAL."""
+        return pack(b"EVAL", self._source, 1, key, *args)
+
+
+_SEND = Script("send")
+_POP = Script("pop")
+_PUT_BACK = Script("put_back")
+_JOIN = Script("join")
+_MEMBERS = Script("members")
+
+
+def is_hash_refused(reply: BaseException) -> bool:
+    """Tell whether EVALSHA was refused, so that EVAL is worth a try."""
+    if isinstance(reply, NoScriptError):
+        return True
+    return isinstance(reply, NoPermissionError) and "evalsha" in str(reply).lower()
+
+
+async def _run(
+    node: Multiplexer, script: Script, key: bytes | str, *args: Arg, repeatable: bool = False
+) -> Any:
+    if not node.hash_forbidden:
+        try:
+            return await node.call(script.by_hash(key, *args), repeatable)
+        except (NoScriptError, NoPermissionError) as refusal:
+            if not is_hash_refused(refusal):
+                raise
+            node.hash_forbidden = isinstance(refusal, NoPermissionError)
+    return await node.call(script.by_source(key, *args), repeatable)
+
+
+async def send(node: Multiplexer, queue: str, member: bytes, expiry_s: float, capacity: int) -> int:
+    """Add a message to a queue; return bits :data:`ADDED` and :data:`SENDER_CLOCK`."""
+    return cast(int, await _run(node, _SEND, queue, member, expiry_s, capacity, time.time()))
+
+
+def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:
+    """Return the packed command that takes up to ``limit`` messages from a queue.
+
+    Its reply is ``[now_s, expired, member, score, ...]``.
+    """
+    form = _POP.by_hash if by_hash else _POP.by_source
+    return form(queue, limit, BATCH_BYTES, expiry_s, time.time())
+
+
+async def put_back(
+    node: Multiplexer, queue: str, expiry_s: float, messages: Iterable[tuple[bytes, bytes]]
+) -> None:
+    """Give ``(member, score)`` pairs back to their queue."""
+    pairs = [part for member, score in messages for part in (score, member)]
+    await _run(node, _PUT_BACK, queue, expiry_s, *pairs)
+
+
+async def join(node: Multiplexer, group: bytes, channel: str, group_expiry_s: float) -> None:
+    """Add a channel to a group; may be repeated."""
+    await _run(node, _JOIN, group, channel, group_expiry_s, time.time(), repeatable=True)
+
+
+async def members(node: Multiplexer, group: bytes, group_expiry_s: float) -> list[bytes]:
+    """Return the full names of the channels in a group; may be repeated."""
+    reply = await _run(node, _MEMBERS, group, group_expiry_s, time.time(), repeatable=True)
+    return cast("list[bytes]", reply)
+
+
+async def leave(node: Multiplexer, group: bytes, channel: str) -> None:
+    """Remove a channel from a group; may be repeated.  A plain ZREM."""
+    await node.call(pack(b"ZREM", group, channel), True)

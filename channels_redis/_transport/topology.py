@@ -1,0 +1,135 @@
+"""Which node serves a name, and how to get a checked connection to it.
+
+The topology is asked anew at each dial: redis-py asks the Sentinels for the primary whenever
+one of its Sentinel connections connects, and the role of what answers is checked here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import ssl
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+
+from .._outages import Health
+from ..exceptions import ConfigurationError
+from .connections import Loop, Wire
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_BACKOFF_FIRST_S = 0.05
+_BACKOFF_LAST_S = 0.5
+
+
+def backoff_s(failures: int) -> float:
+    """Return how long to wait after so many failures: jittered, 50 ms doubling to 500 ms."""
+    limit_s: float = min(_BACKOFF_FIRST_S * 2 ** min(failures, 10), _BACKOFF_LAST_S)
+    return limit_s * random.uniform(0.5, 1)
+
+
+class Node:
+    """The server behind one entry of ``hosts``, as one event loop sees it.
+
+    ``client`` returns the loop's ``redis.asyncio.Redis`` of this entry: connections come from
+    its pool, so that subclasses which override it are obeyed.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], Redis],
+        health: Health,
+        loop: Loop,
+        *,
+        connect_wait_s: float,
+        command_timeout_s: float,
+    ) -> None:
+        self._client = client
+        self._loop = loop
+        self.health = health
+        self.connect_wait_s = connect_wait_s
+        self.command_timeout_s = command_timeout_s
+
+    async def dial(self) -> Wire:
+        """Return a fresh connection to the server that is the primary now.
+
+        Raises :class:`ConfigurationError` for what a retry can't mend (only until the shard
+        has worked once), ``redis.exceptions.RedisError`` or ``OSError`` for all else.
+        """
+        pool = self._client().connection_pool
+        try:
+            wire = await Wire.open(pool, self._loop, self.command_timeout_s)
+        except Exception as error:
+            if any(isinstance(cause, MasterNotFoundError) for cause in _causes(error)):
+                await self._check_master_name(pool, error)
+            explained = self.explain(error)
+            if explained is error:
+                raise
+            raise explained from error
+        if isinstance(pool, SentinelConnectionPool):
+            await self._check_primary(wire)
+        return wire
+
+    async def _check_primary(self, wire: Wire) -> None:
+        """Refuse a demoted server: a stale Sentinel names it, and PUBLISH there is lost."""
+        try:
+            role = await wire.ask("ROLE")
+            if isinstance(role, list) and role[0] != b"master":
+                raise ConnectionError("the server named by Sentinel is not a primary (any more)")
+        except BaseException:
+            await wire.close()
+            raise
+
+    async def _check_master_name(self, pool: Any, error: Exception) -> None:
+        """Raise :class:`ConfigurationError` if a Sentinel answers and does not know the name."""
+        if self.health.proven:
+            return
+        for sentinel in pool.sentinel_manager.sentinels:
+            with contextlib.suppress(RedisError, OSError):
+                known = await sentinel.sentinel_masters()
+                if pool.service_name not in known:
+                    raise ConfigurationError(
+                        f"hosts: the Sentinels of {self.health.node} do not know a master named "
+                        f"{pool.service_name!r}; correct 'master_name' (known: {sorted(known)})"
+                    ) from error
+                return
+
+    def explain(self, error: Exception) -> Exception:
+        """Return the error to raise: a :class:`ConfigurationError` if the shard never worked
+        and no retry can help, else the error itself.
+        """
+        if self.health.proven:
+            return error
+        for cause in _causes(error):
+            if isinstance(cause, AuthenticationError):
+                advice = "check the user name and password of this entry of hosts"
+            elif isinstance(cause, NoPermissionError):
+                if "evalsha" in str(cause).lower():
+                    return error
+                advice = "the documentation lists the commands, keys and channels to allow"
+            elif isinstance(cause, ssl.SSLCertVerificationError):
+                advice = "check 'ssl_ca_certs', or 'ssl_cert_reqs' for a self-signed certificate"
+            elif isinstance(cause, ResponseError) and "DB index" in str(cause):
+                advice = "check the database number"
+            else:
+                continue
+            return ConfigurationError(f"Redis at {self.health.node} refuses: {cause}; {advice}")
+        return error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen = 0
+    while error is not None and seen < 10:
+        yield error
+        error = error.__cause__ or error.__context__
+        seen += 1

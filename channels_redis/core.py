@@ -1,0 +1,328 @@
+"""The layer that keeps every message in Redis, in a sorted set per queue, until it is read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+from channels.exceptions import ChannelFull
+
+from ._base import BaseRedisLayer, Loop
+from ._events import GroupOverCapacity
+from ._keyspace import ADDRESS_KEY, NONCE_KEY, non_local_name, random_hex
+from ._loops import running_loop
+from ._mailbox import Mailbox
+from ._messages import Whole, check_message
+from ._queues import LocalQueue
+from ._session import Session
+from ._transport import scripts
+from .exceptions import ForeignChannelError, InvalidName
+from .serializers import registry
+
+__all__ = ["BoundedQueue", "ChannelFull", "ChannelLock", "RedisChannelLayer", "RedisLoopLayer"]
+
+logger = logging.getLogger("channels_redis.core")
+
+
+class RedisChannelLayer(BaseRedisLayer):
+    """Channels over queues in Redis: a message waits up to ``expiry`` seconds for its reader.
+
+    The options are those of :class:`~channels_redis._base.BaseRedisLayer`, in the order
+    ``hosts, prefix, expiry, group_expiry, capacity, channel_capacity,
+    symmetric_encryption_keys, random_prefix_length, serializer_format``.
+    """
+
+    _logger = logger
+    _loses_in_outage = False
+
+    # Sending and receiving
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        """Send a message to one channel.
+
+        Raises ``ChannelFull`` when its queue holds ``capacity`` messages, :class:`InvalidName`,
+        :class:`InvalidMessage`, :class:`MessageTooLarge`, :class:`SerializationError`, and
+        :class:`ConnectionLost` when Redis could not be reached or did not answer.
+        """
+        self._check_channel(channel)
+        check_message(message)
+        name = non_local_name(channel)
+        specific = name is not channel and name != channel
+        frame = {**message, ADDRESS_KEY: channel} if specific else dict(message)
+        member = self._member(frame)
+        self._check_size(message, len(member))
+        shard = self.consistent_hash(name) if specific else self._next_shard()
+        if not await self._enqueue(shard, name, member, self.get_capacity(channel)):
+            raise ChannelFull(channel)
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Return the next message of a channel, as soon as there is one.
+
+        May be cancelled at any time without losing a message, and does not raise because of
+        the network.  Raises :class:`ForeignChannelError` for a channel of another process.
+        """
+        self._check_channel(channel)
+        name = non_local_name(channel)
+        if name == channel and "!" not in channel:
+            queue = self._general_queue(name)
+        else:
+            if not name.endswith(f".{self.client_prefix}!"):
+                raise ForeignChannelError(
+                    f"receive() of {channel!r}: the channel belongs to another process or layer."
+                )
+            queue = self._queue(name, specific=True, shards=[self.consistent_hash(name)])
+        message: dict[str, Any] = await self._take(queue.open(channel))
+        return message
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """Return a fresh channel name, which only this layer of this process can receive on."""
+        channel = self._keys.new_core_channel(prefix, self.client_prefix)
+        try:
+            self._check_channel(channel)
+        except InvalidName:
+            raise InvalidName(f"new_channel(): no valid name begins with {prefix!r}.") from None
+        return channel
+
+    # Groups
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel to a group, or refresh its membership for ``group_expiry`` seconds."""
+        self._check_group(group)
+        self._check_channel(channel)
+        if channel in self._mailboxes.boxes or self._is_own(channel):
+            box = self._mailboxes.open(channel)
+            box.groups = (box.groups or set()) | {group}
+        key = self._group_key(group)
+        node = self._sessions.get().multiplexer(self.consistent_hash(group))
+        await scripts.join(node, key, channel, self.group_expiry)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Remove a channel from a group; no error if it is not a member."""
+        self._check_group(group)
+        self._check_channel(channel)
+        box = self._mailboxes.boxes.get(channel)
+        if box is not None and box.groups:
+            box.groups.discard(group)
+        node = self._sessions.get().multiplexer(self.consistent_hash(group))
+        await scripts.leave(node, self._group_key(group), channel)
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        """Send a message to every member of a group; full channels are skipped and counted."""
+        self._check_group(group)
+        check_message(message)
+        self._check_size(message)
+        node = self._sessions.get().multiplexer(self.consistent_hash(group))
+        members = await scripts.members(node, self._group_key(group), self.group_expiry)
+        if not members:
+            return
+        by_queue: dict[str, list[str]] = {}
+        for member in members:
+            channel = member.decode("utf-8", "replace")
+            by_queue.setdefault(non_local_name(channel), []).append(channel)
+        sends = [
+            self._enqueue(
+                self.consistent_hash(name),
+                name,
+                self._member({**message, ADDRESS_KEY: channels}),
+                self._largest_capacity(channels),
+            )
+            for name, channels in by_queue.items()
+        ]
+        added = await asyncio.gather(*sends, return_exceptions=True)
+        full = sum(result is False for result in added)
+        if full:
+            self._report(GroupOverCapacity(group, full, len(members)))
+        for result in added:
+            if isinstance(result, BaseException):
+                raise result
+
+    # Ends
+
+    async def flush(self) -> None:
+        """Delete this layer's keys on every host, and forget what was received but not read."""
+        session = self._sessions.get()
+        await session.stop_readers()
+        self._mailboxes.empty()
+        try:
+            await self._delete_keys(session)
+        finally:
+            await self._sessions.aclose()
+            for queue in list(self._queues.values()):
+                queue.resume()
+
+    # What the machinery calls
+
+    def _make_serializer(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
+        return registry.get_serializer(
+            serializer_format,
+            symmetric_encryption_keys=symmetric_encryption_keys,
+            random_prefix_length=self.random_prefix_length,
+            expiry=self.expiry,
+        )
+
+    def _member(self, frame: dict[str, Any]) -> bytes:
+        """Return the member of a queue for a message, unlike any other."""
+        if not self._splits() or self.random_prefix_length <= 0:
+            frame[NONCE_KEY] = random_hex()
+        return self.serialize(frame)
+
+    def _largest_capacity(self, channels: list[str]) -> int:
+        """Return the bound of a queue that serves several channels."""
+        some = channels if self.channel_capacity else channels[:1]
+        return max(int(self.get_capacity(channel)) for channel in some)
+
+    def _group_key(self, group: str) -> bytes:
+        """Return the key of a group: a sorted set of channel name -> join time in seconds."""
+        return self._keys.group(group)
+
+    def _is_specific(self, channel: str) -> bool:
+        return "!" in channel
+
+    def _is_own(self, channel: str) -> bool:
+        return non_local_name(channel).endswith(f".{self.client_prefix}!")
+
+    def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
+        try:
+            message = self.deserialize(member)
+            addresses = message.pop(ADDRESS_KEY)
+            message.pop(NONCE_KEY, None)
+            channels = [addresses] if isinstance(addresses, str) else addresses
+            if not all(non_local_name(channel) == queue.name for channel in channels):
+                raise ValueError("addressed to another process")
+        except Exception as error:  # noqa: BLE001 (whatever a serializer raises: one bad frame hurts nobody)
+            self._undecodable(queue.name, error)
+            return
+        boxes = [queue.open(channel) for channel in channels]
+        if len(boxes) == 1:
+            self._mailboxes.put(boxes[0], Whole(message), loop)
+        else:
+            self._mailboxes.put_all(boxes, self._for_many(message), loop)
+
+    def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
+        leaving = [(group, box.name) for box in boxes for group in box.groups or ()]
+        if leaving:
+            session.background(self._leave_groups(session, leaving), "leave groups")
+
+    async def _leave_groups(self, session: Session, leaving: list[tuple[str, str]]) -> None:
+        leaves = [
+            scripts.leave(
+                session.multiplexer(self.consistent_hash(group)), self._group_key(group), channel
+            )
+            for group, channel in leaving
+        ]
+        # What can't be left now is forgotten by Redis after group_expiry.
+        await asyncio.gather(*leaves, return_exceptions=True)
+
+    # Kept for those who used them (see compat.rst)
+
+    @property
+    def receive_buffer(self) -> ReceiveBuffer:
+        """The messages that this process has popped and not yet handed out, by channel."""
+        return ReceiveBuffer(self)
+
+    async def close_pools(self) -> None:
+        """Close the idle connections of :meth:`connection`'s clients on this event loop.
+
+        Receivers and senders are not touched; the layer stays usable.
+        """
+        session = self._sessions.find(running_loop())
+        for client in session.clients().values() if session is not None else ():
+            await client.connection_pool.disconnect(inuse_connections=False)
+
+    async def wait_received(self) -> None:
+        """Return at once: nothing is received in the background without an owner."""
+
+
+class BoundedQueue(asyncio.Queue[Any]):
+    """A queue that drops its oldest item when a new one comes and it is full."""
+
+    def put_nowait(self, item: Any) -> None:
+        """Append an item, never raising ``QueueFull``."""
+        if self.full():
+            self.get_nowait()
+        super().put_nowait(item)
+
+
+class ReceiveBuffer(MutableMapping[str, Any]):
+    """The old name of the mailboxes: channel -> a queue bounded by ``capacity``."""
+
+    def __init__(self, layer: RedisChannelLayer) -> None:
+        self._layer = layer
+
+    def __getitem__(self, channel: str) -> BufferView:
+        boxes = self._layer._mailboxes
+        return BufferView(self._layer, boxes.open(channel))
+
+    def __setitem__(self, channel: str, value: Any) -> None:
+        raise TypeError("receive_buffer makes its own queues; put messages into them.")
+
+    def __delitem__(self, channel: str) -> None:
+        del self._layer._mailboxes.boxes[channel]
+
+    def __contains__(self, channel: object) -> bool:
+        return channel in self._layer._mailboxes.boxes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._layer._mailboxes.boxes))
+
+    def __len__(self) -> int:
+        return len(self._layer._mailboxes.boxes)
+
+
+class BufferView:
+    """One mailbox with the methods of a queue; works without an event loop."""
+
+    def __init__(self, layer: RedisChannelLayer, box: Mailbox) -> None:
+        self._layer = layer
+        self._box = box
+        self.maxsize = box.capacity
+
+    def put_nowait(self, message: Any) -> None:
+        """Append a message; at capacity the oldest makes room."""
+        self._layer._mailboxes.put(self._box, Whole(message), None)
+
+    def get_nowait(self) -> Any:
+        """Return the oldest message, or raise ``asyncio.QueueEmpty``."""
+        with self._layer._mailboxes.lock:
+            if not self._box.items:
+                raise asyncio.QueueEmpty
+            return self._box.items.popleft()[1].open()
+
+    def qsize(self) -> int:
+        """Return the number of messages."""
+        return len(self._box.items or ())
+
+    def empty(self) -> bool:
+        """Tell whether there is no message."""
+        return not self._box.items
+
+    def full(self) -> bool:
+        """Tell whether the next message pushes the oldest out."""
+        return self.qsize() >= self._box.capacity
+
+
+class ChannelLock:
+    """Not used any more, and kept for those who import it: one ``asyncio.Lock`` per channel."""
+
+    def __init__(self) -> None:
+        self.locks: dict[str, asyncio.Lock] = {}
+
+    async def acquire(self, channel: str) -> bool:
+        """Acquire the lock of a channel."""
+        return await self.locks.setdefault(channel, asyncio.Lock()).acquire()
+
+    def locked(self, channel: str) -> bool:
+        """Tell whether the lock of a channel is held."""
+        lock = self.locks.get(channel)
+        return lock is not None and lock.locked()
+
+    def release(self, channel: str) -> None:
+        """Release the lock of a channel."""
+        self.locks[channel].release()
+
+
+#: What a layer has on one event loop; earlier releases kept their connections in a class of
+#: this name.
+RedisLoopLayer = Session

@@ -1,0 +1,254 @@
+"""The layer that sends through Redis Pub/Sub, and keeps nothing in Redis but the queues of
+general channels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Any
+
+from channels.exceptions import ChannelFull
+
+from ._base import BaseRedisLayer, Loop
+from ._keyspace import NONCE_KEY, random_hex
+from ._mailbox import Mailbox
+from ._messages import Item, Packed, check_message
+from ._queues import LocalQueue
+from ._session import Session
+from ._topics import ShardView, TopicSession
+from ._transport.connections import pack
+from .exceptions import ConnectionLost, ForeignChannelError, InvalidName
+from .serializers import BaseMessageSerializer, registry
+
+__all__ = ["RedisPubSubChannelLayer", "RedisPubSubLoopLayer", "RedisSingleShardConnection"]
+
+logger = logging.getLogger("channels_redis.pubsub")
+
+#: General channels whose queues ``flush()`` deletes: so many names are remembered.
+_REMEMBERED_NAMES = 10_000
+
+
+class RedisPubSubChannelLayer(BaseRedisLayer):
+    """Channels over Pub/Sub: fast fan-out; what is sent while nobody listens is lost.
+
+    General channels (workers) use the same queues in Redis as the core layer.  Takes the same
+    options as :class:`~channels_redis.core.RedisChannelLayer`.
+    """
+
+    _logger = logger
+    _loses_in_outage = True
+
+    # Sending and receiving
+
+    async def send(self, channel: str, message: Any) -> None:
+        """Send a message to one channel.
+
+        Raises ``ChannelFull`` when the queue of a general channel holds ``capacity`` messages,
+        :class:`InvalidName`, :class:`InvalidMessage`, :class:`MessageTooLarge`,
+        :class:`SerializationError`, and :class:`ConnectionLost` when Redis could not be
+        reached or did not answer.
+        """
+        if self._keys.is_topic_channel(channel):
+            await self._publish(channel, message)
+            return
+        self._check_channel(channel)
+        if not isinstance(message, str):
+            check_message(message)
+        member = self._member(message)
+        self._check_size(message, len(member))
+        self._used_names[channel] = None
+        if len(self._used_names) > _REMEMBERED_NAMES:
+            del self._used_names[next(iter(self._used_names))]
+        if not await self._enqueue(self._next_shard(), channel, member, self.get_capacity(channel)):
+            raise ChannelFull(channel)
+
+    async def receive(self, channel: str) -> Any:
+        """Return the next message of a channel, as soon as there is one.
+
+        May be cancelled at any time without losing a message, and does not raise because of
+        the network.
+        """
+        if self._keys.is_topic_channel(channel):
+            box = await self._sessions.get().listen(channel)
+        else:
+            self._check_channel(channel)
+            self._used_names[channel] = None
+            box = self._general_queue(channel).open(channel)
+        return await self._take(box)
+
+    async def new_channel(self, prefix: str = "specific.") -> str:
+        """Return a fresh channel name that is subscribed: nothing sent to it from now on is
+        missed.  Raises :class:`ConnectionLost` when Redis could not be reached.
+        """
+        channel = self._keys.new_topic_channel(prefix)
+        if not self._keys.is_topic_channel(channel):
+            raise InvalidName(f"new_channel(): no valid name begins with {prefix!r}.")
+        await self._sessions.get().listen(channel)
+        return channel
+
+    # Groups
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel of this process to a group; subscribed when this returns.
+
+        Raises :class:`ForeignChannelError` for a channel that this process does not receive.
+        """
+        self._check_group(group)
+        self._check_any_channel(channel)
+        box = self._mailboxes.boxes.get(channel)
+        if box is None:
+            raise ForeignChannelError(
+                f"group_add() of {channel!r}: only a channel of this process can join a group."
+            )
+        await self._at_home(box, TopicSession.group_add, group, box)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Remove a channel from a group; no error if it is not a member."""
+        self._check_group(group)
+        self._check_any_channel(channel)
+        box = self._mailboxes.boxes.get(channel)
+        if box is not None:
+            await self._at_home(box, TopicSession.group_discard, group, box)
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        """Send a message to every member of a group, in all processes."""
+        self._check_group(group)
+        await self._publish(self._keys.group_topic(group), message)
+
+    # Ends
+
+    async def flush(self) -> None:
+        """Reset this process: all groups are left, all unread messages forgotten, and the
+        queues of the general channels used here deleted.  Receivers that wait go on.
+        """
+        session = self._sessions.get()
+        names = set(self._used_names)
+        self._used_names.clear()
+        await session.stop_readers()
+        self._mailboxes.empty()
+        session.leave_all()
+        try:
+            if names:
+                await self._delete_keys(session, names)
+        finally:
+            session.closing = False
+            for queue in list(self._queues.values()):
+                queue.resume()
+            if not self._mailboxes.boxes:
+                await self._sessions.aclose()
+
+    # What the machinery calls
+
+    def _make_serializer(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
+        return registry.get_serializer(
+            serializer_format, symmetric_encryption_keys=symmetric_encryption_keys
+        )
+
+    def _start_afresh(self) -> None:
+        super()._start_afresh()
+        self._used_names: dict[str, None] = {}
+
+    def _make_session(self, loop: Loop) -> TopicSession:
+        return TopicSession(self, loop)
+
+    def _check_any_channel(self, channel: Any) -> None:
+        # The layer's own names may be longer than others, or have a prefix with other signs.
+        if not (isinstance(channel, str) and self._keys.is_topic_channel(channel)):
+            self._check_channel(channel)
+
+    def _is_specific(self, channel: str) -> bool:
+        return self._keys.is_topic_channel(channel)
+
+    async def _publish(self, topic: str, message: Any) -> None:
+        check_message(message)
+        payload = self.serialize(message)
+        self._check_size(message, len(payload))
+        node = self._sessions.get().multiplexer(self.consistent_hash(topic))
+        await node.call(pack(b"PUBLISH", topic, payload))
+
+    def _item(self, payload: bytes) -> Item:
+        """Return what was published as an item for many: decrypted once, unpacked by each."""
+        if self._splits():
+            crypter = self._serializer.crypter
+            if crypter is not None:
+                payload = crypter.decrypt(payload)
+            return Packed(payload, self._serializer.from_bytes)
+        return Packed(payload, self.deserialize)
+
+    def _random_bytes(self) -> int:
+        """Return how many random bytes stand in front of a queued message, as in core."""
+        if isinstance(self._serializer, BaseMessageSerializer):
+            return max(0, self.random_prefix_length)
+        return 0
+
+    def _member(self, message: Any) -> bytes:
+        """Return the member of a general channel's queue, with the bytes of the core layer."""
+        length = self._random_bytes()
+        if length:
+            return os.urandom(length) + self.serialize(message)
+        if isinstance(message, dict):
+            message = {**message, NONCE_KEY: random_hex()}
+        return self.serialize(message)
+
+    def _unpack_queued(self, member: bytes) -> Any:
+        return super()._unpack_queued(member[self._random_bytes() :])
+
+    def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
+        raise AssertionError("no queue of this layer is process-specific")
+
+    def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
+        assert isinstance(session, TopicSession)
+        for box in boxes:
+            session.forget(box)
+
+    async def _at_home(self, box: Mailbox, operation: Any, *args: Any) -> None:
+        """Run a session's operation where the mailbox is subscribed."""
+        session = box.home
+        here = self._sessions.get()
+        if session is None or session is here or session.closing:
+            await operation(here, *args)
+            return
+        try:
+            call = asyncio.run_coroutine_threadsafe(operation(session, *args), session.loop)
+        except RuntimeError:  # Its loop was closed this moment.
+            await operation(here, *args)
+            return
+        done, _ = await asyncio.wait({asyncio.wrap_future(call)}, timeout=self.connect_wait_s)
+        if not done:
+            call.cancel()
+            raise ConnectionLost(f"The event loop that receives {box.name!r} does not respond.")
+        done.pop().result()
+
+    # Kept for those who used them (see compat.rst)
+
+    @property
+    def channels(self) -> dict[str, Mailbox]:
+        """The process-specific channels of this process, with their mailboxes."""
+        boxes = dict(self._mailboxes.boxes)
+        return {name: box for name, box in boxes.items() if self._is_specific(name)}
+
+    @property
+    def groups(self) -> dict[str, set[str]]:
+        """The groups with members in this process: topic -> channel names."""
+        merged: dict[str, set[str]] = {}
+        for session in self._sessions.all().values():
+            for topic, members in session.groups.items():
+                merged.setdefault(topic, set()).update(members)
+        return merged
+
+    @property
+    def _layers(self) -> dict[Loop, TopicSession]:
+        return self._sessions.all()
+
+    def _get_layer(self) -> TopicSession:
+        session: TopicSession = self._sessions.get()
+        return session
+
+
+#: What a layer has on one event loop.  Subclassing it is no longer supported.
+RedisPubSubLoopLayer = TopicSession
+
+#: One shard of a loop's ring, for inspection.  Subclassing it is no longer supported.
+RedisSingleShardConnection = ShardView
