@@ -27,6 +27,15 @@ RING_SIZE = 4
 REDIS_URL = os.environ.get("REDIS_URL")
 
 
+if os.environ.get("CHANNELS_REDIS_TEST_UVLOOP"):
+
+    def pytest_asyncio_loop_factories() -> dict[str, Callable[[], Any]]:
+        """Run every test on uvloop."""
+        import uvloop
+
+        return {"uvloop": uvloop.new_event_loop}
+
+
 def find_server_or_skip(*, tls: bool = False) -> str:
     """Return a server program; skip the test where this machine is known to have none."""
     try:

@@ -24,7 +24,7 @@ FLOORS = [
     ["_queues"],
     ["_portal"],
     ["_loops"],
-    ["_transport.queue", "_transport.subscriber"],
+    ["_transport.queue", "_transport.subscriber", "_transport.flushing"],
     ["_transport.scripts"],
     ["_transport.multiplexer"],
     ["_transport.topology"],
