@@ -188,7 +188,7 @@ def test_sigterm_ends_the_chat_and_leaves_no_process_behind() -> None:
         assert output.endswith("Stopped; all processes have ended.\n")
 
 
-@pytest.mark.parametrize("victim", ["web-2", "worker", "server"])
+@pytest.mark.parametrize("victim", ["web-2", "server"])
 def test_a_process_that_dies_fails_the_chat_with_a_text_that_names_it(victim: str) -> None:
     """The run does not limp on: it says who died, ends the others and exits 1."""
     with running_chat() as chat:

@@ -53,9 +53,9 @@ class Fleet:
         try:
             for name, listener in self._sockets.items():
                 await self._start_web(name, listener)
+            await self.guard(self._first_pages())
             # Nobody waits for the worker: its channel keeps the jobs that come before it.
             await self._start("worker", "manage.py", "runworker", "dice")
-            await self.guard(self._first_pages())
         except BaseException:
             await self._stop()
             raise
