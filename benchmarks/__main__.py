@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from benchmarks import records, tables
 from benchmarks.environments import (
     Environment,
     WrongEnvironment,
@@ -72,38 +72,38 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Measurement
     options = chosen_options(arguments)
     options.chosen()
     environments = chosen_environments(arguments)
-    console = report.make_console(stderr=True)
-    for package, (old, new) in report.unfair(environments).items():
+    console = tables.make_console(stderr=True)
+    for package, (old, new) in records.unfair(environments).items():
         console.print(f"[red]{package} differs: {old} beside 4.3.0, {new} here[/red]")
     if arguments.profile:
         arguments.profile.mkdir(parents=True, exist_ok=True)
     measurements = carry_out(
         options,
         environments,
-        lambda done: console.print(report.progress_line(summarize(done)[0]), highlight=False),
+        lambda done: console.print(tables.progress_line(summarize(done)[0]), highlight=False),
     )
-    return report.about(environments), measurements
+    return records.about(environments), measurements
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Do as the command line says; 1 if something could not be measured."""
     parsed = parse(arguments)
-    console = report.make_console()
+    console = tables.make_console()
     if parsed.list:
         for scenario in SCENARIOS.values():
             console.print(f"{scenario.name}: {scenario.purpose}", highlight=False, markup=False)
         return 0
     try:
-        facts, measurements = report.load(parsed.load) if parsed.load else run(parsed)
+        facts, measurements = records.load(parsed.load) if parsed.load else run(parsed)
     except (NothingToMeasure, WrongEnvironment) as error:
         console.print(f"[red]{error}[/red]")
         return 2
     rows = summarize(measurements)
-    console.print(report.versions_table(facts), report.rows_table(rows))
+    console.print(tables.versions_table(facts), tables.rows_table(rows))
     if parsed.targets:
-        console.print(report.targets_table(rows))
+        console.print(tables.targets_table(rows))
     if parsed.json:
-        report.save(parsed.json, facts, measurements, rows)
+        records.save(parsed.json, facts, measurements, rows)
     if parsed.charts:
         from benchmarks.charts import draw
 

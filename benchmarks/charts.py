@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.ticker import StrMethodFormatter
 
 from benchmarks.summary import Row
 
@@ -39,6 +40,7 @@ FAMILIES = {
     "channels": "channels: µs for a message sent and received",
 }
 KINDS = ("core", "pubsub")
+PLAIN_NUMBERS = StrMethodFormatter("{x:,g}")
 
 
 def draw(rows: list[Row], facts: dict[str, Any], folder: Path) -> list[Path]:
@@ -83,6 +85,7 @@ def draw_ratios(rows: list[Row]) -> bool:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(PLAIN_NUMBERS)
     axes.set_xlabel("times faster than channels_redis 4.3.0 (dashed: equal; logarithmic)")
     axes.set_title("Speed beside channels_redis 4.3.0")
     axes.legend(loc="lower right", frameon=False)
@@ -95,9 +98,7 @@ def draw_latency(rows: list[Row]) -> bool:
     found = [row for row in rows if row.scenario == "multi_process" and row.old and row.new]
     if not found:
         return False
-    figure, all_axes = pyplot.subplots(
-        1, len(found), figsize=(4 * len(found), 3.4), sharey=True, squeeze=False
-    )
+    figure, all_axes = pyplot.subplots(1, len(found), figsize=(4 * len(found), 3.4), squeeze=False)
     for axes, row in zip(all_axes[0], found, strict=True):
         for offset, side, colour in ((-0.2, "old", "old"), (0.2, "new", row.kind)):
             medians = getattr(row, side)
@@ -155,3 +156,5 @@ def draw_family(axes: Axes, points: list[tuple[int, Row]]) -> None:
                 axes.plot(sizes, values, style, marker="o", color=COLOURS[kind], label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(PLAIN_NUMBERS)
+    axes.yaxis.set_major_formatter(PLAIN_NUMBERS)

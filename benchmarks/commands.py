@@ -13,18 +13,22 @@ import threading
 from collections import Counter
 
 from benchmarks.probe.meter import START_MARK, STOP_MARK
+from channels_redis.testing.servers import RedisServer
 
 LINE = re.compile(rb'\+[\d.]+ \[\d+ ([^\]]+)\] "([^"]*)"(?: "([^"]*)")?')
 #: Making a connection is counted as one, not as the commands that redis-py greets with.
 GREETINGS = frozenset(["HELLO", "AUTH", "CLIENT", "SELECT", "INFO", "CONFIG", "COMMAND"])
 CONNECT_TIMEOUT_S = 10
+#: Written after everything that may count, so that nothing is still on its way.
+END_MARK = "benchmark-end"
 
 
 class CommandCounter:
     """A context manager that watches a server and counts between the meter's two marks."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._socket = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S)
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._socket = socket.create_connection(server.address, timeout=CONNECT_TIMEOUT_S)
         self._socket.settimeout(None)
         self._lines = self._socket.makefile("rb")
         self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
@@ -39,7 +43,7 @@ class CommandCounter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
+        self._server.command("ECHO", END_MARK)
         self._thread.join()
         self._lines.close()
         self._socket.close()
@@ -47,11 +51,14 @@ class CommandCounter:
     def _watch(self) -> None:
         for line in self._lines:
             match = LINE.match(line)
-            if match is not None:
-                self._count(*(part.decode() for part in match.groups(b"")))
+            if match is None:
+                continue
+            client, command, argument = (part.decode() for part in match.groups(b""))
+            if argument == END_MARK:
+                break
+            self._count(client, command.upper(), argument)
 
     def _count(self, client: str, command: str, argument: str) -> None:
-        command = command.upper()
         if command == "ECHO" and argument in (START_MARK, STOP_MARK):
             self._counting = argument == START_MARK
         elif self._counting and client != "lua" and command not in GREETINGS:

@@ -29,7 +29,7 @@ class Task:
     kind: str
     n: int
     loop: str = "asyncio"
-    quick: bool = False
+    scale: str = "full"
 
 
 @dataclass
@@ -65,7 +65,7 @@ def count(task: Task, implementation: str, environment: Environment) -> Measurem
     """Count the commands of a task; its times are thrown away."""
     measurement = Measurement(task, implementation, 0)
     with RedisServer() as server:
-        with CommandCounter(server.host, server.port) as counter:
+        with CommandCounter(server) as counter:
             _run(measurement, environment, server, None)
         if not measurement.error:
             figures = measurement.figures
@@ -91,7 +91,7 @@ def _run(
         "scenario": task.scenario,
         "kind": task.kind,
         "n": task.n,
-        "quick": task.quick,
+        "scale": task.scale,
         "uvloop": task.loop == "uvloop",
         "bound": measurement.implementation == "bound",
         "url": server.url,

@@ -54,7 +54,7 @@ class Options:
         """Everything to measure."""
         for scenario, kind in self.chosen():
             n = self.n or (scenario.quick_n if self.quick else scenario.n)
-            task = Task(scenario.name, kind, n, quick=self.quick)
+            task = Task(scenario.name, kind, n, scale="quick" if self.quick else "full")
             yield scenario, task
             if self.uvloop and scenario.any_loop:
                 yield scenario, replace(task, loop="uvloop")

@@ -52,7 +52,7 @@ def use_uvloop() -> None:
 def obey(order: dict[str, Any]) -> dict[str, Any]:
     """Carry out one order of the harness."""
     bench = Bench(
-        url=order["url"], kind=order["kind"], prefix=order["prefix"], quick=order["quick"]
+        url=order["url"], kind=order["kind"], prefix=order["prefix"], scale=order["scale"]
     )
     if order["bound"]:
         run: Any = BOUNDS[order["scenario"], order["kind"]]
@@ -65,7 +65,9 @@ def obey(order: dict[str, Any]) -> dict[str, Any]:
 
 def serve_members(order: dict[str, Any]) -> None:
     """Be a process of members for the scenario that started it."""
-    bench = Bench(url=order["url"], kind=order["kind"], prefix=order["prefix"])
+    bench = Bench(
+        url=order["url"], kind=order["kind"], prefix=order["prefix"], scale=order["scale"]
+    )
     members = processes.serve_members(bench, order["members"], order["messages"])
     asyncio.run(members)
 

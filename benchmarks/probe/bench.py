@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from benchmarks.probe.meter import Meter
@@ -14,8 +15,32 @@ CLASSES = {
     "core": "channels_redis.core.RedisChannelLayer",
     "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
 }
-SETTLE_S = 0.3
 DELIVERY_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the crowds are and how long a scenario waits for them."""
+
+    #: Share of the members and channels that a scenario speaks of.
+    crowd: float = 1.0
+    #: For consumers to have begun their waiting.
+    settle_s: float = 0.3
+    idle_s: float = 6.0
+    #: Longer than a layer may keep the mailbox of a consumer that was cancelled; 0 where what
+    #: it keeps is not looked at.
+    forget_s: float = 12.0
+    #: Between two messages whose latency counts, so that no backlog grows.
+    interval_s: float = 0.5
+    #: For a second copy to show itself.
+    linger_s: float = 0.5
+
+
+SCALES = {
+    "full": Scale(),
+    "quick": Scale(idle_s=2.0, forget_s=0.0),
+    "tiny": Scale(0.005, 0.02, idle_s=0.1, forget_s=0.0, interval_s=0.02, linger_s=0.1),
+}
 
 
 class Layer(Protocol):
@@ -33,12 +58,12 @@ class Layer(Protocol):
 class Bench:
     """Makes layers of one kind on one server, and closes them at the end."""
 
-    def __init__(self, *, url: str, kind: str, prefix: str, quick: bool = False) -> None:
+    def __init__(self, *, url: str, kind: str, prefix: str, scale: str = "full") -> None:
         self.url = url
         self.kind = kind
         self.prefix = prefix
-        #: Shorter waits; the figures are then worth less.
-        self.quick = quick
+        self.scale_name = scale
+        self.scale = SCALES[scale]
         self.meter = Meter(url)
         self._layers: list[Layer] = []
 
@@ -54,6 +79,14 @@ class Bench:
             layer = layer_class(**config)
         self._layers.append(layer)
         return layer
+
+    def crowd_of(self, people: int) -> int:
+        """As many as the scale allows."""
+        return max(2, round(people * self.scale.crowd))
+
+    async def settle(self) -> None:
+        """Let consumers begin their waiting."""
+        await asyncio.sleep(self.scale.settle_s)
 
     async def close(self) -> None:
         """Delete what the layers left on the server and close their connections."""

@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import Any
 
-from benchmarks.probe.bench import MESSAGE, NO_LIMIT, SETTLE_S, Bench, Crowd
+from benchmarks.probe.bench import MESSAGE, NO_LIMIT, Bench, Crowd
 from benchmarks.probe.meter import percentile
 from benchmarks.probe.registry import Figures, scenario
 
@@ -61,8 +61,8 @@ async def drain(bench: Bench, n: int) -> Figures:
 async def drain_many(bench: Bench, n: int) -> Figures:
     """100 channels of one process with messages waiting, all receiving."""
     layer = bench.layer(capacity=NO_LIMIT)
-    channels = [await layer.new_channel() for _ in range(CONSUMERS)]
-    each = max(1, n // CONSUMERS)
+    channels = [await layer.new_channel() for _ in range(bench.crowd_of(CONSUMERS))]
+    each = max(1, n // len(channels))
     for channel in channels * each:
         await layer.send(channel, MESSAGE)
 
@@ -72,7 +72,7 @@ async def drain_many(bench: Bench, n: int) -> Figures:
 
     with bench.meter as meter:
         await asyncio.gather(*[receive(channel) for channel in channels])
-    return meter.figures(each * CONSUMERS)
+    return meter.figures(each * len(channels))
 
 
 @scenario("pingpong", n=1000, quick_n=300, headline="p50_us", notes=("p99_us",))
@@ -95,7 +95,7 @@ async def pingpong(bench: Bench, n: int) -> Figures:
         return time.perf_counter() - started_s
 
     consumer = asyncio.ensure_future(receive())
-    await asyncio.sleep(SETTLE_S)
+    await bench.settle()
     for _ in range(WARM_UP_ROUNDS):
         await round_trip()
     with bench.meter as meter:
@@ -119,12 +119,13 @@ async def stream_to(bench: Bench, n: int, consumers: int, config: dict[str, Any]
     """One sender flat out, consumers of another layer object receiving."""
     sender = bench.layer(capacity=NO_LIMIT, **config)
     receiver = bench.layer(capacity=NO_LIMIT, **config)
+    consumers = bench.crowd_of(consumers)
     channels = [await receiver.new_channel() for _ in range(consumers)]
     crowd = Crowd()
     crowd.expect(n)
     for channel in channels:
         crowd.add(receiver, channel)
-    await asyncio.sleep(SETTLE_S)
+    await bench.settle()
     with bench.meter as meter:
         for i in range(n):
             await sender.send(channels[i % consumers], MESSAGE)
@@ -152,7 +153,7 @@ async def big(bench: Bench, n: int) -> Figures:
     channel = await receiver.new_channel()
     message = {"type": "x", "data": "y" * 1_000_000}
     arrival = asyncio.ensure_future(receiver.receive(channel))
-    await asyncio.sleep(SETTLE_S)
+    await bench.settle()
     with bench.meter as meter:
         for _ in range(n):
             await sender.send(channel, message)
@@ -169,7 +170,7 @@ async def worker(bench: Bench, n: int) -> Figures:
     crowd = Crowd()
     crowd.expect(n)
     crowd.add(receiver, "tasks")
-    await asyncio.sleep(SETTLE_S)
+    await bench.settle()
     with bench.meter as meter:
         for _ in range(n):
             await sender.send("tasks", MESSAGE)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import statistics
 import time
 from typing import Any
 
-from benchmarks.probe.bench import MESSAGE, SETTLE_S, Bench, Crowd, Layer
+from benchmarks.probe.bench import MESSAGE, Bench, Crowd, Layer
 from benchmarks.probe.direct import ENCRYPTED, stream_to
 from benchmarks.probe.registry import Figures, scenario
 
@@ -19,11 +18,13 @@ async def fan_out(
     bench: Bench, n: int, members: int, layers: int, config: dict[str, Any] | None = None
 ) -> Figures:
     """Send to a group of members spread over layer objects, until all have received."""
+    members = bench.crowd_of(members)
+    layers = min(layers, members)
     config = {"capacity": CAPACITY, **(config or {})}
     homes = [bench.layer(**config) for _ in range(layers)]
     sender = bench.layer(**config)
     crowd = await join(homes, members)
-    await asyncio.sleep(SETTLE_S)
+    await bench.settle()
 
     async def send_to_all() -> tuple[float, float]:
         crowd.expect(members)

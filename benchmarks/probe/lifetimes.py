@@ -11,10 +11,6 @@ from benchmarks.probe.meter import resident_bytes
 from benchmarks.probe.registry import Figures, scenario
 
 GROUP = "g"
-IDLE_S = 6.0
-QUICK_IDLE_S = 2.0
-#: Longer than a layer may keep the mailbox of a consumer that was cancelled.
-FORGET_S = 12.0
 VISITORS = 50
 PROBE_TIMEOUT_S = 10.0
 KIB = 1024
@@ -41,9 +37,9 @@ async def idle(bench: Bench, n: int) -> Figures:
     crowd = Crowd()
     for _ in range(n):
         await one_joins(layer, crowd)
-    await asyncio.sleep(1)
+    await bench.settle()
     with bench.meter as meter:
-        await asyncio.sleep(QUICK_IDLE_S if bench.quick else IDLE_S)
+        await asyncio.sleep(bench.scale.idle_s)
     dead = len(crowd.dead())
     await crowd.leave()
     return meter.figures(
@@ -121,17 +117,18 @@ async def churn(bench: Bench, n: int) -> Figures:
     with bench.meter as meter:
         cycles = await visits(layer, n)
     await forget(bench)
-    return meter.figures(
-        cycles,
-        bytes_per_cycle=round((resident_bytes() - before_bytes) / cycles, 1),
-        objects_per_cycle=round((len(gc.get_objects()) - before_objects) / cycles, 3),
-        keys_left=bench.meter.keys(),
-    )
+    figures = meter.figures(cycles, keys_left=bench.meter.keys())
+    if bench.scale.forget_s:
+        grown_bytes = resident_bytes() - before_bytes
+        grown_objects = len(gc.get_objects()) - before_objects
+        figures["bytes_per_cycle"] = round(grown_bytes / cycles, 1)
+        figures["objects_per_cycle"] = round(grown_objects / cycles, 3)
+    return figures
 
 
 async def forget(bench: Bench) -> None:
     """Give the layer the time after which it may drop what nobody waits for."""
-    await asyncio.sleep(0 if bench.quick else FORGET_S)
+    await asyncio.sleep(bench.scale.forget_s)
     gc.collect()
 
 

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.probe.bench import SETTLE_S, Bench, Layer
+from benchmarks.probe.bench import Bench, Layer
 from benchmarks.probe.groups import CAPACITY
 from benchmarks.probe.meter import percentile, process_cpu_s
 from benchmarks.probe.registry import Figures, scenario
@@ -18,11 +18,7 @@ from benchmarks.probe.registry import Figures, scenario
 GROUP = "everybody"
 MEMBERS = 4000
 PROCESSES = 2
-#: Time between two messages, so that latency is measured and not a growing backlog.
-INTERVAL_S = 0.5
 DELIVERY_TIMEOUT_S = 20.0
-#: After the last message: time for a second copy to show itself.
-LINGER_S = 0.5
 PIPE_LIMIT_BYTES = 64 * 1024 * 1024
 WARM_UP_ID = -1
 
@@ -61,14 +57,15 @@ class Members:
             if ledger.distinct == ledger.expected:
                 self.complete.set()
 
-    async def run(self, layer: Layer) -> None:
+    async def run(self, bench: Bench) -> None:
         """Join, report, receive, and print the ledger."""
+        layer = bench.layer(capacity=CAPACITY)
         tasks = []
         for counts in self._counts:
             channel = await layer.new_channel()
             await layer.group_add(GROUP, channel)
             tasks.append(asyncio.ensure_future(self.consume(layer, channel, counts)))
-        await asyncio.sleep(SETTLE_S)
+        await bench.settle()
         cpu_before_s = process_cpu_s()
         print("ready", flush=True)
         told_to_stop = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
@@ -85,7 +82,7 @@ class Members:
 
 async def serve_members(bench: Bench, members: int, messages: int) -> None:
     """The life of a process that holds members."""
-    await Members(members, messages).run(bench.layer(capacity=CAPACITY))
+    await Members(members, messages).run(bench)
 
 
 class MemberProcess:
@@ -101,6 +98,7 @@ class MemberProcess:
             "url": bench.url,
             "kind": bench.kind,
             "prefix": bench.prefix,
+            "scale": bench.scale_name,
             "members": members,
             "messages": messages,
             "uvloop": type(asyncio.get_running_loop()).__module__.startswith("uvloop"),
@@ -151,15 +149,16 @@ async def multi_process(bench: Bench, n: int) -> Figures:
 async def across_processes(bench: Bench, n: int, members: int, processes: int) -> Figures:
     """Send at a steady pace to members in other processes, and add up their ledgers."""
     sender = bench.layer(capacity=CAPACITY)
-    homes = [await MemberProcess.start(bench, members // processes, n) for _ in range(processes)]
+    each = bench.crowd_of(members) // processes
+    homes = [await MemberProcess.start(bench, each, n) for _ in range(processes)]
     await asyncio.gather(*[home.says("ready") for home in homes])
     await sender.group_send(GROUP, {"type": "tick", "id": WARM_UP_ID, "sent_s": 0.0})
-    await asyncio.sleep(SETTLE_S)
+    await bench.settle()
     arrived: Any = asyncio.gather(*[home.says("complete") for home in homes])
     with bench.meter as meter:
-        await send_at_a_pace(sender, n)
+        await send_at_a_pace(sender, n, bench.scale.interval_s)
         await asyncio.wait([arrived], timeout=DELIVERY_TIMEOUT_S)
-    await asyncio.sleep(LINGER_S)
+    await asyncio.sleep(bench.scale.linger_s)
     arrived.cancel()
     ledgers = await asyncio.gather(*[home.stop() for home in homes])
     for ledger in ledgers:
@@ -167,14 +166,14 @@ async def across_processes(bench: Bench, n: int, members: int, processes: int) -
     return meter.figures(n, **added_up(list(ledgers)))
 
 
-async def send_at_a_pace(sender: Layer, n: int) -> None:
+async def send_at_a_pace(sender: Layer, n: int, interval_s: float) -> None:
     """Group messages at equal distances, each with the time at which its sending began."""
     next_s = time.monotonic()
     for i in range(n):
         await asyncio.sleep(max(0.0, next_s - time.monotonic()))
         message = {"type": "tick", "id": i, "sent_s": time.monotonic(), "text": "x" * 100}
         await sender.group_send(GROUP, message)
-        next_s += INTERVAL_S
+        next_s += interval_s
 
 
 def added_up(ledgers: list[Ledger]) -> Figures:

@@ -216,8 +216,9 @@ def define_fan_out_bound(name: str, members: int) -> None:
     """The bound of a fan-out: futures; beside it the same through queues."""
 
     async def run(bench: Bench, n: int) -> Figures:
-        queues = await fill_queues(bench, n, members)
-        futures = await resolve_futures(bench, n, members)
+        consumers = bench.crowd_of(members)
+        queues = await fill_queues(bench, n, consumers)
+        futures = await resolve_futures(bench, n, consumers)
         return {**futures, "queues_ms": queues["all_received_ms"]}
 
     bound(name)(run)

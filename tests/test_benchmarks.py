@@ -1,0 +1,118 @@
+"""The benchmarks measure what they say; how fast anything is, no test asks."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any
+
+import pytest
+
+from benchmarks.commands import CommandCounter
+from benchmarks.measure import Measurement, Task
+from benchmarks.probe.bench import Bench
+from benchmarks.probe.catalogue import BOUNDS, SCENARIOS, Scenario
+from benchmarks.probe.meter import Meter
+from benchmarks.records import load, save
+from benchmarks.summary import summarize
+from benchmarks.targets import judge
+from channels_redis.testing.servers import RedisServer
+from tests.conftest import class_of
+
+CASES = [(scenario, kind) for scenario in SCENARIOS.values() for kind in scenario.layers]
+TINY_N = 4
+
+
+def run_case(run: Any, bench: Bench) -> dict[str, Any]:
+    """Run a scenario as the measuring process does."""
+
+    async def in_a_loop() -> Any:
+        try:
+            return await run(bench, TINY_N)
+        finally:
+            await bench.close()
+
+    if inspect.iscoroutinefunction(run):
+        figures: dict[str, Any] = asyncio.run(in_a_loop())
+        return figures
+    try:
+        figures = run(bench, TINY_N)
+    finally:
+        asyncio.run(bench.close())
+    return figures
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kind"), CASES, ids=[f"{scenario.name}-{kind}" for scenario, kind in CASES]
+)
+def test_a_scenario_measures_its_headline_and_its_notes(
+    scenario: Scenario, kind: str, redis_url: str, prefix: str
+) -> None:
+    """Every scenario ends on both layers of this package, with its figures and nothing lost."""
+    class_of(kind)
+    bench = Bench(url=redis_url, kind=kind, prefix=prefix, scale="tiny")
+    figures = run_case(scenario.run, bench)
+    assert figures["n"] > 0
+    assert figures[scenario.headline] >= 0
+    for name in ("missing", "doubled", "failed", "dead"):
+        assert figures.get(name, 0) == 0
+    assert figures.get("reached", figures["n"]) == figures["n"]
+
+
+@pytest.mark.parametrize(("name", "kind"), BOUNDS, ids=[f"{n}-{k}" for n, k in BOUNDS])
+def test_a_bound_has_the_headline_of_its_scenario(
+    name: str, kind: str, redis_url: str, prefix: str
+) -> None:
+    """What a bound measures can stand in the column of its scenario's headline."""
+    bench = Bench(url=redis_url, kind=kind, prefix=prefix, scale="tiny")
+    assert run_case(BOUNDS[name, kind], bench)[SCENARIOS[name].headline] >= 0
+
+
+def test_commands_inside_scripts_are_not_counted(private_server: RedisServer) -> None:
+    """Between the meter's marks, what clients send counts and what scripts run does not."""
+    with CommandCounter(private_server) as counter:
+        private_server.command("SET", "before", "1")
+        with Meter(private_server.url):
+            private_server.command("EVAL", "redis.call('SET', KEYS[1], 1)", "1", 'a "key"\n')
+            private_server.command("PUBLISH", "channel", "lua")
+        private_server.command("SET", "after", "1")
+    assert counter.calls == {"EVAL": 1, "PUBLISH": 1}
+
+
+def measured(implementation: str, round_number: int, us_per_op: float) -> Measurement:
+    """A measurement of send_seq on core."""
+    task = Task("send_seq", "core", 10)
+    return Measurement(task, implementation, round_number, {"us_per_op": us_per_op})
+
+
+def test_the_ratio_is_the_median_of_the_ratios_within_rounds() -> None:
+    """A round in which the whole machine was slow does not distort the ratio."""
+    [row] = summarize(
+        measured(implementation, round_number, us_per_op)
+        for round_number, old, new in ((1, 400, 100), (2, 4000, 1000), (3, 500, 100))
+        for implementation, us_per_op in (("old", old), ("new", new))
+    )
+    assert row.ratios == [4, 4, 5]
+    assert row.ratio == 4
+    assert (row.figure("old", "headline"), row.figure("new", "headline")) == (500, 100)
+
+
+@pytest.mark.parametrize(("new", "word"), [(100, "ok"), (300, "short"), (None, "not measured")])
+def test_a_target_is_kept_short_or_not_measured(new: float | None, word: str) -> None:
+    """A promise is judged by what was measured, and by nothing where nothing was."""
+    measurements = [measured("old", 1, 400)]
+    if new is not None:
+        measurements.append(measured("new", 1, new))
+    verdicts = {verdict.promise: verdict for verdict in judge(summarize(measurements))}
+    assert verdicts["3.3 x faster than 4.3.0"].word == word
+
+
+def test_a_saved_run_gives_the_same_rows_again(tmp_path: Any) -> None:
+    """Charts and tables can be made later from the file of a run."""
+    measurements = [measured("old", 1, 400), measured("new", 1, 100)]
+    facts = {"server": "valkey", "machine": "a", "versions": {}}
+    rows = summarize(measurements)
+    save(tmp_path / "folder" / "run.json", facts, measurements, rows)
+    loaded_facts, loaded = load(tmp_path / "folder" / "run.json")
+    assert loaded_facts == facts
+    assert summarize(loaded) == rows
