@@ -25,7 +25,9 @@ source = checkout / "channels_redis"
 expected = {
     path.relative_to(source) for path in source.rglob("*") if "__pycache__" not in path.parts
 }
-assert shipped == expected, f"the wheel and the checkout differ in {shipped ^ expected}"
+assert shipped == expected, (
+    f"the wheel and the checkout differ in {shipped ^ expected} (is there an old folder build/?)"
+)
 
 importlib.import_module("channels_redis._transport.scripts")
 print(f"channels_redis {channels_redis.__version__} in {home} has all its files and scripts")
