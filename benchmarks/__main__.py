@@ -77,12 +77,14 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Measurement
         console.print(f"[red]{package} differs: {old} beside 4.3.0, {new} here[/red]")
     if arguments.profile:
         arguments.profile.mkdir(parents=True, exist_ok=True)
+    facts = records.about(environments)
+    console.print(f"Load before the run: {facts['load_before']}; other work spoils the figures.")
     measurements = carry_out(
         options,
         environments,
         lambda done: console.print(tables.progress_line(summarize(done)[0]), highlight=False),
     )
-    return records.about(environments), measurements
+    return facts, measurements
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -65,7 +65,7 @@ def rounds_of_task(
 ) -> Iterator[Measurement]:
     """Measure one task in all environments, the order turned round each time."""
     turns = list(environments.items())
-    if (task.scenario, task.kind) in BOUNDS:
+    if task.scenario in BOUNDS:
         # The bound needs no layer: any environment measures it.
         turns.append(("bound", turns[-1][1]))
     for round_number in range(1, options.rounds_of(scenario) + 1):

@@ -21,8 +21,14 @@ def about(environments: dict[str, Environment]) -> dict[str, Any]:
     return {
         "server": server_title(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "load_before": busy(),
         "versions": {name: env.versions for name, env in environments.items()},
     }
+
+
+def busy() -> float:
+    """How many other processes wanted a CPU in the last minute."""
+    return round(os.getloadavg()[0], 2)
 
 
 def server_title() -> str:

@@ -55,7 +55,7 @@ def obey(order: dict[str, Any]) -> dict[str, Any]:
         url=order["url"], kind=order["kind"], prefix=order["prefix"], scale=order["scale"]
     )
     if order["bound"]:
-        run: Any = BOUNDS[order["scenario"], order["kind"]]
+        run: Any = BOUNDS[order["scenario"]]
     else:
         run = SCENARIOS[order["scenario"]].run
     if not inspect.iscoroutinefunction(run):

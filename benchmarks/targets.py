@@ -43,8 +43,8 @@ LIMITS = [
     *[("idle", kind, "client_cpu_pct", 0.2) for kind in BOTH],
     *[("idle", kind, "dead", 0) for kind in BOTH],
     *[("connect_storm", kind, "failed", 0) for kind in BOTH],
-    *[("churn", kind, "objects_per_cycle", 0.02) for kind in BOTH],
-    *[("churn", kind, "bytes_per_cycle", 32.0) for kind in BOTH],
+    *[("churn", kind, "objects_per_cycle", 0.05) for kind in BOTH],
+    *[("churn", kind, "bytes_per_cycle", 64.0) for kind in BOTH],
 ]
 #: Beyond the bare task.
 CONSUMER_KIB = 4.0

@@ -102,7 +102,7 @@ async def reach(layer: Layer, crowd: Crowd) -> int:
 
 @scenario(
     "churn",
-    n=4000,
+    n=10_000,
     quick_n=1000,
     headline="us_per_op",
     notes=("bytes_per_cycle", "objects_per_cycle", "keys_left"),

@@ -18,7 +18,8 @@ from benchmarks.probe.lifetimes import KIB
 from benchmarks.probe.meter import percentile, resident_bytes
 from benchmarks.probe.registry import Figures, bound
 
-#: What a send must do on the server: drop the expired, count, add, set the expiry.
+#: What a send must do on the server: drop the expired, count, add, set the expiry. The general
+#: channel that send_seq and send_conc write to is a queue on both layers.
 SEND_SCRIPT = b"""
 redis.call('ZREMRANGEBYSCORE', KEYS[1], 0, ARGV[2])
 if redis.call('ZCOUNT', KEYS[1], '-inf', '+inf') >= tonumber(ARGV[3]) then return 0 end
@@ -35,6 +36,7 @@ class BareConnection:
     def __init__(self, bench: Bench) -> None:
         pool: Any = redis.asyncio.ConnectionPool.from_url(bench.url)
         self.connection = pool.make_connection()
+        self._key = f"{bench.prefix}chan"
         self._packed: list[bytes] = []
         self._to_write = asyncio.Event()
         self._waiting: deque[asyncio.Future[Any]] = deque()
@@ -51,11 +53,11 @@ class BareConnection:
         )
         return await self.connection.read_response()
 
-    def send_command(self, key: str) -> tuple[Any, ...]:
+    def send_command(self) -> tuple[Any, ...]:
         """The words of one send."""
         now_s = time.time()
         member = os.urandom(12) + PAYLOAD
-        return ("EVALSHA", self._sha, 1, key, member, now_s - 60, 10**9, now_s)
+        return ("EVALSHA", self._sha, 1, self._key, member, now_s - 60, 10**9, now_s)
 
     def pipelined(self, *words: Any) -> asyncio.Future[Any]:
         """One command that leaves together with all others of this tick."""
@@ -84,54 +86,29 @@ class BareConnection:
         await self.connection.disconnect()
 
 
-@bound("send_seq", layers=("core",))
+@bound("send_seq")
 async def script_per_round_trip(bench: Bench, n: int) -> Figures:
     """One script call per round trip."""
     bare = BareConnection(bench)
     await bare.open()
     with bench.meter as meter:
         for _ in range(n):
-            await bare.call(*bare.send_command("chan"))
+            await bare.call(*bare.send_command())
     await bare.close()
     return meter.figures(n)
 
 
-@bound("send_seq", layers=("pubsub",))
-async def publish_per_round_trip(bench: Bench, n: int) -> Figures:
-    """One PUBLISH per round trip."""
-    bare = BareConnection(bench)
-    await bare.open()
-    with bench.meter as meter:
-        for _ in range(n):
-            await bare.call("PUBLISH", "chan", PAYLOAD)
-    await bare.close()
-    return meter.figures(n)
-
-
-@bound("send_conc", layers=("core",))
+@bound("send_conc")
 async def scripts_in_a_pipeline(bench: Bench, n: int) -> Figures:
     """64 callers of the script on one connection."""
     bare = BareConnection(bench)
     await bare.open()
-    return await call_together(bench, n, bare, lambda: bare.send_command("chan"))
-
-
-@bound("send_conc", layers=("pubsub",))
-async def publishes_in_a_pipeline(bench: Bench, n: int) -> Figures:
-    """64 callers of PUBLISH on one connection."""
-    bare = BareConnection(bench)
-    await bare.open()
-    return await call_together(bench, n, bare, lambda: ("PUBLISH", "chan", PAYLOAD))
-
-
-async def call_together(bench: Bench, n: int, bare: BareConnection, command: Any) -> Figures:
-    """Measure as many callers as the scenario has."""
     ends = [asyncio.ensure_future(end) for end in (bare.write_commands(), bare.read_replies())]
     each = max(1, n // SENDERS)
 
     async def caller() -> None:
         for _ in range(each):
-            await bare.pipelined(*command())
+            await bare.pipelined(*bare.send_command())
 
     with bench.meter as meter:
         await asyncio.gather(*[caller() for _ in range(SENDERS)])

@@ -40,8 +40,8 @@ class Scenario:
 
 
 SCENARIOS: dict[str, Scenario] = {}
-#: The least that can be had without any layer, by (scenario, layer).
-BOUNDS: dict[tuple[str, str], Run] = {}
+#: The least that can be had without any layer, by scenario.
+BOUNDS: dict[str, Run] = {}
 
 
 def scenario(name: str, **details: Any) -> Callable[[Any], Any]:
@@ -54,12 +54,11 @@ def scenario(name: str, **details: Any) -> Callable[[Any], Any]:
     return register
 
 
-def bound(name: str, *, layers: tuple[str, ...] = BOTH) -> Callable[[Run], Run]:
-    """Register a function as the lower bound of a scenario."""
+def bound(name: str) -> Callable[[Run], Run]:
+    """Register a function as the lower bound of a scenario, whichever the layer."""
 
     def register(run: Run) -> Run:
-        for layer in layers:
-            BOUNDS[name, layer] = run
+        BOUNDS[name] = run
         return run
 
     return register
