@@ -20,6 +20,7 @@ FLOORS = [
     ["sync"],
     ["core", "pubsub"],
     ["_base"],
+    ["_topics"],
     ["_session"],
     ["_queues"],
     ["_portal"],
