@@ -7,10 +7,11 @@ promise is written once. A new topology is one more value of the fixture ``topol
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import redis.asyncio
 
 
 @pytest.fixture
@@ -46,3 +47,12 @@ def script_arguments(layer_class: type[Any], hosts: list[Any], prefix: str) -> t
     """The dotted path and the JSON options with which a script makes the test's layer."""
     path = f"{layer_class.__module__}.{layer_class.__name__}"
     return path, json.dumps({"hosts": hosts, "prefix": prefix})
+
+
+@pytest.fixture
+async def shards(hosts: list[Any]) -> AsyncIterator[list[Any]]:
+    """A plain client for each shard."""
+    clients = [redis.asyncio.Redis.from_url(url) for url in hosts]
+    yield clients
+    for client in clients:
+        await client.aclose()

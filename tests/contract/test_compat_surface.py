@@ -154,6 +154,24 @@ async def test_a_serializer_on_the_base_class_needs_two_methods(build: Any) -> N
         assert await exchange(layer, {"type": "x", "set": {1}}) == [{"type": "x", "set": {1}}] * 3
 
 
+async def test_a_serializer_may_encrypt_by_itself(build: Any) -> None:
+    """A class that overrides ``serialize`` finds ``self.crypter``, made from the keys."""
+
+    class Own(JSONSerializer):
+        def serialize(self, message: Any) -> bytes:
+            assert self.crypter is not None
+            return b"own:" + self.crypter.encrypt(self.as_bytes(message))
+
+        def deserialize(self, message: bytes) -> Any:
+            assert self.crypter is not None
+            return self.from_bytes(self.crypter.decrypt(message.removeprefix(b"own:")))
+
+    registry.register_serializer("own", Own)
+    layer = build(serializer_format="own", symmetric_encryption_keys=["key"])
+    assert layer.serialize(SAY).startswith(b"own:gAAAA")
+    assert await exchange(layer) == [SAY] * 3
+
+
 async def test_a_serializer_of_no_family_needs_two_methods(build: Any, kind: str) -> None:
     """Any class with ``serialize`` and ``deserialize`` that accepts keywords will do."""
     keywords: dict[str, Any] = {}
@@ -207,7 +225,7 @@ def test_serializers_work_alone(serializer: Any) -> None:
         data = one.serialize(SAY)
         assert isinstance(data, bytes)
         assert one.deserialize(data) == SAY
-        length = options.get("random_prefix_length", 0)
+        length = one.random_prefix_length
         assert one.serialize(SAY)[:length] != data[:length] or not length
 
 

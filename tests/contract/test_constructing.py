@@ -148,6 +148,19 @@ def test_reading_a_layer_needs_no_loop(cls: Any, inside_a_loop: bool) -> None:
     asyncio.run(read_inside()) if inside_a_loop else read()
 
 
+async def test_a_copy_is_a_process_of_its_own(kind: str, make_layer: Any, prefix: str) -> None:
+    """A copied layer, also of one in use, works and reads none of the original's messages."""
+    layer = make_layer(kind)
+    channel = await layer.new_channel()
+    twin = copy.copy(layer)
+    twins = await twin.new_channel()
+    for name in (channel, twins):
+        await twin.send(name, {"to": name})
+    assert await receive(twin, twins) == {"to": twins}
+    assert await receive(layer, channel) == {"to": channel}
+    await twin.close()
+
+
 def test_a_deep_copy_is_a_layer_of_its_own(cls: Any) -> None:
     """Test tools copy settings and what hangs on them."""
     layer = cls(hosts=[("h", 1)])

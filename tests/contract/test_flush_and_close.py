@@ -9,6 +9,7 @@ import pytest
 import redis.asyncio
 
 from channels_redis.exceptions import LayerClosed
+from channels_redis.testing.servers import RedisServer
 from tests.contract.steps import bounded, receive_many, waiting_receive
 from tests.helpers import receive, wait_for
 
@@ -228,6 +229,20 @@ async def test_a_closed_layer_works_again_when_used(build: Any) -> None:
         await layer.send("tasks", SAY)
         assert await receive(layer, "tasks") == SAY
         await layer.close()
+
+
+async def test_close_does_not_wait_for_a_server_that_is_gone(
+    kind: str, private_server: RedisServer, make_layer: Any
+) -> None:
+    """Nothing is left to be said to it: no wait for a connection, and receivers are woken."""
+    layer = make_layer(kind, hosts=[private_server.url], connect_wait_s=60)
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    waiting = [await waiting_receive(layer, name) for name in (channel, "tasks")]
+    private_server.kill()
+    await bounded(layer.close())
+    results = await bounded(asyncio.gather(*waiting, return_exceptions=True))
+    assert [type(result) for result in results] == [LayerClosed] * 2
 
 
 async def test_core_close_pools_after_every_send(build_core: Any) -> None:

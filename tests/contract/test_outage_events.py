@@ -45,8 +45,18 @@ async def send_when_back(layer: Any, channel: str) -> None:
     await wait_for(sent)
 
 
+async def types_until(
+    layer: Any, channel: str, last: str, first: asyncio.Task[Any] | None = None
+) -> list[str]:
+    """The types of the messages of a channel up to ``last``; ``first`` waits already."""
+    types = [] if first is None else [(await asyncio.wait_for(first, 10))["type"]]
+    while last not in types:
+        types.append((await receive(layer, channel))["type"])
+    return types
+
+
 async def test_each_consumer_hears_of_loss_and_return_once(
-    kind: str, make_layer: Any, shards: list[RedisServer]
+    kind: str, shards: list[RedisServer], make_layer: Any
 ) -> None:
     """One event each per mailbox and outage, whatever the number of shards."""
     layer = make_layer(kind, hosts=[server.url for server in shards], **EVENTS)
@@ -54,17 +64,14 @@ async def test_each_consumer_hears_of_loss_and_return_once(
     waiting = [await waiting_receive(layer, channel) for channel in channels]
     await asyncio.to_thread(outage, shards)
     for channel, task in zip(channels, waiting, strict=True):
-        types = [(await asyncio.wait_for(task, 10))["type"]]
-        while types[-1] != "redis.back":
-            types.append((await receive(layer, channel))["type"])
+        heard = await types_until(layer, channel, "redis.back", task)
         await send_when_back(layer, channel)
-        while types[-1] != "later":
-            types.append((await receive(layer, channel))["type"])
-        assert types == ["redis.lost", "redis.back", "later"]
+        heard += await types_until(layer, channel, "later")
+        assert heard == ["redis.lost", "redis.back", "later"]
 
 
 async def test_after_the_return_every_message_arrives(
-    kind: str, make_layer: Any, private_server: RedisServer
+    kind: str, private_server: RedisServer, make_layer: Any
 ) -> None:
     """``on_reconnect`` comes only once the consumer hears again."""
     layer = make_layer(kind, hosts=[private_server.url], on_reconnect="redis.back")
@@ -78,7 +85,7 @@ async def test_after_the_return_every_message_arrives(
 
 
 async def test_a_general_channel_hears_nothing_of_outages(
-    kind: str, make_layer: Any, private_server: RedisServer
+    kind: str, private_server: RedisServer, make_layer: Any
 ) -> None:
     """Workers get messages that somebody sent, and no events."""
     layer = make_layer(kind, hosts=[private_server.url], **EVENTS)
@@ -93,7 +100,7 @@ async def test_a_general_channel_hears_nothing_of_outages(
 
 
 async def test_without_the_options_nobody_hears_of_outages(
-    kind: str, make_layer: Any, private_server: RedisServer
+    kind: str, private_server: RedisServer, make_layer: Any
 ) -> None:
     """A consumer that knows no such handler is not killed by an unknown type."""
     layer = make_layer(kind, hosts=[private_server.url])
@@ -107,3 +114,30 @@ async def test_without_the_options_nobody_hears_of_outages(
 
     await wait_for(answered)
     assert waiting.result() == LATER
+
+
+async def test_consumers_on_two_loops_hear_of_one_outage_once(
+    kind: str, private_server: RedisServer, make_layer: Any
+) -> None:
+    """Each loop has connections of its own, and all of them are lost: still one event each."""
+    layer = make_layer(kind, hosts=[private_server.url], **EVENTS)
+    here = asyncio.get_running_loop()
+    ready: asyncio.Future[str] = here.create_future()
+
+    async def listen_elsewhere() -> list[str]:
+        channel = await layer.new_channel()
+        first = await waiting_receive(layer, channel)
+        here.call_soon_threadsafe(ready.set_result, channel)
+        return await types_until(layer, channel, "later", first)
+
+    elsewhere = asyncio.create_task(asyncio.to_thread(asyncio.run, listen_elsewhere()))
+    other = await asyncio.wait_for(ready, 10)
+    channel = await layer.new_channel()
+    first = await waiting_receive(layer, channel)
+    await asyncio.to_thread(outage, [private_server])
+    heard = await types_until(layer, channel, "redis.back", first)
+    for name in (other, channel):
+        await send_when_back(layer, name)
+    heard += await types_until(layer, channel, "later")
+    assert heard == ["redis.lost", "redis.back", "later"]
+    assert await asyncio.wait_for(elsewhere, 10) == ["redis.lost", "redis.back", "later"]

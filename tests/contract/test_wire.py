@@ -1,27 +1,22 @@
 """Keys, bytes, scores and time-outs on the wire, as 4.3.0 recorded them.
 
-Written and read here with nothing but redis-py, msgpack and cryptography: this is what an old
-process of a mixed fleet sees and does.
+What an old process of a mixed fleet sees and does; ``old_process`` plays it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import json
-import os
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
-import redis.asyncio
-from cryptography.fernet import Fernet
 
 from channels_redis.utils import _consistent_hash
+from tests.contract.old_process import fernet, member, message_of, queue_of, shard_of
 from tests.contract.steps import bounded, waiting_receive
 from tests.helpers import receive
 
@@ -37,38 +32,6 @@ def with_bytes(value: Any) -> Any:
             return base64.b64decode(value["__b64__"])
         return {key: with_bytes(entry) for key, entry in value.items()}
     return value
-
-
-def fernet(key: str) -> Fernet:
-    return Fernet(base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest()))
-
-
-def member(message: Any) -> bytes:
-    """A queue member as an old process writes it."""
-    return os.urandom(12) + bytes(msgpack.packb(message))
-
-
-def message_of(data: bytes) -> Any:
-    """What an old process makes of a queue member."""
-    return msgpack.unpackb(data[12:], raw=False)
-
-
-def queue_of(channel: str) -> str:
-    return channel.partition("!")[0] + "!"
-
-
-@pytest.fixture
-async def shards(hosts: list[Any]) -> AsyncIterator[list[Any]]:
-    """A plain client for each shard."""
-    clients = [redis.asyncio.Redis.from_url(url) for url in hosts]
-    yield clients
-    for client in clients:
-        await client.aclose()
-
-
-def shard_of(shards: list[Any], name: str) -> Any:
-    """The shard on which the ring of an old process puts a name."""
-    return shards[_consistent_hash(name, len(shards))]
 
 
 # The formats
@@ -300,88 +263,6 @@ async def test_without_random_bytes_a_reserved_key_makes_members_unique(
         nonces = {message.pop("__asgi_nonce__") for message in messages}
         assert messages == [SAY, SAY]
         assert len(nonces) == 2
-
-
-# Pub/Sub
-
-
-@pytest.fixture
-async def old_listener(shards: list[Any]) -> AsyncIterator[Any]:
-    """A function that subscribes to names where an old process would, and reads one message."""
-    subscribers = []
-
-    async def listen(*names: str) -> list[Any]:
-        opened = []
-        for name in names:
-            subscriber = shard_of(shards, name).pubsub()
-            await subscriber.subscribe(name)
-            assert (await subscriber.get_message(timeout=5))["type"] == "subscribe"
-            opened.append(subscriber)
-        subscribers.extend(opened)
-        return opened
-
-    yield listen
-    for subscriber in subscribers:
-        await subscriber.aclose()
-
-
-async def test_pubsub_publishes_under_the_recorded_names(
-    build_pubsub: Any, old_listener: Any, prefix: str
-) -> None:
-    """A channel under its own name, a group under ``<prefix>__group__<group>``; bare msgpack."""
-    layer = build_pubsub()
-    channel = f"{prefix}specific.{'0' * 32}"
-    direct, group = await old_listener(channel, f"{prefix}__group__room")
-    await layer.send(channel, SAY)
-    await layer.group_send("room", SAY)
-    for subscriber in (direct, group):
-        assert (await subscriber.get_message(timeout=5))["data"] == msgpack.packb(SAY)
-
-
-async def test_pubsub_hears_what_an_old_process_publishes(
-    build_pubsub: Any, shards: list[Any], prefix: str
-) -> None:
-    """Direct and group messages of 4.3.0 arrive."""
-    layer = build_pubsub()
-    channel = await layer.new_channel()
-    await layer.group_add("room", channel)
-    data = msgpack.packb(SAY)
-    for name in (channel, f"{prefix}__group__room"):
-        assert await shard_of(shards, name).publish(name, data) == 1
-        assert await receive(layer, channel) == SAY
-
-
-@pytest.mark.parametrize(
-    ("options", "frame"),
-    [
-        ({"serializer_format": "json"}, json.dumps(SAY).encode()),
-        ({"random_prefix_length": 12}, msgpack.packb(SAY)),
-        ({"random_prefix_length": 0}, msgpack.packb(SAY)),
-    ],
-)
-async def test_pubsub_frames_are_bare_under_any_options(
-    build_pubsub: Any, old_listener: Any, prefix: str, options: Any, frame: bytes
-) -> None:
-    """Whatever CONFIG core had: an old pubsub process finds no random bytes, and no nonce."""
-    layer = build_pubsub(**options)
-    (group,) = await old_listener(f"{prefix}__group__room")
-    await layer.group_send("room", SAY)
-    assert (await group.get_message(timeout=5))["data"] == frame
-
-
-async def test_pubsub_encryption_is_read_by_an_old_process(
-    build_pubsub: Any, shards: list[Any], old_listener: Any, prefix: str
-) -> None:
-    """Fernet tokens, both ways."""
-    layer = build_pubsub(symmetric_encryption_keys=["new", "old"])
-    channel = await layer.new_channel()
-    (group,) = await old_listener(f"{prefix}__group__room")
-    await layer.group_send("room", SAY)
-    frame = (await group.get_message(timeout=5))["data"]
-    assert msgpack.unpackb(fernet("new").decrypt(frame)) == SAY
-    token = fernet("old").encrypt(msgpack.packb(SAY))
-    await shard_of(shards, channel).publish(channel, token)
-    assert await receive(layer, channel) == SAY
 
 
 async def test_two_old_frames_in_one_queue_are_both_read_in_order(
