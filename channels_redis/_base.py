@@ -7,27 +7,34 @@ import contextlib
 import inspect
 import itertools
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from channels.layers import BaseChannelLayer
 
+from . import _fork, utils
 from . import _options as options
-from . import utils
-from ._events import MessagesDropped, Reporter, SenderClockUsed
+from ._events import MessagesDropped, Reporter
 from ._keyspace import ADDRESS_KEY, NONCE_KEY, Keyspace, random_hex
 from ._loops import LoopStates, running_loop, running_loop_or_none
 from ._mailbox import Mailbox, Mailboxes
 from ._messages import Item, Original, Packed, Whole, splits_at_will
 from ._outages import Health, Outage
+from ._portal import portal
 from ._queues import LocalQueue
 from ._session import Session
-from ._transport import flushing, scripts
 from .exceptions import InvalidName, LayerClosed, MessageTooLarge
+from .sync import SyncFace
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool, Redis
 
 Loop = asyncio.AbstractEventLoop
+T = TypeVar("T")
+
+#: I/O that is decided but not done: called with the session of the event loop that does it.
+Plan = Callable[[Any], Awaitable[Any]]
+Steps = Generator[Plan, Any, T]
 
 
 class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no annotations
@@ -86,6 +93,7 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         self._serializer = self._make_serializer(serializer_format, symmetric_encryption_keys)
         self._keys = Keyspace(self.prefix)
         self._start_afresh()
+        _fork.watch(self)
 
     def _make_serializer(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
         raise NotImplementedError
@@ -109,6 +117,7 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         twin = type(self).__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin._start_afresh()
+        _fork.watch(twin)
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BaseRedisLayer:
@@ -118,6 +127,11 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         return (
             f"{type(self).__name__}(hosts={utils.redact_hosts(self.hosts)}, prefix={self.prefix!r})"
         )
+
+    @property
+    def sync(self) -> SyncFace:
+        """The same operations for code without an event loop, blocking."""
+        return SyncFace(self)
 
     # Hosts and connections
 
@@ -144,6 +158,36 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
 
     def _make_session(self, loop: Loop) -> Session:
         return Session(self, loop)
+
+    # Where I/O happens: an operation decides in the caller's context, and yields what to do
+
+    async def _run(self, steps: Steps[T]) -> T:
+        """Do what an operation yields, and return what it returns."""
+        try:
+            plan = next(steps)
+            while True:
+                plan = steps.send(await self._do(plan))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _run_blocking(self, steps: Steps[T], timeout_s: float | None) -> T:
+        """The same in a thread without an event loop."""
+        try:
+            plan = next(steps)
+            while True:
+                plan = steps.send(portal.wait(self._do_here(plan), timeout_s))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _do(self, plan: Plan) -> Any:
+        if portal.serves(running_loop()):
+            return await portal.run(self._do_here(plan))
+        return await plan(self._sessions.get())
+
+    async def _do_here(self, plan: Plan) -> Any:
+        return await plan(self._sessions.get())
 
     # Names, sizes, bytes
 
@@ -205,10 +249,14 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
             self._queues[name] = queue
         return queue
 
-    def _home(self, loop: Loop) -> Session:
-        """Return the session that runs the readers for receivers on ``loop``, the running one."""
-        session: Session = self._sessions.get()
-        return session
+    def _home(self, loop: Loop) -> Session | None:
+        """Return the session that runs readers for receivers on ``loop``, the running one; None
+        if the portal was asked to run them.
+        """
+        if not portal.serves(loop):
+            session: Session = self._sessions.get()
+            return session
+        return None
 
     def _general_queue(self, name: str) -> LocalQueue:
         """Return a queue that many processes read: on every shard, as messages go round."""
@@ -217,14 +265,6 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
     def _next_shard(self) -> int:
         """Return the shard for the next direct message to a general channel."""
         return next(self._turn) % self.ring_size
-
-    async def _enqueue(self, shard: int, name: str, member: bytes, capacity: int) -> bool:
-        """Add a message to a queue; False if the queue is full."""
-        node = self._sessions.get().multiplexer(shard)
-        result = await scripts.send(node, self._keys.queue(name), member, self.expiry, capacity)
-        if result & scripts.SENDER_CLOCK:
-            self._report(SenderClockUsed(self._health[shard].node))
-        return bool(result & scripts.ADDED)
 
     def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
         """Put a message of a process-specific queue into the mailboxes it is for."""
@@ -244,9 +284,16 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         while True:
             item = await self._mailboxes.take(box, loop)
             try:
-                return item.open()
+                message = item.open()
+                if isinstance(message, dict) or self._lets_pass(box.name, message):
+                    return message
+                raise TypeError("not a dict")
             except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
                 self._undecodable(box.name, error)
+
+    def _lets_pass(self, channel: str, message: Any) -> bool:
+        """Tell whether a message that is no dict is legal on a channel."""
+        return False
 
     def _undecodable(self, channel: str, error: Exception) -> None:
         self._logger.debug("Undecodable message for %s: %s", channel, type(error).__name__)
@@ -293,28 +340,52 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         """Leave the groups of ended mailboxes."""
         raise NotImplementedError
 
-    async def _delete_keys(self, session: Session, names: set[str] | None = None) -> None:
-        """Delete this layer's keys on every shard: all of them, or these queues."""
-        nodes = [session.multiplexer(shard) for shard in range(self.ring_size)]
-        if names is None:
-            await asyncio.gather(*[flushing.delete_owned(node, self._keys) for node in nodes])
-        else:
-            keys = [self._keys.queue(name).encode() for name in names]
-            await asyncio.gather(*[flushing.delete_keys(node, keys) for node in nodes])
-
     async def close(self) -> None:
         """End all readers and connections, on all event loops of this process.
 
         Receivers that wait get :class:`LayerClosed`.  The layer works again if used again.
         """
+        await self._run(self._close_steps())
+
+    def _close_steps(self) -> Steps[None]:
+        yield self._close_here
+
+    async def _close_here(self, session: Session) -> None:
         error = LayerClosed("The channel layer was closed while receive() waited.")
-        self._mailboxes.fail(error, running_loop())
+        self._mailboxes.fail(error, session.loop)
         self._mailboxes.empty()
         others = []
         for loop in self._sessions.all():
-            if loop is not running_loop() and loop.is_running():
+            if loop is not session.loop and loop.is_running():
                 with contextlib.suppress(RuntimeError):
                     others.append(asyncio.run_coroutine_threadsafe(self._sessions.aclose(), loop))
         await self._sessions.aclose()
         if others:
             await asyncio.wait([asyncio.wrap_future(other) for other in others], timeout=1)
+
+    def _after_fork(self) -> Any:
+        """Start afresh in a forked child; return what was inherited, which must stay alive."""
+        sessions = self._sessions.reset()
+        for session in sessions:
+            for descriptor in session.descriptors():
+                _fork.silence(descriptor)
+        inherited = (sessions, self._mailboxes, self._queues)
+        self._start_afresh()
+        return inherited
+
+    # Operations as steps, which both layers define; the blocking face runs the same ones
+
+    def _send_steps(self, channel: str, message: Any) -> Steps[None]:
+        raise NotImplementedError
+
+    def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
+        raise NotImplementedError
+
+    def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
+        raise NotImplementedError
+
+    def _group_send_steps(self, group: str, message: Any) -> Steps[None]:
+        raise NotImplementedError
+
+    def _flush_steps(self) -> Steps[None]:
+        raise NotImplementedError

@@ -58,6 +58,10 @@ def _decode_entry(where: str, entry: Any) -> Host:
         host = {"host": entry[0], "port": entry[1]}
     elif isinstance(entry, Mapping):
         host = {key: copied(value) for key, value in entry.items()}
+        if isinstance(host.get("address"), (list, tuple)):
+            pair = host.pop("address")
+            _check_pair(f'{where}["address"]', pair)
+            host.update(host=pair[0], port=pair[1])
     else:
         raise ConfigurationError(f"{where} must be {_ENTRY_FORMS}; not {type(entry).__name__}.")
     _check_host(where, host)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ._keyspace import ADDRESS_KEY, NONCE_KEY
 from .exceptions import InvalidMessage
-from .serializers import BaseMessageSerializer
+from .serializers import BaseMessageSerializer, JSONSerializer, MsgPackSerializer
 
 Message = dict[str, Any]
 
@@ -67,15 +67,21 @@ class Original:
 class Held:
     """A message of a general channel, which goes back to its queue if nobody takes it.
 
-    ``origin`` is the reader that popped it, ``member`` and ``score`` are what it popped.
+    ``origin`` is the reader that popped ``member`` and ``score``, ``since`` the time of its loop.
     """
 
-    __slots__ = ("_unpack", "member", "origin", "score")
+    __slots__ = ("_unpack", "member", "origin", "score", "since")
 
     def __init__(
-        self, origin: object, member: bytes, score: Any, unpack: Callable[[bytes], Any]
+        self,
+        origin: object,
+        since: float,
+        member: bytes,
+        score: Any,
+        unpack: Callable[[bytes], Any],
     ) -> None:
         self.origin = origin
+        self.since = since
         self.member = member
         self.score = score
         self._unpack = unpack
@@ -104,3 +110,8 @@ def splits_at_will(serializer: Any) -> bool:
         and kind.serialize is BaseMessageSerializer.serialize
         and kind.deserialize is BaseMessageSerializer.deserialize
     )
+
+
+def runs_no_user_code(serializer: Any) -> bool:
+    """Tell whether what comes out of ``from_bytes`` may be serialized in any thread."""
+    return type(serializer) in (MsgPackSerializer, JSONSerializer)

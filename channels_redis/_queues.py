@@ -14,6 +14,7 @@ from ._events import MessagesDropped, Reporter
 from ._keyspace import Keyspace
 from ._mailbox import Demand, Mailbox, Mailboxes
 from ._messages import Held
+from ._portal import portal
 from ._transport.queue import Popped, QueueReader
 
 Loop = asyncio.AbstractEventLoop
@@ -39,8 +40,8 @@ class QueueLayer(Protocol):
     _mailboxes: Mailboxes
     _report: Reporter
 
-    def _home(self, loop: Loop) -> Home:
-        """Return where the readers for receivers on ``loop`` run."""
+    def _home(self, loop: Loop) -> Home | None:
+        """Return where the readers for receivers on ``loop`` run; None for the portal."""
 
     def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
         """Put a message of a process-specific queue into the mailboxes it is for."""
@@ -90,22 +91,29 @@ class LocalQueue:
                     self._layer._hand_over(self, member, reader.loop)
             return
         box = self.open(self.name)
+        now = reader.loop.time()
         for member, score in messages:
-            held = Held(reader, member, score, self._layer._unpack_queued)
+            held = Held(reader, now, member, score, self._layer._unpack_queued)
             self._mailboxes.put(box, held, reader.loop, bounded=False)
 
     def dropped(self, reason: str, count: int) -> None:
         """Count messages that will not be delivered."""
         self._layer._report(MessagesDropped(self.name, reason, count))
 
-    def reclaim(self, reader: QueueReader) -> list[Popped]:
-        """Hand back what this reader delivered and nobody took."""
-        if self.specific:
-            return []
-        held = self._mailboxes.reclaim(
-            self.open(self.name), lambda item: isinstance(item, Held) and item.origin is reader
-        )
-        return [(item.member, item.score) for item in held]
+    def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
+        """Hand back what this reader delivered ``before`` a time of its loop and nobody took;
+        tell whether more is left.
+        """
+        box = self._mailboxes.boxes.get(self.name)
+        if self.specific or box is None:
+            return [], False
+
+        def take_back(item: Any) -> bool:
+            return isinstance(item, Held) and item.origin is reader and item.since <= before
+
+        with self._mailboxes.lock:
+            mine: list[Held] = self._mailboxes.reclaim(box, take_back)
+            return [(item.member, item.score) for item in mine], bool(box.items)
 
     def failed(self, error: Exception) -> None:
         """Raise in those who wait: no retry will help."""
@@ -134,18 +142,23 @@ class LocalQueue:
 
     def _wanted(self, loop: Loop) -> None:
         """See to it that a reader runs on every shard; ``loop`` is the running one."""
+        home = self._layer._home(loop)
+        if home is None:
+            there = portal.loop()
+            there.call_soon_threadsafe(self._wanted, there)
+            return
         for shard in self._shards:
-            reader = self._reader(shard, loop)
+            reader = self._reader(shard, home)
             if reader is not None:
                 with contextlib.suppress(RuntimeError):  # Its end will start another.
                     reader.poke(loop)
 
-    def _reader(self, shard: int, loop: Loop) -> QueueReader | None:
-        """Return the reader of a shard, started on ``loop`` if anybody waits and there is none."""
+    def _reader(self, shard: int, home: Home) -> QueueReader | None:
+        """Return the reader of a shard, started if anybody waits and there is none."""
         with self._mailboxes.lock:
             reader = self._readers.get(shard)
             if reader is None and self.waiting.waiters:
-                reader = self._layer._home(loop).start_reader(self, shard)
+                reader = home.start_reader(self, shard)
                 if reader is not None:
                     self._readers[shard] = reader
             return reader

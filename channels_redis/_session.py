@@ -7,7 +7,10 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from . import utils
+from ._events import SenderClockUsed
+from ._portal import portal
 from ._queues import LocalQueue
+from ._transport import flushing, scripts
 from ._transport.multiplexer import Multiplexer
 from ._transport.queue import QueueReader
 from ._transport.topology import Node
@@ -36,6 +39,8 @@ class Session:
         self._readers: set[QueueReader] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweep_s = min(SWEEP_S, layer.expiry / 4)
+        if portal.is_portal(loop):
+            portal.host(self)
         self._sweeper: asyncio.TimerHandle | None = loop.call_later(self._sweep_s, self._sweep)
 
     def client(self, shard: int) -> Redis:
@@ -79,11 +84,36 @@ class Session:
         reader.task.add_done_callback(lambda _: self._readers.discard(reader))
         return reader
 
+    @property
+    def receiving(self) -> bool:
+        """Whether messages come in on this loop."""
+        return bool(self._readers)
+
     def background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run something whose end this session awaits."""
         task = self.loop.create_task(work, name=f"channels_redis {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def enqueue(self, shard: int, name: str, member: bytes, capacity: int) -> bool:
+        """Add a message to a queue; False if the queue is full."""
+        layer = self.layer
+        result = await scripts.send(
+            self.multiplexer(shard), layer._keys.queue(name), member, layer.expiry, capacity
+        )
+        if result & scripts.SENDER_CLOCK:
+            layer._report(SenderClockUsed(layer._health[shard].node))
+        return bool(result & scripts.ADDED)
+
+    async def delete_keys(self, names: set[str] | None = None) -> None:
+        """Delete the layer's keys on every shard: all of them, or these queues."""
+        keyspace = self.layer._keys
+        nodes = [self.multiplexer(shard) for shard in range(self.layer.ring_size)]
+        if names is None:
+            await asyncio.gather(*[flushing.delete_owned(node, keyspace) for node in nodes])
+        else:
+            keys = [keyspace.queue(name).encode() for name in names]
+            await asyncio.gather(*[flushing.delete_keys(node, keys) for node in nodes])
 
     async def stop_readers(self) -> None:
         """End all readers of this loop, soon and without loss, and let no new one start."""
@@ -112,6 +142,11 @@ class Session:
             reader.abandon()
         for multiplexer in self._multiplexers.values():
             multiplexer.abandon()
+
+    def descriptors(self) -> list[int]:
+        """Return the file descriptors of all connections."""
+        users: list[QueueReader | Multiplexer] = [*self._readers, *self._multiplexers.values()]
+        return [user.descriptor for user in users if user.descriptor is not None]
 
     def _sweep(self) -> None:
         self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from ._loops import running_loop_or_none
 from ._mailbox import Mailbox
 from ._session import Loop, Session
 from ._transport.subscriber import Subscriber
@@ -91,6 +92,17 @@ class TopicSession(Session):
         for subscriber in self._subscribers.values():
             subscriber.abandon()
 
+    @property
+    def receiving(self) -> bool:
+        """Whether messages come in on this loop."""
+        return bool(self._members) or super().receiving
+
+    def descriptors(self) -> list[int]:
+        """Return the file descriptors of all connections."""
+        subscribers = self._subscribers.values()
+        own = [one.descriptor for one in subscribers if one.descriptor is not None]
+        return own + super().descriptors()
+
     async def _join(self, topic: str, box: Mailbox, group: str | None = None) -> None:
         name = topic.encode()
         was_member = box.name in self._members.get(name, ())
@@ -156,22 +168,25 @@ class TopicSession(Session):
 
     @property
     def _shards(self) -> list[ShardView]:
-        return [ShardView(self, index) for index in range(self.layer.ring_size)]
+        return self.layer._shards
 
 
 class ShardView:
     """One shard of the ring, for inspection."""
 
-    def __init__(self, session: TopicSession, index: int) -> None:
-        self._session = session
+    def __init__(self, layer: RedisPubSubChannelLayer, index: int) -> None:
+        self._layer = layer
         self._index = index
 
     @property
     def host(self) -> dict[str, Any]:
         """The decoded entry of ``hosts``."""
-        host: dict[str, Any] = self._session.layer.hosts[self._index]
+        host: dict[str, Any] = self._layer.hosts[self._index]
         return host
 
     @property
     def _redis(self) -> Redis | None:
-        return self._session.clients().get(self._index)
+        """The client of the running loop, once it was used."""
+        loop = running_loop_or_none()
+        session = self._layer._sessions.find(loop) if loop is not None else None
+        return session.clients().get(self._index) if session is not None else None

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, MutableMapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from channels.exceptions import ChannelFull
 
-from ._base import BaseRedisLayer, Loop
+from ._base import BaseRedisLayer, Loop, Steps
 from ._events import GroupOverCapacity
 from ._keyspace import ADDRESS_KEY, NONCE_KEY, non_local_name, random_hex
 from ._loops import running_loop
 from ._mailbox import Mailbox
-from ._messages import Whole, check_message
+from ._messages import Message, Whole, check_message, runs_no_user_code
 from ._queues import LocalQueue
 from ._session import Session
 from ._transport import scripts
@@ -24,6 +24,15 @@ from .serializers import registry
 __all__ = ["BoundedQueue", "ChannelFull", "ChannelLock", "RedisChannelLayer", "RedisLoopLayer"]
 
 logger = logging.getLogger("channels_redis.core")
+
+
+class Frame(NamedTuple):
+    """A group message for one queue, which serves ``members`` of the group's channels."""
+
+    name: str
+    member: bytes
+    capacity: int
+    members: int
 
 
 class RedisChannelLayer(BaseRedisLayer):
@@ -46,15 +55,18 @@ class RedisChannelLayer(BaseRedisLayer):
         :class:`InvalidMessage`, :class:`MessageTooLarge`, :class:`SerializationError`, and
         :class:`ConnectionLost` when Redis could not be reached or did not answer.
         """
+        await self._run(self._send_steps(channel, message))
+
+    def _send_steps(self, channel: str, message: dict[str, Any]) -> Steps[None]:
         self._check_channel(channel)
         check_message(message)
         name = non_local_name(channel)
-        specific = name is not channel and name != channel
-        frame = {**message, ADDRESS_KEY: channel} if specific else dict(message)
-        member = self._member(frame)
+        specific = "!" in channel
+        member = self._member({**message, ADDRESS_KEY: channel} if specific else dict(message))
         self._check_size(message, len(member))
         shard = self.consistent_hash(name) if specific else self._next_shard()
-        if not await self._enqueue(shard, name, member, self.get_capacity(channel)):
+        capacity = self.get_capacity(channel)
+        if not (yield lambda session: session.enqueue(shard, name, member, capacity)):
             raise ChannelFull(channel)
 
     async def receive(self, channel: str) -> dict[str, Any]:
@@ -65,7 +77,7 @@ class RedisChannelLayer(BaseRedisLayer):
         """
         self._check_channel(channel)
         name = non_local_name(channel)
-        if name == channel and "!" not in channel:
+        if "!" not in channel:
             queue = self._general_queue(name)
         else:
             if not name.endswith(f".{self.client_prefix}!"):
@@ -89,51 +101,83 @@ class RedisChannelLayer(BaseRedisLayer):
 
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel to a group, or refresh its membership for ``group_expiry`` seconds."""
+        await self._run(self._group_add_steps(group, channel))
+
+    def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
         self._check_channel(channel)
         if channel in self._mailboxes.boxes or self._is_own(channel):
             box = self._mailboxes.open(channel)
             box.groups = (box.groups or set()) | {group}
-        key = self._group_key(group)
-        node = self._sessions.get().multiplexer(self.consistent_hash(group))
-        await scripts.join(node, key, channel, self.group_expiry)
+        key, shard = self._group_key(group), self.consistent_hash(group)
+        yield lambda session: scripts.join(
+            session.multiplexer(shard), key, channel, self.group_expiry
+        )
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member."""
+        await self._run(self._group_discard_steps(group, channel))
+
+    def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
         self._check_channel(channel)
         box = self._mailboxes.boxes.get(channel)
         if box is not None and box.groups:
             box.groups.discard(group)
-        node = self._sessions.get().multiplexer(self.consistent_hash(group))
-        await scripts.leave(node, self._group_key(group), channel)
+        key, shard = self._group_key(group), self.consistent_hash(group)
+        yield lambda session: scripts.leave(session.multiplexer(shard), key, channel)
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send a message to every member of a group; full channels are skipped and counted."""
+        await self._run(self._group_send_steps(group, message))
+
+    def _group_send_steps(self, group: str, message: dict[str, Any]) -> Steps[None]:
         self._check_group(group)
         check_message(message)
         self._check_size(message)
-        node = self._sessions.get().multiplexer(self.consistent_hash(group))
-        members = await scripts.members(node, self._group_key(group), self.group_expiry)
-        if not members:
+        if self._splits() and runs_no_user_code(self._serializer):
+            # What comes back is plain, so the rest can be one step, wherever it runs.
+            plain = self._serializer.from_bytes(self._serializer.as_bytes(message))
+            yield lambda session: self._send_to_group(session, group, plain)
             return
+        members = yield lambda session: self._members(session, group)
+        frames = self._frames(message, members)
+        yield lambda session: self._send_frames(session, group, frames)
+
+    async def _send_to_group(self, session: Session, group: str, message: Message) -> None:
+        frames = self._frames(message, await self._members(session, group))
+        await self._send_frames(session, group, frames)
+
+    async def _members(self, session: Session, group: str) -> list[str]:
+        node = session.multiplexer(self.consistent_hash(group))
+        members = await scripts.members(node, self._group_key(group), self.group_expiry)
+        return [member.decode("utf-8", "replace") for member in members]
+
+    def _frames(self, message: Message, members: list[str]) -> list[Frame]:
+        """Return what to send to the members of a group: one frame per queue."""
         by_queue: dict[str, list[str]] = {}
-        for member in members:
-            channel = member.decode("utf-8", "replace")
+        for channel in members:
             by_queue.setdefault(non_local_name(channel), []).append(channel)
-        sends = [
-            self._enqueue(
-                self.consistent_hash(name),
+        return [
+            Frame(
                 name,
                 self._member({**message, ADDRESS_KEY: channels}),
                 self._largest_capacity(channels),
+                len(channels),
             )
             for name, channels in by_queue.items()
+        ]
+
+    async def _send_frames(self, session: Session, group: str, frames: list[Frame]) -> None:
+        sends = [
+            session.enqueue(self.consistent_hash(name), name, member, capacity)
+            for name, member, capacity, _ in frames
         ]
         added = await asyncio.gather(*sends, return_exceptions=True)
         full = sum(result is False for result in added)
         if full:
-            self._report(GroupOverCapacity(group, full, len(members)))
+            members = sum(frame.members for frame in frames)
+            self._report(GroupOverCapacity(group, full, members))
         for result in added:
             if isinstance(result, BaseException):
                 raise result
@@ -142,11 +186,16 @@ class RedisChannelLayer(BaseRedisLayer):
 
     async def flush(self) -> None:
         """Delete this layer's keys on every host, and forget what was received but not read."""
-        session = self._sessions.get()
+        await self._run(self._flush_steps())
+
+    def _flush_steps(self) -> Steps[None]:
+        yield self._flush_here
+
+    async def _flush_here(self, session: Session) -> None:
         await session.stop_readers()
         self._mailboxes.empty()
         try:
-            await self._delete_keys(session)
+            await session.delete_keys()
         finally:
             await self._sessions.aclose()
             for queue in list(self._queues.values()):
@@ -254,6 +303,14 @@ class ReceiveBuffer(MutableMapping[str, Any]):
     def __getitem__(self, channel: str) -> BufferView:
         boxes = self._layer._mailboxes
         return BufferView(self._layer, boxes.open(channel))
+
+    def pop(self, channel: str, *default: Any) -> Any:
+        """Forget a channel's buffer, and return it."""
+        if channel not in self and default:
+            return default[0]
+        buffer = self[channel]
+        del self[channel]
+        return buffer
 
     def __setitem__(self, channel: str, value: Any) -> None:
         raise TypeError("receive_buffer makes its own queues; put messages into them.")

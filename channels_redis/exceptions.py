@@ -47,6 +47,10 @@ class LayerClosed(ChannelsRedisError, RuntimeError):
     """``close()`` ended this layer, or its event loop ended, while the call was waiting."""
 
 
+class LoopRunning(ChannelsRedisError, RuntimeError):
+    """A blocking call was made on a thread that runs an event loop."""
+
+
 class MessageTooLarge(ChannelsRedisError):
     """A serialized message is larger than the option ``max_message_bytes`` allows."""
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from typing import Any
 
 from channels.exceptions import ChannelFull
 
-from ._base import BaseRedisLayer, Loop
+from ._base import BaseRedisLayer, Loop, Steps
 from ._keyspace import NONCE_KEY, random_hex
 from ._mailbox import Mailbox
 from ._messages import Item, Packed, check_message
+from ._portal import portal
 from ._queues import LocalQueue
 from ._session import Session
 from ._topics import ShardView, TopicSession
@@ -50,19 +52,28 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         :class:`SerializationError`, and :class:`ConnectionLost` when Redis could not be
         reached or did not answer.
         """
-        if self._keys.is_topic_channel(channel):
-            await self._publish(channel, message)
-            return
+        await self._run(self._send_steps(channel, message))
+
+    def _send_steps(self, channel: str, message: Any) -> Steps[None]:
         self._check_channel(channel)
-        if not isinstance(message, str):
+        if self._is_specific(channel):
+            yield from self._publish_steps(channel, message)
+            return
+        if not self._lets_pass(channel, message):
             check_message(message)
         member = self._member(message)
         self._check_size(message, len(member))
-        self._used_names[channel] = None
-        if len(self._used_names) > _REMEMBERED_NAMES:
-            del self._used_names[next(iter(self._used_names))]
-        if not await self._enqueue(self._next_shard(), channel, member, self.get_capacity(channel)):
+        self._remember(channel)
+        shard, capacity = self._next_shard(), self.get_capacity(channel)
+        if not (yield lambda session: session.enqueue(shard, channel, member, capacity)):
             raise ChannelFull(channel)
+
+    def _publish_steps(self, topic: str, message: Any) -> Steps[None]:
+        check_message(message)
+        payload = self.serialize(message)
+        self._check_size(message, len(payload))
+        command, shard = pack(b"PUBLISH", topic, payload), self.consistent_hash(topic)
+        yield lambda session: session.multiplexer(shard).call(command)
 
     async def receive(self, channel: str) -> Any:
         """Return the next message of a channel, as soon as there is one.
@@ -70,11 +81,11 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         May be cancelled at any time without losing a message, and does not raise because of
         the network.
         """
-        if self._keys.is_topic_channel(channel):
-            box = await self._sessions.get().listen(channel)
+        self._check_channel(channel)
+        if self._is_specific(channel):
+            box = await self._do(lambda session: session.listen(channel))
         else:
-            self._check_channel(channel)
-            self._used_names[channel] = None
+            self._remember(channel)
             box = self._general_queue(channel).open(channel)
         return await self._take(box)
 
@@ -82,10 +93,10 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         """Return a fresh channel name that is subscribed: nothing sent to it from now on is
         missed.  Raises :class:`ConnectionLost` when Redis could not be reached.
         """
-        channel = self._keys.new_topic_channel(prefix)
-        if not self._keys.is_topic_channel(channel):
+        if not self._begins_a_name(prefix):
             raise InvalidName(f"new_channel(): no valid name begins with {prefix!r}.")
-        await self._sessions.get().listen(channel)
+        channel = self._keys.new_topic_channel(prefix)
+        await self._do(lambda session: session.listen(channel))
         return channel
 
     # Groups
@@ -95,27 +106,39 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
         Raises :class:`ForeignChannelError` for a channel that this process does not receive.
         """
+        await self._run(self._group_add_steps(group, channel))
+
+    def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
-        self._check_any_channel(channel)
+        self._check_channel(channel)
         box = self._mailboxes.boxes.get(channel)
         if box is None:
             raise ForeignChannelError(
-                f"group_add() of {channel!r}: only a channel of this process can join a group."
+                f"group_add() of {channel!r}: a channel joins a group in the process that "
+                "receives it, and this one does not."
             )
-        await self._at_home(box, TopicSession.group_add, group, box)
+        yield lambda session: self._at_home(session, box, TopicSession.group_add, group, box)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member."""
+        await self._run(self._group_discard_steps(group, channel))
+
+    def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
-        self._check_any_channel(channel)
+        self._check_channel(channel)
         box = self._mailboxes.boxes.get(channel)
         if box is not None:
-            await self._at_home(box, TopicSession.group_discard, group, box)
+            yield lambda session: self._at_home(
+                session, box, TopicSession.group_discard, group, box
+            )
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send a message to every member of a group, in all processes."""
+        await self._run(self._group_send_steps(group, message))
+
+    def _group_send_steps(self, group: str, message: dict[str, Any]) -> Steps[None]:
         self._check_group(group)
-        await self._publish(self._keys.group_topic(group), message)
+        yield from self._publish_steps(self._keys.group_topic(group), message)
 
     # Ends
 
@@ -123,7 +146,12 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         """Reset this process: all groups are left, all unread messages forgotten, and the
         queues of the general channels used here deleted.  Receivers that wait go on.
         """
-        session = self._sessions.get()
+        await self._run(self._flush_steps())
+
+    def _flush_steps(self) -> Steps[None]:
+        yield self._flush_here
+
+    async def _flush_here(self, session: TopicSession) -> None:
         names = set(self._used_names)
         self._used_names.clear()
         await session.stop_readers()
@@ -131,7 +159,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         session.leave_all()
         try:
             if names:
-                await self._delete_keys(session, names)
+                await session.delete_keys(names)
         finally:
             session.closing = False
             for queue in list(self._queues.values()):
@@ -153,20 +181,29 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
     def _make_session(self, loop: Loop) -> TopicSession:
         return TopicSession(self, loop)
 
-    def _check_any_channel(self, channel: Any) -> None:
+    def _check_channel(self, name: Any) -> None:
         # The layer's own names may be longer than others, or have a prefix with other signs.
-        if not (isinstance(channel, str) and self._keys.is_topic_channel(channel)):
-            self._check_channel(channel)
+        if not (isinstance(name, str) and self._is_specific(name)):
+            super()._check_channel(name)
+
+    def _begins_a_name(self, prefix: Any) -> bool:
+        return (
+            isinstance(prefix, str)
+            and len(prefix) < self.MAX_NAME_LENGTH - len(random_hex())
+            and re.fullmatch(self.group_name_regex, prefix + "x") is not None
+        )
+
+    def _remember(self, channel: str) -> None:
+        """Note the name of a general channel, for ``flush()``."""
+        self._used_names[channel] = None
+        if len(self._used_names) > _REMEMBERED_NAMES:
+            del self._used_names[next(iter(self._used_names))]
 
     def _is_specific(self, channel: str) -> bool:
         return self._keys.is_topic_channel(channel)
 
-    async def _publish(self, topic: str, message: Any) -> None:
-        check_message(message)
-        payload = self.serialize(message)
-        self._check_size(message, len(payload))
-        node = self._sessions.get().multiplexer(self.consistent_hash(topic))
-        await node.call(pack(b"PUBLISH", topic, payload))
+    def _lets_pass(self, channel: str, message: Any) -> bool:
+        return isinstance(message, str) and not self._is_specific(channel)
 
     def _item(self, payload: bytes) -> Item:
         """Return what was published as an item for many: decrypted once, unpacked by each."""
@@ -203,10 +240,9 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         for box in boxes:
             session.forget(box)
 
-    async def _at_home(self, box: Mailbox, operation: Any, *args: Any) -> None:
+    async def _at_home(self, here: TopicSession, box: Mailbox, operation: Any, *args: Any) -> None:
         """Run a session's operation where the mailbox is subscribed."""
         session = box.home
-        here = self._sessions.get()
         if session is None or session is here or session.closing:
             await operation(here, *args)
             return
@@ -240,7 +276,12 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
     @property
     def _layers(self) -> dict[Loop, TopicSession]:
-        return self._sessions.all()
+        sessions = self._sessions.all()
+        return {loop: one for loop, one in sessions.items() if not portal.is_portal(loop)}
+
+    @property
+    def _shards(self) -> list[ShardView]:
+        return [ShardView(self, index) for index in range(self.ring_size)]
 
     def _get_layer(self) -> TopicSession:
         session: TopicSession = self._sessions.get()

@@ -95,6 +95,12 @@ class Wire:
         """Whether the connection is known to be closed."""
         return self._transport.is_closing() or not self._connection.is_connected
 
+    @property
+    def descriptor(self) -> int | None:
+        """The file descriptor of the socket, while it is open."""
+        sock = self._transport.get_extra_info("socket")
+        return sock.fileno() if sock is not None and sock.fileno() >= 0 else None
+
     def write(self, data: bytes) -> None:
         """Hand bytes to the transport.  Does nothing on a lost connection: reading tells."""
         if not self.lost:

@@ -90,6 +90,11 @@ class Multiplexer:
         """Number of commands that wait for their replies."""
         return len(self._unwritten) + len(self._written) + len(self._refused)
 
+    @property
+    def descriptor(self) -> int | None:
+        """The file descriptor of the connection, if there is one."""
+        return self._wire.descriptor if self._wire is not None else None
+
     def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
         """Queue one packed command; return the future of its reply.
 

@@ -11,13 +11,7 @@ import asyncio
 import math
 from typing import Any, Protocol
 
-from redis.exceptions import (
-    AuthenticationError,
-    ConnectionError,
-    NoPermissionError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import ConnectionError, NoPermissionError, RedisError
 
 from ..exceptions import ConfigurationError
 from . import scripts
@@ -54,8 +48,10 @@ class QueueOwner(Protocol):
     def dropped(self, reason: str, count: int) -> None:
         """Count messages that will not be delivered."""
 
-    def reclaim(self, reader: QueueReader) -> list[Popped]:
-        """Hand back what this reader delivered and nobody took."""
+    def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
+        """Hand back what this reader delivered ``before`` a time of its loop and nobody took;
+        tell whether more is left.
+        """
 
     def failed(self, error: Exception) -> None:
         """Raise ``error`` in those who wait: no retry will help."""
@@ -84,9 +80,15 @@ class QueueReader:
         self._stopping = False
         self._poked: asyncio.Future[None] | None = None
         self._hold: asyncio.TimerHandle | None = None
+        self._returning: asyncio.Task[None] | None = None
         self._helpers: set[asyncio.Task[None]] = set()
         name = f"channels_redis reader {owner.key}"
         self.task = loop.create_task(self._run(), name=name)
+
+    @property
+    def descriptor(self) -> int | None:
+        """The file descriptor of the connection, if there is one."""
+        return self._wire.descriptor if self._wire is not None else None
 
     def poke(self, running: Loop) -> None:
         """Tell the reader that somebody waits; ``running`` is the caller's loop.
@@ -179,6 +181,10 @@ class QueueReader:
 
     async def _pop(self, wire: Wire) -> None:
         owner = self._owner
+        if self._returning is not None:
+            # What went back is older than what a pop would bring now.
+            await asyncio.wait({self._returning})
+            self._returning = None
         wire.write(
             scripts.pop(owner.key, owner.limit() - 1, owner.expiry_s, by_hash=self._by_hash)
             + pack("BZPOPMIN", owner.key, self._block_s)
@@ -247,11 +253,12 @@ class QueueReader:
                 raise _explained(self._node, reply)
 
     def _give_back(self) -> None:
-        """Return to the queue what nobody has taken, so that others can."""
-        self._hold = None
-        held = self._owner.reclaim(self)
+        """Return to the queue what nobody has taken for a while, so that others can."""
+        now = self.loop.time()
+        held, more = self._owner.reclaim(self, now if self._stopping else now - HOLD_S)
+        self._hold = self.loop.call_later(HOLD_S / 2, self._give_back) if more else None
         if held:
-            self._help(self._put_back(held), "put back")
+            self._returning = self._help(self._put_back(held), "put back")
 
     async def _put_back(self, held: list[Popped]) -> None:
         owner = self._owner
@@ -285,10 +292,12 @@ class QueueReader:
             if self._popping:
                 wire.abort()
 
-    def _help(self, coroutine: Any, purpose: str) -> None:
-        task = self.loop.create_task(coroutine, name=f"channels_redis {purpose} {self._owner.key}")
+    def _help(self, coroutine: Any, purpose: str) -> asyncio.Task[None]:
+        name = f"channels_redis {purpose} {self._owner.key}"
+        task: asyncio.Task[None] = self.loop.create_task(coroutine, name=name)
         self._helpers.add(task)
         task.add_done_callback(self._helpers.discard)
+        return task
 
     async def _finish(self) -> None:
         self._stopping = True
@@ -306,13 +315,5 @@ class QueueReader:
 
 def _explained(node: Node, reply: Exception) -> Exception:
     """Return what an error reply to a pop means: a lost node, or a server that can't serve."""
-    if isinstance(reply, ResponseError) and "unknown command" in str(reply).lower():
-        return ConfigurationError(
-            f"Redis at {node.health.node} is too old: it does not know BZPOPMIN or ZPOPMIN; "
-            "Redis 5.0 or newer is needed"
-        )
-    if isinstance(reply, (AuthenticationError, NoPermissionError)):
-        explained = node.explain(reply)
-        if explained is not reply:
-            return explained
-    return ConnectionError(str(reply))
+    explained = node.explain(reply)
+    return ConnectionError(str(reply)) if explained is reply else explained

@@ -91,6 +91,11 @@ class Subscriber:
         """The topics whose subscription is confirmed."""
         return [name for name, topic in self._topics.items() if topic.state is _State.JOINED]
 
+    @property
+    def descriptor(self) -> int | None:
+        """The file descriptor of the connection, if there is one."""
+        return self._wire.descriptor if self._wire is not None else None
+
     async def subscribe(self, name: bytes, arrived: Callable[[], None]) -> None:
         """Return when the server has confirmed the subscription.
 
@@ -267,11 +272,10 @@ class Subscriber:
 
     def _settle(self, name: bytes, topic: _Topic) -> None:
         """Compare the wish with the state that was reached."""
-        if topic.wanted != (topic.state is _State.JOINED):
-            if topic.state is _State.IDLE and not topic.wanted:
-                del self._topics[name]
-            else:
-                self._request(name)
+        if topic.state is _State.IDLE and not topic.wanted:
+            del self._topics[name]
+        elif topic.wanted != (topic.state is _State.JOINED):
+            self._request(name)
 
     def _refused(self, reply: Exception) -> None:
         """Take an error reply: it answers the oldest command as a whole."""

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     ConnectionError,
+    MovedError,
     NoPermissionError,
     RedisError,
     ResponseError,
@@ -27,6 +30,9 @@ from .connections import Loop, Wire
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+#: The oldest server that has BZPOPMIN, and replicates what a script did instead of the script.
+OLDEST_SERVER = (5, 0)
 
 _BACKOFF_FIRST_S = 0.05
 _BACKOFF_LAST_S = 0.5
@@ -76,19 +82,33 @@ class Node:
             if explained is error:
                 raise
             raise explained from error
-        if isinstance(pool, SentinelConnectionPool):
-            await self._check_primary(wire)
+        try:
+            if isinstance(pool, SentinelConnectionPool):
+                await self._check_primary(wire)
+            if not self.health.proven:
+                await self._check_version(wire)
+        except BaseException:
+            await wire.close()
+            raise
         return wire
 
     async def _check_primary(self, wire: Wire) -> None:
         """Refuse a demoted server: a stale Sentinel names it, and PUBLISH there is lost."""
-        try:
-            role = await wire.ask("ROLE")
-            if isinstance(role, list) and role[0] != b"master":
-                raise ConnectionError("the server named by Sentinel is not a primary (any more)")
-        except BaseException:
-            await wire.close()
-            raise
+        role = await wire.ask("ROLE")
+        if isinstance(role, list) and role[0] != b"master":
+            raise ConnectionError("the server named by Sentinel is not a primary (any more)")
+
+    async def _check_version(self, wire: Wire) -> None:
+        """Say clearly that a server is too old; silent where it does not tell its version."""
+        info = await wire.ask("INFO", "server")
+        found = re.search(
+            rb"redis_version:((\d+)\.(\d+)[^\s]*)", info if isinstance(info, bytes) else b""
+        )
+        if found and (int(found[2]), int(found[3])) < OLDEST_SERVER:
+            raise ConfigurationError(
+                f"Redis at {self.health.node} is {found[1].decode()}, which is too old: "
+                "Redis 5.0 or newer is needed."
+            )
 
     async def _check_master_name(self, pool: Any, error: Exception) -> None:
         """Raise :class:`ConfigurationError` if a Sentinel answers and does not know the name."""
@@ -121,6 +141,10 @@ class Node:
                 advice = "check 'ssl_ca_certs', or 'ssl_cert_reqs' for a self-signed certificate"
             elif isinstance(cause, ResponseError) and "DB index" in str(cause):
                 advice = "check the database number"
+            elif isinstance(cause, (MovedError, AskError)):
+                advice = "it is one node of a Redis Cluster, and an entry of hosts names one server"
+            elif isinstance(cause, ResponseError) and "unknown" in str(cause).lower():
+                advice = "Redis 5.0 or newer is needed, with no command renamed"
             else:
                 continue
             return ConfigurationError(f"Redis at {self.health.node} refuses: {cause}; {advice}")

@@ -1,0 +1,66 @@
+"""The blocking face of a layer, for code without an event loop: ``layer.sync.send(...)``.
+
+For WSGI views, signal handlers, Celery tasks, management commands and scripts.  Each call is
+one hop to the portal's event loop, which keeps its connections; messages are serialized in the
+calling thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._loops import running_loop_or_none
+from .exceptions import LoopRunning
+
+if TYPE_CHECKING:
+    from ._base import BaseRedisLayer
+
+
+class SyncFace:
+    """The methods of a channel layer that make sense without an event loop, blocking.
+
+    They raise what the coroutines of the same names raise; :class:`LoopRunning` on a thread
+    that runs an event loop, which they would block; and :class:`ConnectionLost` when a call
+    does not end within ``timeout_s`` seconds.  Without ``timeout_s`` the options
+    ``connect_wait_s`` and ``command_timeout_s`` bound each command.
+    """
+
+    def __init__(self, layer: BaseRedisLayer) -> None:
+        self._layer = layer
+
+    def send(
+        self, channel: str, message: dict[str, Any], *, timeout_s: float | None = None
+    ) -> None:
+        """Send a message to one channel."""
+        self._run(self._layer._send_steps(channel, message), timeout_s)
+
+    def group_send(
+        self, group: str, message: dict[str, Any], *, timeout_s: float | None = None
+    ) -> None:
+        """Send a message to every member of a group."""
+        self._run(self._layer._group_send_steps(group, message), timeout_s)
+
+    def group_add(self, group: str, channel: str, *, timeout_s: float | None = None) -> None:
+        """Add a channel to a group."""
+        self._run(self._layer._group_add_steps(group, channel), timeout_s)
+
+    def group_discard(self, group: str, channel: str, *, timeout_s: float | None = None) -> None:
+        """Remove a channel from a group."""
+        self._run(self._layer._group_discard_steps(group, channel), timeout_s)
+
+    def flush(self, *, timeout_s: float | None = None) -> None:
+        """Do what the layer's ``flush()`` does."""
+        self._run(self._layer._flush_steps(), timeout_s)
+
+    def close(self, *, timeout_s: float | None = None) -> None:
+        """Do what the layer's ``close()`` does."""
+        self._run(self._layer._close_steps(), timeout_s)
+
+    def _run(self, steps: Any, timeout_s: float | None) -> None:
+        if running_loop_or_none() is not None:
+            steps.close()
+            raise LoopRunning(
+                "An event loop runs in this thread, and layer.sync would block it: "
+                "await the layer's own method instead."
+            )
+        self._layer._run_blocking(steps, timeout_s)
