@@ -17,12 +17,12 @@ PACKAGE = ROOT / "channels_redis"
 FLOORS = [
     ["__main__", "testing"],
     ["apps", "checks", "management"],
-    ["sync"],
     ["core", "pubsub"],
     ["_base"],
     ["_topics"],
     ["_session"],
     ["_queues"],
+    ["sync", "_fork"],
     ["_portal"],
     ["_loops"],
     ["_transport.queue", "_transport.subscriber", "_transport.flushing"],
