@@ -86,7 +86,7 @@ def test_a_wrong_environment_variable_is_no_reason_to_take_another_server(
     """Who names a program must not be tested against another."""
     make_program(no_programs / "valkey-server")
     monkeypatch.setenv(BINARY_VARIABLE, "/nowhere/redis-server")
-    with pytest.raises(ServerNotFound, match="/nowhere/redis-server"):
+    with pytest.raises(ValueError, match="/nowhere/redis-server"):
         find_server()
 
 

