@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
-from types import TracebackType
 from typing import Any, ClassVar
 
 from channels_redis.testing import _resp
@@ -74,12 +73,7 @@ class SentinelSet:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
         self.servers = []
         self.sentinel_servers = []
