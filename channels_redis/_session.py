@@ -11,6 +11,7 @@ from ._events import SenderClockUsed
 from ._portal import portal
 from ._queues import LocalQueue
 from ._transport import flushing, scripts
+from ._transport.connections import forget
 from ._transport.multiplexer import Multiplexer
 from ._transport.queue import QueueReader
 from ._transport.topology import Node
@@ -142,6 +143,8 @@ class Session:
             reader.abandon()
         for multiplexer in self._multiplexers.values():
             multiplexer.abandon()
+        for task in self._tasks:
+            forget(task)
 
     def descriptors(self) -> list[int]:
         """Return the file descriptors of all connections."""

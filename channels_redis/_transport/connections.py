@@ -147,16 +147,29 @@ class Wire:
             await self._pool.release(self._connection)
 
     def abandon(self) -> None:
-        """Shut the socket down after the loop was closed without warning.
+        """Close the socket after the loop was closed without warning.
 
-        The transport can't be closed any more, as that needs the loop; the server must see
-        the end of the connection all the same, or a message vanishes into a ghost's pop.
+        The server must see the end of the connection, or a message vanishes into a ghost's
+        blocking pop.  What the transport would do in the loop's next round is done here.
         """
-        self._connection._reader = self._connection._writer = None
-        sock = self._transport.get_extra_info("socket")
+        transport: Any = self._transport
+        sock = transport.get_extra_info("socket")
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+        while transport is not None:
+            with contextlib.suppress(RuntimeError, AttributeError):
+                transport.abort()
+            with contextlib.suppress(RuntimeError, AttributeError):
+                transport._call_connection_lost(None)
+            transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+        self._connection._reader = self._connection._writer = None
+
+
+def forget(task: asyncio.Task[Any]) -> None:
+    """Let a task go that can never end, as its loop was closed: nobody needs a log record."""
+    # The attribute by which asyncio keeps quiet about its own; uvloop's tasks are asyncio's.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # not in the annotations
 
 
 async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:

@@ -28,7 +28,7 @@ from redis.exceptions import (
 )
 
 from ..exceptions import ConnectionLost
-from .connections import Loop, Wire
+from .connections import Loop, Wire, forget
 from .topology import Node, backoff_s
 
 #: Replies which say that the command did not run, and may run elsewhere or later.
@@ -138,8 +138,11 @@ class Multiplexer:
         """Let go after the loop was closed without warning."""
         self._closed = True
         self._node.health.gone(self)
-        if self._wire is not None:
-            self._wire.abandon()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.abandon()
+        if self._task is not None:
+            forget(self._task)
 
     def _start(self) -> None:
         name = f"channels_redis multiplexer {self._node.health.node}"

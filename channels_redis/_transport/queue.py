@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError, NoPermissionError, RedisError
 
 from ..exceptions import ConfigurationError
 from . import scripts
-from .connections import Loop, Wire, pack
+from .connections import Loop, Wire, forget, pack
 from .multiplexer import Multiplexer
 from .topology import Node, backoff_s
 
@@ -81,6 +81,7 @@ class QueueReader:
         self._poked: asyncio.Future[None] | None = None
         self._hold: asyncio.TimerHandle | None = None
         self._returning: asyncio.Task[None] | None = None
+        self._unblocking: asyncio.Task[None] | None = None
         self._helpers: set[asyncio.Task[None]] = set()
         name = f"channels_redis reader {owner.key}"
         self.task = loop.create_task(self._run(), name=name)
@@ -112,7 +113,7 @@ class QueueReader:
             return
         self._stopping = True
         if self._popping and self._wire is not None:
-            self._help(self._unblock(self._wire), "unblock")
+            self._unblocking = self._help(self._unblock(self._wire), "unblock")
         else:
             self.task.cancel()
 
@@ -124,9 +125,13 @@ class QueueReader:
     def abandon(self) -> None:
         """Let go after the loop was closed without warning; what was popped stays."""
         self._stopping = True
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.abandon()
+        for task in (self.task, *self._helpers):
+            forget(task)
+        self._helpers.clear()
         self._node.health.gone(self)
-        if self._wire is not None:
-            self._wire.abandon()
         self._owner.ended(self)
 
     async def _run(self) -> None:
@@ -161,8 +166,9 @@ class QueueReader:
         except ConfigurationError:
             raise
         except (RedisError, OSError) as error:
-            self._failures += 1
-            self._node.health.lost(self, str(error))
+            if not self._stopping:
+                self._failures += 1
+                self._node.health.lost(self, str(error))
             await self._disconnect()
 
     async def _connect(self) -> None:
@@ -306,7 +312,13 @@ class QueueReader:
                 self._hold.cancel()
                 self._give_back()
             await self._disconnect()
-            while self._helpers:
+            if self._unblocking is not None:
+                self._unblocking.cancel()
+            if self._helpers:
+                await asyncio.wait(self._helpers, timeout=STOP_S)
+            for late in self._helpers:
+                late.cancel()
+            if self._helpers:
                 await asyncio.wait(self._helpers)
         finally:
             self._node.health.gone(self)

@@ -20,7 +20,7 @@ from typing import Any
 from redis.exceptions import ConnectionError, RedisError
 
 from ..exceptions import ConfigurationError, ConnectionLost
-from .connections import Loop, Wire, pack
+from .connections import Loop, Wire, forget, pack
 from .topology import Node, backoff_s
 
 #: Topics in one command; more go out in several.
@@ -146,8 +146,11 @@ class Subscriber:
         """Let go after the loop was closed without warning."""
         self._closed = True
         self._node.health.gone(self)
-        if self._wire is not None:
-            self._wire.abandon()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.abandon()
+        if self._task is not None:
+            forget(self._task)
 
     def _give_up(self, join: _Join) -> None:
         if not join.future.done():
