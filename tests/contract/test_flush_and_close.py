@@ -245,6 +245,27 @@ async def test_close_does_not_wait_for_a_server_that_is_gone(
     assert [type(result) for result in results] == [LayerClosed] * 2
 
 
+async def test_a_close_that_was_cancelled_is_finished_by_the_next(
+    kind: str, private_server: RedisServer, make_layer: Any
+) -> None:
+    """Given up half-way at a server that does not answer, it leaves nothing that can't be ended."""
+    before = asyncio.all_tasks()
+    layer = make_layer(kind, hosts=[private_server.url])
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    waiting = [await waiting_receive(layer, name) for name in (channel, "tasks")]
+    private_server.freeze()
+    closing = asyncio.create_task(layer.close())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait({closing})
+    private_server.thaw()
+    await bounded(layer.close())
+    await bounded(asyncio.gather(*waiting, return_exceptions=True))
+    assert asyncio.all_tasks() - before == set()
+
+
 async def test_core_close_pools_after_every_send(build_core: Any) -> None:
     """Old code calls ``close_pools`` after each send: it costs a running receiver nothing."""
     layer = build_core()
