@@ -27,8 +27,10 @@ ALSO_BEHIND_SENTINEL = pytest.mark.parametrize(
 )
 
 # The first lines of scripts that use a layer: ``layer`` is what ``script_arguments`` describe.
+# A loop in debug mode warns of every slow step; how slow they are is the machine's affair.
 SCRIPT_HEAD = """
-import asyncio, json, sys
+import asyncio, json, logging, sys
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 from asgiref.sync import async_to_sync
 from django.utils.module_loading import import_string
 
