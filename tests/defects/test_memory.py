@@ -1,0 +1,240 @@
+"""What is kept for consumers is bounded, and ends with them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from channels.exceptions import ChannelFull
+
+from tests.defects.steps import (
+    cancel,
+    member,
+    numbered,
+    numbers,
+    queue_key,
+    receive_numbers,
+    server_time_s,
+    subscribers,
+    waiting,
+)
+from tests.helpers import receive, receive_until_marker, wait_for
+
+SHORT_EXPIRY_S = 1
+
+
+async def leave_without_a_word(layer: Any) -> str:
+    """A consumer that joins a group, waits and is cancelled; its channel."""
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    wait = waiting(layer, channel)
+    await asyncio.sleep(0)
+    await cancel(wait)
+    return str(channel)
+
+
+def kept_messages(layer: Any) -> int:
+    """How many messages lie in the process's own buffers."""
+    return sum(queue.qsize() for _, queue in layer.receive_buffer.items())
+
+
+async def test_buffers_of_departed_consumers_are_freed(make_layer: Callable[..., Any]) -> None:
+    """What was sent to consumers that have gone does not stay in memory (384, C1361)."""
+    layer = make_layer("core", expiry=SHORT_EXPIRY_S, capacity=1000)
+    channels = [await leave_without_a_word(layer) for _ in range(50)]
+    stable = await layer.new_channel()
+    for channel in channels:
+        await layer.send(channel, numbered(1))
+    assert await receive_until_marker(layer, stable) == []
+    await layer.send(stable, numbered(2))
+    assert await receive(layer, stable) == numbered(2)
+    await wait_for(lambda: kept_messages(layer) == 0)
+    assert await receive_until_marker(layer, stable) == []
+    assert len(list(layer.receive_buffer.items())) <= 1
+
+
+async def test_core_takes_a_consumer_that_left_without_a_word_out_of_its_groups(
+    make_layer: Callable[..., Any], server: Any, prefix: str
+) -> None:
+    """A mailbox ends ``expiry`` (at most 10 s) after its last waiter was cancelled."""
+    layer = make_layer("core", expiry=SHORT_EXPIRY_S)
+    stays = await layer.new_channel()
+    await layer.group_add("room", stays)
+    await leave_without_a_word(layer)
+    members = f"{prefix}:group:room", 0, -1
+    await wait_for(lambda: server.command("ZRANGE", *members) == [stays.encode()])
+
+
+async def test_pubsub_unsubscribes_a_consumer_that_left_without_a_word(
+    make_layer: Callable[..., Any], server: Any, prefix: str
+) -> None:
+    """A mailbox ends ``expiry`` (at most 10 s) after its last waiter was cancelled."""
+    layer = make_layer("pubsub", expiry=SHORT_EXPIRY_S)
+    channel = await leave_without_a_word(layer)
+    group = f"{prefix}__group__room"
+    assert subscribers(server, channel) == subscribers(server, group) == 1
+    await wait_for(lambda: subscribers(server, channel) == subscribers(server, group) == 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "unread"),
+    [({"expiry": 1}, True), ({"expiry": 1, "group_expiry": 1}, False)],
+    ids=["unread for expiry", "unused for group_expiry"],
+)
+async def test_a_consumer_that_died_in_its_handler_leaves_its_groups(
+    make_layer: Callable[..., Any],
+    server: Any,
+    prefix: str,
+    kind: str,
+    options: dict[str, Any],
+    unread: bool,
+) -> None:
+    """What tells of it is a message unread for ``expiry``, or ``group_expiry`` without any."""
+    layer, sender = make_layer(kind, **options), make_layer(kind, **options)
+    channel, sibling = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("room", channel)
+    await sender.send(channel, numbered(1))
+    assert await receive(layer, channel) == numbered(1)
+    if unread:
+        await sender.group_send("room", numbered(2))
+    reading = waiting(layer, sibling)
+    if kind == "core":
+        await wait_for(lambda: server.command("ZCARD", f"{prefix}:group:room") == 0)
+    else:
+        await wait_for(lambda: subscribers(server, f"{prefix}__group__room") == 0)
+        assert subscribers(server, channel) == 0
+    assert not reading.done()
+    await cancel(reading)
+
+
+async def test_a_consumer_whose_handler_is_slow_keeps_its_place(
+    make_layer: Callable[..., Any], kind: str
+) -> None:
+    """A mailbox does not end because nobody waits just now, ``expiry`` or not."""
+    layer, sender = make_layer(kind, expiry=SHORT_EXPIRY_S), make_layer(kind)
+    channel, sibling = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("room", channel)
+    await sender.send(channel, numbered(1))
+    assert await receive(layer, channel) == numbered(1)
+    gone = await leave_without_a_word(layer)
+    await wait_for(lambda: left_its_group(layer, gone, kind))
+    assert not await left_its_group(layer, channel, kind)
+    await sender.group_send("room", numbered(2))
+    assert await receive(layer, channel) == numbered(2)
+    assert await receive_until_marker(layer, sibling) == []
+
+
+async def left_its_group(layer: Any, channel: str, kind: str) -> bool:
+    """Whether messages to the group "room" no longer reach ``channel``."""
+    if kind == "pubsub":
+        return not any(channel in members for members in layer.groups.values())
+    members = await layer.connection(layer.consistent_hash("room")).zrange(
+        layer._group_key("room"), 0, -1
+    )
+    return channel.encode() not in members
+
+
+async def test_a_slow_consumer_does_not_fill_the_queue_of_its_process(
+    make_layer: Callable[..., Any],
+) -> None:
+    """While the process reads, a flood to one consumer harms no sibling (97, 121, 181)."""
+    layer, sender = (make_layer("core", capacity=100) for _ in range(2))
+    slow, sibling = await layer.new_channel(), await layer.new_channel()
+    reading = asyncio.create_task(receive_numbers(layer, sibling, 100))
+    await asyncio.sleep(0)
+    for number in range(100):
+        await asyncio.gather(*(sender.send(slow, numbered(number)) for _ in range(10)))
+        await sender.send(sibling, numbered(number))
+    assert await asyncio.wait_for(reading, 10) == list(range(100))
+
+
+async def test_a_consumer_that_falls_behind_loses_its_own_oldest_messages(
+    make_layer: Callable[..., Any], kind: str
+) -> None:
+    """A full mailbox keeps the last ``capacity`` messages (97, C1361)."""
+    capacity = 10
+    layer, sender = make_layer(kind, capacity=capacity), make_layer(kind, capacity=capacity)
+    slow, sibling = await layer.new_channel(), await layer.new_channel()
+    for number in range(5 * capacity):
+        await sender.send(slow, numbered(number))
+        await sender.send(sibling, numbered(number))
+        assert await receive(layer, sibling) == numbered(number)
+    kept = [message["n"] for message in await receive_until_marker(layer, slow, sender)]
+    assert kept == list(range(4 * capacity, 5 * capacity))[-len(kept) :]
+    assert len(kept) >= capacity - 1, "the marker may have pushed one out"
+
+
+async def test_pubsub_mailboxes_obey_capacity(make_layer: Callable[..., Any]) -> None:
+    """A Pub/Sub consumer that nobody reads holds ``capacity`` messages and no more (C1361)."""
+    layer, sender = make_layer("pubsub", capacity=10), make_layer("pubsub")
+    slow, marker = await layer.new_channel(), await layer.new_channel()
+    for number in range(500):
+        await sender.send(slow, numbered(number))
+    assert await receive_until_marker(layer, marker, sender) == []
+    assert await receive_numbers(layer, slow, 10) == list(range(490, 500))
+
+
+@pytest.fixture
+async def behind(make_layer: Callable[..., Any], kind: str) -> tuple[Any, str]:
+    """A layer with bounds of 5 and a channel of it that was sent twenty messages, and its name."""
+    layer, sender = make_layer(kind, channel_capacity={"*specific*": 5}), make_layer(kind)
+    slow, sibling = await layer.new_channel(), await layer.new_channel()
+    for number in range(20):
+        await sender.send(slow, numbered(number))
+        await sender.send(sibling, numbered(number))
+        assert await receive(layer, sibling) == numbered(number)
+    return layer, slow
+
+
+async def test_drops_are_reported_with_the_channel_that_is_behind(
+    caplog: pytest.LogCaptureFixture, behind: tuple[Any, str]
+) -> None:
+    """The first message that a full mailbox drops is logged at once, naming the channel (212)."""
+    _, slow = behind
+    reports = [record for record in caplog.get_records("setup") if slow in record.getMessage()]
+    assert [record.levelname for record in reports] == ["WARNING"]
+
+
+async def test_mailboxes_obey_channel_capacity(behind: tuple[Any, str]) -> None:
+    """The bound of a mailbox is that of its channel, as ``channel_capacity`` says (212)."""
+    layer, slow = behind
+    assert await receive_numbers(layer, slow, 5) == [15, 16, 17, 18, 19]
+
+
+async def test_no_list_of_messages_in_flight_stays_in_redis(
+    make_layer: Callable[..., Any], server: Any, prefix: str
+) -> None:
+    """Receiving and cancelling leave no helper keys behind, and no key without a TTL."""
+    layer = make_layer("core")
+    channel = await layer.new_channel()
+    for number in range(20):
+        await layer.send(channel, numbered(number))
+        wait = waiting(layer, channel)
+        await asyncio.sleep(0)
+        if number % 2:
+            await cancel(wait)
+        else:
+            await wait
+        keys = server.command("KEYS", f"{prefix}*")
+        assert not [key for key in keys if b"inflight" in key]
+        assert all(server.command("TTL", key) != -1 for key in keys)
+    await receive_until_marker(layer, channel)
+    assert server.command("KEYS", f"{prefix}*") == []
+
+
+async def test_a_full_queue_refuses_the_sender_and_not_the_reader(
+    make_layer: Callable[..., Any], server: Any, prefix: str
+) -> None:
+    """Nobody reads: the queue in Redis stays at ``capacity``, and the sender is told."""
+    layer = make_layer("core", capacity=3)
+    channel = await layer.new_channel()
+    for number in range(3):
+        await layer.send(channel, numbered(number))
+    with pytest.raises(ChannelFull):
+        await layer.send(channel, numbered(3))
+    assert numbers([await receive(layer, channel) for _ in range(3)]) == [0, 1, 2]
+    key, now = queue_key(prefix, channel), server_time_s(server)
+    server.command("ZADD", key, now, member(numbered(4), channel=channel))
+    assert await receive(layer, channel) == numbered(4)
