@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import inspect
 import itertools
 import logging
@@ -278,18 +279,43 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
             message.pop(NONCE_KEY, None)
         return message
 
-    async def _take(self, box: Mailbox) -> Any:
-        """Return the next message of a mailbox that can be read."""
-        loop = running_loop()
+    # Receiving
+
+    async def receive(self, channel: str) -> Any:
+        """Return the next message of a channel, as soon as there is one: a dict of one's own.
+
+        May be cancelled at any time without losing a message, and does not raise because of
+        the network.  Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel
+        of another process (core), and :class:`LayerClosed` when the layer is closed meanwhile.
+        """
+        # One coroutine and one future for each consumer that waits, as a site may have 10,000.
+        mailboxes = self._mailboxes
+        box = mailboxes.boxes.get(channel)
+        if box is None or not box.fed:
+            box = await self._open(channel)
         while True:
-            item = await self._mailboxes.take(box, loop)
+            item = mailboxes.pop(box)
+            if item is None:
+                waiter = mailboxes.join(box, running_loop())
+                try:
+                    failure = await waiter
+                except BaseException:
+                    mailboxes.withdraw(box, waiter)
+                    raise
+                if failure is not None:
+                    raise copy.copy(failure)
+                continue
             try:
                 message = item.open()
-                if isinstance(message, dict) or self._lets_pass(box.name, message):
+                if isinstance(message, dict) or self._lets_pass(channel, message):
                     return message
                 raise TypeError("not a dict")
             except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
-                self._undecodable(box.name, error)
+                self._undecodable(channel, error)
+
+    async def _open(self, channel: str) -> Mailbox:
+        """Return the mailbox of a channel with a source: a queue, or a subscription."""
+        raise NotImplementedError
 
     def _lets_pass(self, channel: str, message: Any) -> bool:
         """Tell whether a message that is no dict is legal on a channel."""

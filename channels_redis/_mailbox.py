@@ -9,7 +9,6 @@ until the moment of taking, the message is in the mailbox.
 from __future__ import annotations
 
 import asyncio
-import copy
 import threading
 import time
 from collections import deque
@@ -24,50 +23,57 @@ CANCELLED_S = 10.0
 UNUSED_S = 3600.0
 
 
-class Waiter:
-    """One ``receive()`` that waits, on its own event loop."""
+#: One ``receive()`` that waits, on its own event loop.  Resolved with None when there is a
+#: message to take, else with what to raise.
+Waiter = asyncio.Future["Exception | None"]
 
-    __slots__ = ("future", "loop")
 
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
-        #: Resolved with None when there is a message to take, else with what to raise.
-        self.future: asyncio.Future[Exception | None] = loop.create_future()
-
-    def wake(self, running: Loop | None, error: Exception | None = None) -> bool:
-        """Wake the waiter; ``running`` is the caller's loop.  False if its loop is closed."""
-        if self.loop is running:
-            self._resolve(error)
-            return True
-        try:
-            self.loop.call_soon_threadsafe(self._resolve, error)
-        except RuntimeError:
-            return False
+def wake(waiter: Waiter, running: Loop | None, error: Exception | None = None) -> bool:
+    """Wake a waiter; ``running`` is the caller's loop.  False if the waiter's is closed."""
+    loop = waiter.get_loop()
+    if loop is running:
+        _resolve(waiter, error)
         return True
+    try:
+        loop.call_soon_threadsafe(_resolve, waiter, error)
+    except RuntimeError:
+        return False
+    return True
 
-    def _resolve(self, error: Exception | None) -> None:
-        if not self.future.done():
-            self.future.set_result(error)
+
+def _resolve(waiter: Waiter, error: Exception | None) -> None:
+    if not waiter.done():
+        waiter.set_result(error)
 
 
 class Demand:
-    """Who waits for what one source (a queue's readers) brings.
+    """How many wait for what one source (a queue's readers) brings, and on which loops.
 
-    ``wanted(loop)`` is called, without a lock, on the loop of a waiter that has joined.
+    ``wanted(loop)`` is called, without a lock, on the loop of the first one who waits.
     """
 
-    __slots__ = ("waiters", "wanted")
+    __slots__ = ("_loops", "waiting", "wanted")
 
     def __init__(self, wanted: Callable[[Loop], None]) -> None:
-        self.waiters: set[Waiter] = set()
+        self.waiting = 0
+        self._loops: dict[Loop, int] = {}
         self.wanted = wanted
 
+    def add(self, loop: Loop) -> None:
+        """Count one who waits."""
+        self.waiting += 1
+        self._loops[loop] = self._loops.get(loop, 0) + 1
+
+    def remove(self, loop: Loop) -> None:
+        """Count one who waited."""
+        self.waiting -= 1
+        self._loops[loop] -= 1
+        if not self._loops[loop]:
+            del self._loops[loop]
+
     def loop(self) -> Loop | None:
-        """Return the open loop of one waiter, if there is any."""
-        for waiter in tuple(self.waiters):
-            if not waiter.loop.is_closed():
-                return waiter.loop
-        return None
+        """Return the open loop of one who waits, if there is any."""
+        return next((loop for loop in tuple(self._loops) if not loop.is_closed()), None)
 
 
 class Mailbox:
@@ -97,6 +103,11 @@ class Mailbox:
         self.groups: set[str] | None = None
         self.used_at = now
         self.cancelled = False
+
+    @property
+    def fed(self) -> bool:
+        """Whether something brings messages here: readers of a queue, or a subscription."""
+        return self.demand is not None or self.home is not None
 
     def ended(self, now: float, expiry_s: float, group_expiry_s: float) -> bool:
         """Tell whether nobody will come any more.  Never only because nobody waits just now:
@@ -150,74 +161,74 @@ class Mailboxes:
 
         ``running`` is the event loop that runs in this thread, here and below.
         """
-        with self.lock:
-            self._put(box, (time.monotonic(), item), running, bounded)
+        self._put((box,), item, running, bounded)
 
     def put_all(self, boxes: Iterable[Mailbox], item: Any, running: Loop | None) -> None:
         """Append one message to many mailboxes in one pass."""
+        self._put(boxes, item, running, True)
+
+    def _put(
+        self, boxes: Iterable[Mailbox], item: Any, running: Loop | None, bounded: bool
+    ) -> None:
         stamped = (time.monotonic(), item)
         with self.lock:
             for box in boxes:
-                self._put(box, stamped, running, True)
-
-    def _put(
-        self,
-        box: Mailbox,
-        stamped: tuple[float, Any],
-        running: Loop | None,
-        bounded: bool,
-    ) -> None:
-        items = box.items
-        if items is None:
-            items = box.items = deque()
-        elif bounded and len(items) >= box.capacity:
-            items.popleft()
-            self._dropped(box.name)
-        items.append(stamped)
-        if box.waiters:
-            self._wake_next(box, running)
+                items = box.items
+                if items is None:
+                    items = box.items = deque()
+                elif bounded and len(items) >= box.capacity:
+                    items.popleft()
+                    self._dropped(box.name)
+                items.append(stamped)
+                if box.waiters:
+                    self._wake_next(box, running)
 
     def _wake_next(self, box: Mailbox, running: Loop | None) -> None:
         while box.waiters:
             waiter = box.waiters.pop(0)
             if box.demand is not None:
-                box.demand.waiters.discard(waiter)
-            if not waiter.future.done() and waiter.wake(running):
+                box.demand.remove(waiter.get_loop())
+            if not waiter.done() and wake(waiter, running):
                 return
 
-    async def take(self, box: Mailbox, loop: Loop) -> Any:
-        """Return the oldest message of the mailbox, as soon as there is one.
+    def pop(self, box: Mailbox) -> Any:
+        """Return the oldest message of the mailbox, None if there is none."""
+        with self.lock:
+            if not box.items:
+                return None
+            box.used_at = time.monotonic()
+            box.cancelled = False
+            return box.items.popleft()[1]
 
-        May be cancelled at any time; raises what :meth:`fail` was given.
+    def join(self, box: Mailbox, loop: Loop) -> Waiter:
+        """Return what to await before the next :meth:`pop`, and to :meth:`withdraw` if the
+        await does not end well; its result, if any, is to be raised.
         """
-        while True:
-            with self.lock:
-                if box.items:
-                    box.used_at, box.cancelled = time.monotonic(), False
-                    return box.items.popleft()[1]
-                waiter = Waiter(loop)
-                box.waiters.append(waiter)
-                if box.demand is not None:
-                    box.demand.waiters.add(waiter)
-            try:
-                if box.demand is not None:
-                    box.demand.wanted(loop)
-                error = await waiter.future
-            except BaseException:
-                self._withdraw(box, waiter)
-                raise
-            if error is not None:
-                raise copy.copy(error)
+        waiter: Waiter = loop.create_future()
+        demand = box.demand
+        with self.lock:
+            if box.items:
+                waiter.set_result(None)
+                return waiter
+            box.waiters.append(waiter)
+            if demand is None:
+                return waiter
+            demand.add(loop)
+            is_first = demand.waiting == 1
+        if is_first:
+            demand.wanted(loop)
+        return waiter
 
-    def _withdraw(self, box: Mailbox, waiter: Waiter) -> None:
+    def withdraw(self, box: Mailbox, waiter: Waiter) -> None:
+        """Take back a waiter that was cancelled."""
         with self.lock:
             if waiter in box.waiters:
                 box.waiters.remove(waiter)
+                if box.demand is not None:
+                    box.demand.remove(waiter.get_loop())
             elif box.items:
                 # It was woken for a message that it will not take: that is the next one's.
-                self._wake_next(box, waiter.loop)
-            if box.demand is not None:
-                box.demand.waiters.discard(waiter)
+                self._wake_next(box, waiter.get_loop())
             box.used_at, box.cancelled = time.monotonic(), True
 
     def reclaim(self, box: Mailbox, wanted: Callable[[Any], bool]) -> list[Any]:
@@ -241,8 +252,8 @@ class Mailboxes:
         waiters, box.waiters = box.waiters, []
         for waiter in waiters:
             if box.demand is not None:
-                box.demand.waiters.discard(waiter)
-            waiter.wake(running, error)
+                box.demand.remove(waiter.get_loop())
+            wake(waiter, running, error)
 
     def empty(self) -> None:
         """Forget all messages, and all mailboxes on which nobody waits."""
@@ -258,6 +269,13 @@ class Mailboxes:
         with self.lock:
             if self.boxes.get(box.name) is box:
                 del self.boxes[box.name]
+
+    def orphan(self, home: Any) -> None:
+        """Note that ``home`` no longer feeds its mailboxes."""
+        with self.lock:
+            for box in self.boxes.values():
+                if box.home is home:
+                    box.home = None
 
     def sweep(self, home: Any) -> list[Mailbox]:
         """Remove and return the mailboxes of ``home``, or of none, whose readers have gone."""

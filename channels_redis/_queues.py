@@ -58,7 +58,7 @@ class LocalQueue:
         self.key = layer._keys.queue(name)
         self.specific = specific
         self.expiry_s = layer.expiry
-        self.waiting = Demand(self._wanted)
+        self.receivers = Demand(self._wanted)
         self._layer = layer
         self._mailboxes = layer._mailboxes
         self._shards = shards
@@ -68,16 +68,21 @@ class LocalQueue:
 
     def open(self, channel: str) -> Mailbox:
         """Return the mailbox of a channel that this queue feeds."""
-        box = self._mailboxes.open(channel, self.waiting)
+        box = self._mailboxes.open(channel, self.receivers)
         if box.capacity < self._smallest_capacity:
             self._smallest_capacity = box.capacity
         return box
+
+    def open_all(self, channels: list[str]) -> list[Mailbox]:
+        """Return the mailboxes of many channels."""
+        known = self._mailboxes.boxes.get
+        return [known(channel) or self.open(channel) for channel in channels]
 
     # What the readers ask for (see QueueOwner)
 
     def demand(self) -> int:
         """Return how many receivers wait."""
-        return len(self.waiting.waiters)
+        return self.receivers.waiting
 
     def limit(self) -> int:
         """Return how many messages there is use or room for: a batch must fit a mailbox."""
@@ -117,7 +122,7 @@ class LocalQueue:
 
     def failed(self, error: Exception) -> None:
         """Raise in those who wait: no retry will help."""
-        self._mailboxes.fail(error, None, self.waiting)
+        self._mailboxes.fail(error, None, self.receivers)
 
     def ended(self, reader: QueueReader) -> None:
         """Note the end of a reader, and have another started if somebody waits by now."""
@@ -129,13 +134,13 @@ class LocalQueue:
 
     def unused(self) -> bool:
         """Tell whether nothing would be lost by forgetting a general channel's queue."""
-        idle = not self._readers and not self.waiting.waiters
+        idle = not self._readers and not self.receivers.waiting
         return idle and not self.specific and self.name not in self._mailboxes.boxes
 
     def resume(self) -> None:
         """Have readers started if somebody waits, on the loop of one who does."""
         with self._mailboxes.lock:
-            loop = self.waiting.loop()
+            loop = self.receivers.loop()
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # Closed this moment, and its waiters too.
                 loop.call_soon_threadsafe(self._wanted, loop)
@@ -157,7 +162,7 @@ class LocalQueue:
         """Return the reader of a shard, started if anybody waits and there is none."""
         with self._mailboxes.lock:
             reader = self._readers.get(shard)
-            if reader is None and self.waiting.waiters:
+            if reader is None and self.receivers.waiting:
                 reader = home.start_reader(self, shard)
                 if reader is not None:
                     self._readers[shard] = reader

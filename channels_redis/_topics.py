@@ -32,7 +32,7 @@ class TopicSession(Session):
         Raises :class:`ConnectionLost` when a new subscription could not be made.
         """
         box = self.layer._mailboxes.boxes.get(channel)
-        if box is not None and box.home is not None and not box.home.closing:
+        if box is not None and box.fed:
             return box
         box = self.layer._mailboxes.open(channel)
         box.home = self
@@ -83,12 +83,14 @@ class TopicSession(Session):
     async def aclose(self) -> None:
         """End all tasks and close all connections of this loop."""
         self.closing = True
+        self.layer._mailboxes.orphan(self)
         await asyncio.gather(*[one.aclose() for one in self._subscribers.values()])
         await super().aclose()
 
     def abandon(self) -> None:
         """Let go after the loop was closed without warning."""
         super().abandon()
+        self.layer._mailboxes.orphan(self)
         for subscriber in self._subscribers.values():
             subscriber.abandon()
 

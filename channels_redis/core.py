@@ -69,24 +69,16 @@ class RedisChannelLayer(BaseRedisLayer):
         if not (yield lambda session: session.enqueue(shard, name, member, capacity)):
             raise ChannelFull(channel)
 
-    async def receive(self, channel: str) -> dict[str, Any]:
-        """Return the next message of a channel, as soon as there is one.
-
-        May be cancelled at any time without losing a message, and does not raise because of
-        the network.  Raises :class:`ForeignChannelError` for a channel of another process.
-        """
+    async def _open(self, channel: str) -> Mailbox:
         self._check_channel(channel)
-        name = non_local_name(channel)
         if "!" not in channel:
-            queue = self._general_queue(name)
-        else:
-            if not name.endswith(f".{self.client_prefix}!"):
-                raise ForeignChannelError(
-                    f"receive() of {channel!r}: the channel belongs to another process or layer."
-                )
-            queue = self._queue(name, specific=True, shards=[self.consistent_hash(name)])
-        message: dict[str, Any] = await self._take(queue.open(channel))
-        return message
+            return self._general_queue(channel).open(channel)
+        if not self._is_own(channel):
+            raise ForeignChannelError(
+                f"receive() of {channel!r}: the channel belongs to another process or layer."
+            )
+        name = non_local_name(channel)
+        return self._queue(name, specific=True, shards=[self.consistent_hash(name)]).open(channel)
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a fresh channel name, which only this layer of this process can receive on."""
@@ -238,12 +230,12 @@ class RedisChannelLayer(BaseRedisLayer):
             addresses = message.pop(ADDRESS_KEY)
             message.pop(NONCE_KEY, None)
             channels = [addresses] if isinstance(addresses, str) else addresses
-            if not all(non_local_name(channel) == queue.name for channel in channels):
+            if not all(channel.startswith(queue.name) for channel in channels):
                 raise ValueError("addressed to another process")
-        except Exception as error:  # noqa: BLE001 (whatever a serializer raises: one bad frame hurts nobody)
+        except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
             self._undecodable(queue.name, error)
             return
-        boxes = [queue.open(channel) for channel in channels]
+        boxes = queue.open_all(channels)
         if len(boxes) == 1:
             self._mailboxes.put(boxes[0], Whole(message), loop)
         else:

@@ -75,19 +75,13 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         command, shard = pack(b"PUBLISH", topic, payload), self.consistent_hash(topic)
         yield lambda session: session.multiplexer(shard).call(command)
 
-    async def receive(self, channel: str) -> Any:
-        """Return the next message of a channel, as soon as there is one.
-
-        May be cancelled at any time without losing a message, and does not raise because of
-        the network.
-        """
+    async def _open(self, channel: str) -> Mailbox:
         self._check_channel(channel)
         if self._is_specific(channel):
-            box = await self._do(lambda session: session.listen(channel))
-        else:
-            self._remember(channel)
-            box = self._general_queue(channel).open(channel)
-        return await self._take(box)
+            box: Mailbox = await self._do(lambda session: session.listen(channel))
+            return box
+        self._remember(channel)
+        return self._general_queue(channel).open(channel)
 
     async def new_channel(self, prefix: str = "specific.") -> str:
         """Return a fresh channel name that is subscribed: nothing sent to it from now on is
@@ -243,7 +237,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
     async def _at_home(self, here: TopicSession, box: Mailbox, operation: Any, *args: Any) -> None:
         """Run a session's operation where the mailbox is subscribed."""
         session = box.home
-        if session is None or session is here or session.closing:
+        if session is None or session is here:
             await operation(here, *args)
             return
         try:

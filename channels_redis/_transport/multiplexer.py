@@ -82,7 +82,8 @@ class Multiplexer:
         self._failures = 0
         self._trouble = "not connected"
         self._closed = False
-        #: Whether the server forbids EVALSHA (see :mod:`.scripts`).
+        #: For :mod:`.scripts`: what was sent to this server, and whether it forbids EVALSHA.
+        self.loaded: set[Any] = set()
         self.hash_forbidden = False
 
     @property
@@ -192,6 +193,7 @@ class Multiplexer:
             self._fail_unwritten(error)
         else:
             self._wire = wire
+            self.loaded.clear()
             self._flush()
 
     async def _read_replies(self, wire: Wire) -> None:

@@ -1,7 +1,8 @@
 """The Lua scripts, and one typed function per script.
 
-Each runs as EVALSHA; where the server does not know the script (NOSCRIPT) or may not be asked
-that way (NOPERM), the same command goes out as EVAL: a refused EVALSHA did certainly not run.
+Each runs as EVAL once on a connection and as EVALSHA from then on.  Where the server has
+forgotten the script (NOSCRIPT) or may not be asked that way (NOPERM), the same command goes out
+as EVAL: a refused EVALSHA did certainly not run.
 """
 
 from __future__ import annotations
@@ -63,13 +64,15 @@ def is_hash_refused(reply: BaseException) -> bool:
 async def _run(
     node: Multiplexer, script: Script, key: bytes | str, *args: Arg, repeatable: bool = False
 ) -> Any:
-    if not node.hash_forbidden:
+    if not node.hash_forbidden and script in node.loaded:
         try:
             return await node.call(script.by_hash(key, *args), repeatable)
         except (NoScriptError, NoPermissionError) as refusal:
             if not is_hash_refused(refusal):
                 raise
             node.hash_forbidden = isinstance(refusal, NoPermissionError)
+    # Commands run in order, so those that follow may go by the hash from now on.
+    node.loaded.add(script)
     return await node.call(script.by_source(key, *args), repeatable)
 
 
