@@ -243,7 +243,8 @@ async def pools_of_subclass(
     before = await names()
 
     async def new_names() -> set[str]:
-        return {name for entry, name in (await names()).items() if entry not in before}
+        fresh = {name for entry, name in (await names()).items() if entry not in before}
+        return fresh - {"watcher"}
 
     yield new_names
     for client in clients:
