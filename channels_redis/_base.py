@@ -293,14 +293,14 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         box = mailboxes.boxes.get(channel)
         if box is None or not box.fed:
             box = await self._open(channel)
+        loop = running_loop()
         while True:
-            item = mailboxes.pop(box)
-            if item is None:
-                waiter = mailboxes.join(box, running_loop())
+            item = mailboxes.take(box, loop)
+            if isinstance(item, asyncio.Future):
                 try:
-                    failure = await waiter
+                    failure = await item
                 except BaseException:
-                    mailboxes.withdraw(box, waiter)
+                    mailboxes.withdraw(box, item)
                     raise
                 if failure is not None:
                     raise copy.copy(failure)

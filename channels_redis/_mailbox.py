@@ -23,7 +23,7 @@ CANCELLED_S = 10.0
 UNUSED_S = 3600.0
 
 
-#: One ``receive()`` that waits, on its own event loop.  Resolved with None when there is a
+#: One ``receive()`` that waits, on its own event loop.  Resolved with None when there may be a
 #: message to take, else with what to raise.
 Waiter = asyncio.Future["Exception | None"]
 
@@ -186,30 +186,28 @@ class Mailboxes:
     def _wake_next(self, box: Mailbox, running: Loop | None) -> None:
         while box.waiters:
             waiter = box.waiters.pop(0)
+            loop = waiter.get_loop()
             if box.demand is not None:
-                box.demand.remove(waiter.get_loop())
-            if not waiter.done() and wake(waiter, running):
+                box.demand.remove(loop)
+            if waiter.done():
+                continue
+            if loop is running:
+                waiter.set_result(None)
+                return
+            if wake(waiter, running):
                 return
 
-    def pop(self, box: Mailbox) -> Any:
-        """Return the oldest message of the mailbox, None if there is none."""
-        with self.lock:
-            if not box.items:
-                return None
-            box.used_at = time.monotonic()
-            box.cancelled = False
-            return box.items.popleft()[1]
-
-    def join(self, box: Mailbox, loop: Loop) -> Waiter:
-        """Return what to await before the next :meth:`pop`, and to :meth:`withdraw` if the
-        await does not end well; its result, if any, is to be raised.
+    def take(self, box: Mailbox, loop: Loop) -> Any:
+        """Return the oldest message of the mailbox, or else a :data:`Waiter` to await before
+        the next try; :meth:`withdraw` it if the await does not end well.
         """
-        waiter: Waiter = loop.create_future()
         demand = box.demand
         with self.lock:
             if box.items:
-                waiter.set_result(None)
-                return waiter
+                box.used_at = time.monotonic()
+                box.cancelled = False
+                return box.items.popleft()[1]
+            waiter: Waiter = loop.create_future()
             box.waiters.append(waiter)
             if demand is None:
                 return waiter
