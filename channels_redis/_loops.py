@@ -63,11 +63,12 @@ class _Farewell:
 
 
 class _Entry(Generic[S]):
-    __slots__ = ("closer", "farewell", "loop", "state")
+    __slots__ = ("closed", "closer", "farewell", "loop", "state")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, state: S) -> None:
         self.loop = loop
         self.state = state
+        self.closed = False
         self.closer: AsyncGenerator[None, None] | None = None
         self.farewell: weakref.ref[_Farewell] | None = None
 
@@ -83,6 +84,8 @@ class LoopStates(Generic[S]):
     def __init__(self, factory: Callable[[asyncio.AbstractEventLoop], S]) -> None:
         self._factory = factory
         self._entries: dict[int, _Entry[S]] = {}
+        # Being closed, and not found any more; a close that was cancelled is done again.
+        self._ending: set[_Entry[S]] = set()
         self._lock = threading.Lock()
 
     def get(self) -> S:
@@ -107,11 +110,13 @@ class LoopStates(Generic[S]):
         """Close the state of the running loop, if it has one."""
         loop = asyncio.get_running_loop()
         entry = self._entries.get(id(loop))
-        if entry is None or entry.loop is not loop:
-            return
-        if entry.closer is not None:
-            await entry.closer.aclose()
-        await self._close(entry)
+        ours = [one for one in self._ending if one.loop is loop]
+        if entry is not None and entry.loop is loop:
+            ours.append(entry)
+        for one in ours:
+            await self._close(one)
+            if one.closer is not None:
+                await one.closer.aclose()
 
     def reset(self) -> list[S]:
         """Forget everything, as a forked child must; return what was there."""
@@ -131,6 +136,7 @@ class LoopStates(Generic[S]):
             states = this()
             if states is not None:
                 states._forget(entry)
+                states._ending.discard(entry)
             entry.state.abandon()
 
         farewell = _Farewell(abandon, loop)
@@ -143,17 +149,20 @@ class LoopStates(Generic[S]):
                 entry.closer.asend(None).send(None)
         return entry
 
-    def _forget(self, entry: _Entry[S]) -> bool:
+    def _forget(self, entry: _Entry[S]) -> None:
         with self._lock:
-            if self._entries.get(id(entry.loop)) is not entry:
-                return False
-            del self._entries[id(entry.loop)]
-            return True
+            if self._entries.get(id(entry.loop)) is entry:
+                del self._entries[id(entry.loop)]
 
     async def _close(self, entry: _Entry[S]) -> None:
-        if self._forget(entry):
-            entry.disarm()
-            await entry.state.aclose()
+        if entry.closed:
+            return
+        self._forget(entry)
+        self._ending.add(entry)
+        await entry.state.aclose()
+        entry.closed = True
+        entry.disarm()
+        self._ending.discard(entry)
 
 
 async def _closer(states: LoopStates[S], entry: _Entry[S]) -> AsyncGenerator[None, None]:

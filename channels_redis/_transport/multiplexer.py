@@ -133,6 +133,7 @@ class Multiplexer:
             await asyncio.wait({self._task})
         if self._wire is not None:
             await self._wire.close()
+            self._wire = None
         self._node.health.gone(self)
 
     def abandon(self) -> None:
@@ -174,12 +175,14 @@ class Multiplexer:
                     await self._connect()
                 else:
                     await self._read_replies(self._wire)
-        finally:
+            self._task = None
+        except asyncio.CancelledError:
             self._task = None
             # asyncio.run() cancels every task at its end, ours too, while others still wait
             # for replies in their ``finally``: a new task reads on where this one stopped.
             if self.pending and not self._closed:
                 self._start()
+            raise
 
     async def _connect(self) -> None:
         """Try once to get a connection, after a pause if the last ones brought nothing."""

@@ -1,8 +1,9 @@
 """The reader of one queue on one shard: pop, block, hand over, put back.
 
-One write carries ``pop.lua`` (drop what expired, take a batch) and ``BZPOPMIN`` (wait for the
-next message), on a connection of its own.  A blocking pop is never cancelled: whoever wants the
-reader to end has the server unblock it, and what it answers is still handed over.
+One write carries ``pop.lua`` (drop what expired, take a batch), where a batch is likely, and
+``BZPOPMIN`` (wait for the next message), on a connection of its own.  A blocking pop is never
+cancelled: whoever wants the reader to end has the server unblock it, and what it answers is
+still handed over.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from .topology import Node, backoff_s
 
 #: How long a message of a general channel waits for the receive() that comes back.
 HOLD_S = 0.1
+#: Rounds without a batch after a batch that was empty: half of the server's work on a queue
+#: whose messages come one by one, and a burst waits that many round trips longer at most.
+SINGLES = 4
 #: How long a stopped reader waits for its last reply before it closes the socket.
 STOP_S = 0.5
 
@@ -75,6 +79,7 @@ class QueueReader:
         self._by_hash = False
         self._hash_forbidden = False
         self._clock_ahead_s = 0.0
+        self._singles = 0
         self._failures = 0
         self._popping = False
         self._stopping = False
@@ -179,6 +184,7 @@ class QueueReader:
         self._client_id = client_id if isinstance(client_id, int) else None
         # The first pop loads the script, so that none is refused while BZPOPMIN follows it.
         self._by_hash = False
+        self._singles = 0
 
     async def _disconnect(self) -> None:
         wire, self._wire = self._wire, None
@@ -191,15 +197,20 @@ class QueueReader:
             # What went back is older than what a pop would bring now.
             await asyncio.wait({self._returning})
             self._returning = None
-        wire.write(
-            scripts.pop(owner.key, owner.limit() - 1, owner.expiry_s, by_hash=self._by_hash)
-            + pack("BZPOPMIN", owner.key, self._block_s)
-        )
+        batch: Any = None
+        command = pack("BZPOPMIN", owner.key, self._block_s)
+        if not self._singles:
+            limit = owner.limit() - 1
+            command = scripts.pop(owner.key, limit, owner.expiry_s, by_hash=self._by_hash) + command
+        wire.write(command)
         self._popping = True
         deadline = self.loop.call_later(self._deadline_s, wire.abort)
         try:
-            batch = await self._reply(wire)
-            self._take_batch(batch)
+            if not self._singles:
+                batch = await self._reply(wire)
+                self._take_batch(batch)
+            else:
+                self._singles -= 1
             single = await self._reply(wire)
             self._take_single(single)
         finally:
@@ -224,6 +235,8 @@ class QueueReader:
         self._clock_ahead_s = float(now_s) - self.loop.time()
         self._failures = 0
         self._node.health.works(self)
+        # Where the queue was empty, BZPOPMIN alone will do for some rounds.
+        self._singles = 0 if pairs or expired else SINGLES
         if expired:
             self._owner.dropped("expired", expired)
         self._deliver(list(zip(pairs[::2], pairs[1::2], strict=True)))
@@ -234,7 +247,7 @@ class QueueReader:
         _, member, score = reply
         oldest_s = math.floor(self.loop.time() + self._clock_ahead_s) - self._owner.expiry_s
         if float(score) <= oldest_s:
-            # Only where pop.lua was refused just before, or the message came with its age.
+            self._singles = 0
             self._owner.dropped("expired", 1)
         else:
             self._deliver([(member, score)])
@@ -248,9 +261,9 @@ class QueueReader:
 
     def _judge(self, batch: Any, single: Any) -> None:
         """Draw the conclusions from error replies, after both replies were read."""
-        if not isinstance(batch, Exception):
+        if isinstance(batch, list):
             self._by_hash = not self._hash_forbidden
-        elif scripts.is_hash_refused(batch) and self._by_hash:
+        elif self._by_hash and isinstance(batch, Exception) and scripts.is_hash_refused(batch):
             self._by_hash = False
             self._hash_forbidden = isinstance(batch, NoPermissionError)
             batch = None

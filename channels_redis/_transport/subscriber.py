@@ -215,11 +215,15 @@ class Subscriber:
                 except (RedisError, OSError) as error:
                     await self._lose(error)
             await self._disconnect()
-        finally:
+        except asyncio.CancelledError:
             self._task = None
             # A foreign cancellation (asyncio.run() at its end) makes nobody deaf.
             if self._topics and not self._closed:
                 self._start()
+            raise
+        self._task = None
+        if self._topics and not self._closed:
+            self._start()  # asked for while the connection was closed
 
     async def _serve(self) -> None:
         if self._wire is None:
