@@ -8,8 +8,7 @@ import copy
 import inspect
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from channels.layers import BaseChannelLayer
 
@@ -24,6 +23,7 @@ from ._outages import Health, Outage
 from ._portal import portal
 from ._queues import LocalQueue
 from ._session import Session
+from ._steps import Steps, run
 from .exceptions import InvalidName, LayerClosed, MessageTooLarge
 from .sync import SyncFace
 
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool, Redis
 
 Loop = asyncio.AbstractEventLoop
-T = TypeVar("T")
-
-#: I/O that is decided but not done: called with the session of the event loop that does it.
-Plan = Callable[[Any], Awaitable[Any]]
-Steps = Generator[Plan, Any, T]
 
 
 class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no annotations
@@ -92,6 +87,12 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         self.command_timeout_s = options.check_seconds("command_timeout_s", command_timeout_s)
         self.random_prefix_length = options.check_random_prefix_length(random_prefix_length)
         self._serializer = self._make_serializer(serializer_format, symmetric_encryption_keys)
+        #: Whether body, encryption and random bytes of a message may be done apart.
+        self._splits = (
+            splits_at_will(self._serializer)
+            and type(self).serialize is BaseRedisLayer.serialize
+            and type(self).deserialize is BaseRedisLayer.deserialize
+        )
         self._keys = Keyspace(self.prefix)
         self._start_afresh()
         _fork.watch(self)
@@ -160,36 +161,6 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
     def _make_session(self, loop: Loop) -> Session:
         return Session(self, loop)
 
-    # Where I/O happens: an operation decides in the caller's context, and yields what to do
-
-    async def _run(self, steps: Steps[T]) -> T:
-        """Do what an operation yields, and return what it returns."""
-        try:
-            plan = next(steps)
-            while True:
-                plan = steps.send(await self._do(plan))
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    def _run_blocking(self, steps: Steps[T], timeout_s: float | None) -> T:
-        """The same in a thread without an event loop."""
-        try:
-            plan = next(steps)
-            while True:
-                plan = steps.send(portal.wait(self._do_here(plan), timeout_s))
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    async def _do(self, plan: Plan) -> Any:
-        if portal.serves(running_loop()):
-            return await portal.run(self._do_here(plan))
-        return await plan(self._sessions.get())
-
-    async def _do_here(self, plan: Plan) -> Any:
-        return await plan(self._sessions.get())
-
     # Names, sizes, bytes
 
     def serialize(self, message: Any) -> bytes:
@@ -200,14 +171,6 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
     def deserialize(self, message: bytes) -> Any:
         """Undo :meth:`serialize`."""
         return self._serializer.deserialize(message)
-
-    def _overrides(self, *names: str) -> bool:
-        """Tell whether a subclass has its own version of any of these methods."""
-        return any(getattr(type(self), name) is not getattr(BaseRedisLayer, name) for name in names)
-
-    def _splits(self) -> bool:
-        """Tell whether body, encryption and random bytes of a message may be done apart."""
-        return splits_at_will(self._serializer) and not self._overrides("serialize", "deserialize")
 
     def _check_channel(self, name: Any) -> None:
         try:
@@ -227,7 +190,7 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         """
         if wire_bytes is not None and wire_bytes <= self.max_message_bytes:
             return
-        pack = self._serializer.as_bytes if self._splits() else self.serialize
+        pack = self._serializer.as_bytes if self._splits else self.serialize
         size = len(pack(message))
         if size > self.max_message_bytes:
             raise MessageTooLarge(
@@ -237,7 +200,7 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
 
     def _for_many(self, message: Any) -> Item:
         """Return an item that each of many receivers can open."""
-        if self._splits():
+        if self._splits:
             return Packed(self._serializer.as_bytes(message), self._serializer.from_bytes)
         return Original(message)
 
@@ -371,7 +334,7 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
 
         Receivers that wait get :class:`LayerClosed`.  The layer works again if used again.
         """
-        await self._run(self._close_steps())
+        await run(self._close_steps(), self._sessions)
 
     def _close_steps(self) -> Steps[None]:
         yield self._close_here

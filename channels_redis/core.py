@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from channels.exceptions import ChannelFull
 
-from ._base import BaseRedisLayer, Loop, Steps
+from ._base import BaseRedisLayer, Loop
 from ._events import GroupOverCapacity
 from ._keyspace import ADDRESS_KEY, NONCE_KEY, non_local_name, random_hex
 from ._loops import running_loop
@@ -17,6 +17,7 @@ from ._mailbox import Mailbox
 from ._messages import Message, Whole, check_message, runs_no_user_code
 from ._queues import LocalQueue
 from ._session import Session
+from ._steps import Steps, run
 from ._transport import scripts
 from .exceptions import ForeignChannelError, InvalidName
 from .serializers import registry
@@ -55,7 +56,7 @@ class RedisChannelLayer(BaseRedisLayer):
         :class:`InvalidMessage`, :class:`MessageTooLarge`, :class:`SerializationError`, and
         :class:`ConnectionLost` when Redis could not be reached or did not answer.
         """
-        await self._run(self._send_steps(channel, message))
+        await run(self._send_steps(channel, message), self._sessions)
 
     def _send_steps(self, channel: str, message: dict[str, Any]) -> Steps[None]:
         self._check_channel(channel)
@@ -93,7 +94,7 @@ class RedisChannelLayer(BaseRedisLayer):
 
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel to a group, or refresh its membership for ``group_expiry`` seconds."""
-        await self._run(self._group_add_steps(group, channel))
+        await run(self._group_add_steps(group, channel), self._sessions)
 
     def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
@@ -108,7 +109,7 @@ class RedisChannelLayer(BaseRedisLayer):
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member."""
-        await self._run(self._group_discard_steps(group, channel))
+        await run(self._group_discard_steps(group, channel), self._sessions)
 
     def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
@@ -121,13 +122,13 @@ class RedisChannelLayer(BaseRedisLayer):
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send a message to every member of a group; full channels are skipped and counted."""
-        await self._run(self._group_send_steps(group, message))
+        await run(self._group_send_steps(group, message), self._sessions)
 
     def _group_send_steps(self, group: str, message: dict[str, Any]) -> Steps[None]:
         self._check_group(group)
         check_message(message)
         self._check_size(message)
-        if self._splits() and runs_no_user_code(self._serializer):
+        if self._splits and runs_no_user_code(self._serializer):
             # What comes back is plain, so the rest can be one step, wherever it runs.
             plain = self._serializer.from_bytes(self._serializer.as_bytes(message))
             yield lambda session: self._send_to_group(session, group, plain)
@@ -178,7 +179,7 @@ class RedisChannelLayer(BaseRedisLayer):
 
     async def flush(self) -> None:
         """Delete this layer's keys on every host, and forget what was received but not read."""
-        await self._run(self._flush_steps())
+        await run(self._flush_steps(), self._sessions)
 
     def _flush_steps(self) -> Steps[None]:
         yield self._flush_here
@@ -205,7 +206,7 @@ class RedisChannelLayer(BaseRedisLayer):
 
     def _member(self, frame: dict[str, Any]) -> bytes:
         """Return the member of a queue for a message, unlike any other."""
-        if not self._splits() or self.random_prefix_length <= 0:
+        if not self._splits or self.random_prefix_length <= 0:
             frame[NONCE_KEY] = random_hex()
         return self.serialize(frame)
 

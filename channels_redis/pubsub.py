@@ -12,13 +12,14 @@ from typing import Any
 
 from channels.exceptions import ChannelFull
 
-from ._base import BaseRedisLayer, Loop, Steps
+from ._base import BaseRedisLayer, Loop
 from ._keyspace import NONCE_KEY, random_hex
 from ._mailbox import Mailbox
 from ._messages import Item, Packed, check_message
 from ._portal import portal
 from ._queues import LocalQueue
 from ._session import Session
+from ._steps import Steps, run
 from ._topics import ShardView, TopicSession
 from ._transport.connections import pack
 from .exceptions import ConnectionLost, ForeignChannelError, InvalidName
@@ -52,7 +53,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         :class:`SerializationError`, and :class:`ConnectionLost` when Redis could not be
         reached or did not answer.
         """
-        await self._run(self._send_steps(channel, message))
+        await run(self._send_steps(channel, message), self._sessions)
 
     def _send_steps(self, channel: str, message: Any) -> Steps[None]:
         self._check_channel(channel)
@@ -78,8 +79,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
     async def _open(self, channel: str) -> Mailbox:
         self._check_channel(channel)
         if self._is_specific(channel):
-            box: Mailbox = await self._do(lambda session: session.listen(channel))
-            return box
+            return await run(self._listen_steps(channel), self._sessions)
         self._remember(channel)
         return self._general_queue(channel).open(channel)
 
@@ -90,8 +90,12 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         if not self._begins_a_name(prefix):
             raise InvalidName(f"new_channel(): no valid name begins with {prefix!r}.")
         channel = self._keys.new_topic_channel(prefix)
-        await self._do(lambda session: session.listen(channel))
+        await run(self._listen_steps(channel), self._sessions)
         return channel
+
+    def _listen_steps(self, channel: str) -> Steps[Mailbox]:
+        box: Mailbox = yield lambda session: session.listen(channel)
+        return box
 
     # Groups
 
@@ -100,7 +104,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
         Raises :class:`ForeignChannelError` for a channel that this process does not receive.
         """
-        await self._run(self._group_add_steps(group, channel))
+        await run(self._group_add_steps(group, channel), self._sessions)
 
     def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
@@ -115,7 +119,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member."""
-        await self._run(self._group_discard_steps(group, channel))
+        await run(self._group_discard_steps(group, channel), self._sessions)
 
     def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
@@ -128,7 +132,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send a message to every member of a group, in all processes."""
-        await self._run(self._group_send_steps(group, message))
+        await run(self._group_send_steps(group, message), self._sessions)
 
     def _group_send_steps(self, group: str, message: dict[str, Any]) -> Steps[None]:
         self._check_group(group)
@@ -140,7 +144,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         """Reset this process: all groups are left, all unread messages forgotten, and the
         queues of the general channels used here deleted.  Receivers that wait go on.
         """
-        await self._run(self._flush_steps())
+        await run(self._flush_steps(), self._sessions)
 
     def _flush_steps(self) -> Steps[None]:
         yield self._flush_here
@@ -201,7 +205,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
     def _item(self, payload: bytes) -> Item:
         """Return what was published as an item for many: decrypted once, unpacked by each."""
-        if self._splits():
+        if self._splits:
             crypter = self._serializer.crypter
             if crypter is not None:
                 payload = crypter.decrypt(payload)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._loops import running_loop_or_none
+from ._steps import run_blocking
 from .exceptions import LoopRunning
 
 if TYPE_CHECKING:
@@ -63,4 +64,4 @@ class SyncFace:
                 "An event loop runs in this thread, and layer.sync would block it: "
                 "await the layer's own method instead."
             )
-        self._layer._run_blocking(steps, timeout_s)
+        run_blocking(steps, self._layer._sessions, timeout_s)

@@ -23,6 +23,7 @@ FLOORS = [
     ["_session"],
     ["_queues"],
     ["sync", "_fork"],
+    ["_steps"],
     ["_portal"],
     ["_loops"],
     ["_transport.queue", "_transport.subscriber", "_transport.flushing"],

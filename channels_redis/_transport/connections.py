@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import (
@@ -17,6 +18,10 @@ from redis.exceptions import (
     ConnectionError,
     ResponseError,
 )
+
+_pack_in_c: Callable[[tuple[Any, ...]], bytes] | None = None
+with contextlib.suppress(ImportError):  # an extra, which halves the time of packing
+    from hiredis import pack_command as _pack_in_c
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -30,9 +35,10 @@ _ERROR_REPLIES = (AuthenticationError, BusyLoadingError)
 def pack(*args: bytes | str | int | float) -> bytes:
     """Return a command as it is written: an array of bulk strings (RESP2 and RESP3).
 
-    Commands are packed by their callers, before there is a connection, and three times as
-    fast as by redis-py's ``pack_command``.
+    Commands are packed by their callers, before there is a connection.
     """
+    if _pack_in_c is not None:
+        return _pack_in_c(args)
     parts = [b"*%d\r\n" % len(args)]
     for arg in args:
         if isinstance(arg, str):
