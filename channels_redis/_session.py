@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import utils
 from ._events import SenderClockUsed
@@ -15,6 +15,7 @@ from ._transport.connections import forget
 from ._transport.multiplexer import Multiplexer
 from ._transport.queue import QueueReader
 from ._transport.topology import Node
+from .exceptions import COMMAND_ERRORS
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -25,6 +26,16 @@ Loop = asyncio.AbstractEventLoop
 
 #: Seconds between two looks at the mailboxes, at most.
 SWEEP_S = 2.0
+
+
+class Frame(NamedTuple):
+    """A group message for one queue, which serves ``members`` of the group's channels."""
+
+    shard: int
+    name: str
+    member: bytes
+    capacity: int
+    members: int
 
 
 class Session:
@@ -98,12 +109,31 @@ class Session:
 
     async def enqueue(self, shard: int, name: str, member: bytes, capacity: int) -> bool:
         """Add a message to a queue; False if the queue is full."""
-        layer = self.layer
-        result = await scripts.send(
-            self.multiplexer(shard), layer._keys.queue(name), member, layer.expiry, capacity
-        )
+        return self._added(shard, await self._issue(shard, name, member, capacity))
+
+    async def enqueue_all(self, frames: list[Frame]) -> list[bool | Exception]:
+        """Add messages to many queues, all in one tick; tell which were added, or why not."""
+        issued = [self._issue(one.shard, one.name, one.member, one.capacity) for one in frames]
+        outcomes: list[bool | Exception] = []
+        try:
+            for frame, running in zip(frames, issued, strict=True):
+                try:
+                    outcomes.append(self._added(frame.shard, await running))
+                except COMMAND_ERRORS as error:
+                    outcomes.append(error)
+        finally:
+            for running in issued[len(outcomes) :]:
+                running.cancel()
+        return outcomes
+
+    def _issue(self, shard: int, name: str, member: bytes, capacity: int) -> scripts.Running:
+        key: str = self.layer._keys.queue(name)
+        node = self.multiplexer(shard)
+        return scripts.send(node, key, member, self.layer.expiry, capacity)
+
+    def _added(self, shard: int, result: int) -> bool:
         if result & scripts.SENDER_CLOCK:
-            layer._report(SenderClockUsed(layer._health[shard].node))
+            self.layer._report(SenderClockUsed(self.layer._health[shard].node))
         return bool(result & scripts.ADDED)
 
     async def delete_keys(self, names: set[str] | None = None) -> None:

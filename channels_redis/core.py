@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, MutableMapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from channels.exceptions import ChannelFull
 
@@ -16,7 +16,7 @@ from ._loops import running_loop
 from ._mailbox import Mailbox
 from ._messages import Message, Whole, check_message, runs_no_user_code
 from ._queues import LocalQueue
-from ._session import Session
+from ._session import Frame, Session
 from ._steps import Steps, run
 from ._transport import scripts
 from .exceptions import ForeignChannelError, InvalidName
@@ -25,15 +25,6 @@ from .serializers import registry
 __all__ = ["BoundedQueue", "ChannelFull", "ChannelLock", "RedisChannelLayer", "RedisLoopLayer"]
 
 logger = logging.getLogger("channels_redis.core")
-
-
-class Frame(NamedTuple):
-    """A group message for one queue, which serves ``members`` of the group's channels."""
-
-    name: str
-    member: bytes
-    capacity: int
-    members: int
 
 
 class RedisChannelLayer(BaseRedisLayer):
@@ -153,6 +144,7 @@ class RedisChannelLayer(BaseRedisLayer):
             by_queue.setdefault(non_local_name(channel), []).append(channel)
         return [
             Frame(
+                self.consistent_hash(name),
                 name,
                 self._member({**message, ADDRESS_KEY: channels}),
                 self._largest_capacity(channels),
@@ -162,18 +154,14 @@ class RedisChannelLayer(BaseRedisLayer):
         ]
 
     async def _send_frames(self, session: Session, group: str, frames: list[Frame]) -> None:
-        sends = [
-            session.enqueue(self.consistent_hash(name), name, member, capacity)
-            for name, member, capacity, _ in frames
-        ]
-        added = await asyncio.gather(*sends, return_exceptions=True)
-        full = sum(result is False for result in added)
+        outcomes = await session.enqueue_all(frames)
+        full = sum(outcome is False for outcome in outcomes)
         if full:
             members = sum(frame.members for frame in frames)
             self._report(GroupOverCapacity(group, full, members))
-        for result in added:
-            if isinstance(result, BaseException):
-                raise result
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
 
     # Ends
 

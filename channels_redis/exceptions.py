@@ -57,3 +57,7 @@ class MessageTooLarge(ChannelsRedisError):
 
 class SerializationError(ChannelsRedisError, TypeError, ValueError):
     """A message can't be serialized; the text names the path to the offending value."""
+
+
+#: What a command may raise: error replies and lost connections, and what is made of them.
+COMMAND_ERRORS = (redis.exceptions.RedisError, ChannelsRedisError)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,13 +38,13 @@ class Script:
         self._source = source.encode()
         self._sha = hashlib.sha1(self._source, usedforsecurity=False).hexdigest().encode()
 
-    def by_hash(self, key: bytes | str, *args: Arg) -> bytes:
-        """Return the packed EVALSHA."""
-        return pack(b"EVALSHA", self._sha, 1, key, *args)
+    def by_hash(self, *args: Arg) -> bytes:
+        """Return the packed EVALSHA; the first argument is the key."""
+        return pack(b"EVALSHA", self._sha, 1, *args)
 
-    def by_source(self, key: bytes | str, *args: Arg) -> bytes:
-        """Return the packed EVAL."""
-        return pack(b"EVAL", self._source, 1, key, *args)
+    def by_source(self, *args: Arg) -> bytes:
+        """Return the packed EVAL; the first argument is the key."""
+        return pack(b"EVAL", self._source, 1, *args)
 
 
 _SEND = Script("send")
@@ -61,24 +61,42 @@ def is_hash_refused(reply: BaseException) -> bool:
     return isinstance(reply, NoPermissionError) and "evalsha" in str(reply).lower()
 
 
-async def _run(
-    node: Multiplexer, script: Script, key: bytes | str, *args: Arg, repeatable: bool = False
-) -> Any:
-    if not node.hash_forbidden and script in node.loaded:
+class Running:
+    """A script on its way: issued when this is made, and awaited for its result."""
+
+    __slots__ = ("_args", "_future", "_node", "_repeatable", "_script")
+
+    def __init__(
+        self, node: Multiplexer, script: Script, *args: Arg, repeatable: bool = False
+    ) -> None:
+        self._node = node
+        self._script = script
+        self._args = args
+        self._repeatable = repeatable
+        form = script.by_source
+        if script in node.loaded and not node.hash_forbidden:
+            form = script.by_hash
+        # Commands run in order, so those that follow may go by the hash from now on.
+        node.loaded.add(script)
+        self._future = node.call(form(*args), repeatable)
+
+    def __await__(self) -> Generator[Any, None, Any]:
         try:
-            return await node.call(script.by_hash(key, *args), repeatable)
+            return (yield from self._future)
         except (NoScriptError, NoPermissionError) as refusal:
             if not is_hash_refused(refusal):
                 raise
-            node.hash_forbidden = isinstance(refusal, NoPermissionError)
-    # Commands run in order, so those that follow may go by the hash from now on.
-    node.loaded.add(script)
-    return await node.call(script.by_source(key, *args), repeatable)
+            self._node.hash_forbidden = isinstance(refusal, NoPermissionError)
+        return (yield from self._node.call(self._script.by_source(*self._args), self._repeatable))
+
+    def cancel(self) -> None:
+        """Ask for no result any more; take the command back if it was not yet written."""
+        self._future.cancel()
 
 
-async def send(node: Multiplexer, queue: str, member: bytes, expiry_s: float, capacity: int) -> int:
-    """Add a message to a queue; return bits :data:`ADDED` and :data:`SENDER_CLOCK`."""
-    return cast(int, await _run(node, _SEND, queue, member, expiry_s, capacity, time.time()))
+def send(node: Multiplexer, queue: str, member: bytes, expiry_s: float, capacity: int) -> Running:
+    """Add a message to a queue; awaiting gives bits :data:`ADDED` and :data:`SENDER_CLOCK`."""
+    return Running(node, _SEND, queue, member, expiry_s, capacity, time.time())
 
 
 def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:
@@ -95,17 +113,17 @@ async def put_back(
 ) -> None:
     """Give ``(member, score)`` pairs back to their queue."""
     pairs = [part for member, score in messages for part in (score, member)]
-    await _run(node, _PUT_BACK, queue, expiry_s, *pairs)
+    await Running(node, _PUT_BACK, queue, expiry_s, *pairs)
 
 
 async def join(node: Multiplexer, group: bytes, channel: str, group_expiry_s: float) -> None:
     """Add a channel to a group; may be repeated."""
-    await _run(node, _JOIN, group, channel, group_expiry_s, time.time(), repeatable=True)
+    await Running(node, _JOIN, group, channel, group_expiry_s, time.time(), repeatable=True)
 
 
 async def members(node: Multiplexer, group: bytes, group_expiry_s: float) -> list[bytes]:
     """Return the full names of the channels in a group; may be repeated."""
-    reply = await _run(node, _MEMBERS, group, group_expiry_s, time.time(), repeatable=True)
+    reply = await Running(node, _MEMBERS, group, group_expiry_s, time.time(), repeatable=True)
     return cast("list[bytes]", reply)
 
 

@@ -7,16 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from channels.exceptions import ChannelFull
 
 from tests.defects.steps import (
     cancel,
-    member,
     numbered,
-    numbers,
-    queue_key,
     receive_numbers,
-    server_time_s,
     subscribers,
     waiting,
 )
@@ -222,19 +217,3 @@ async def test_no_list_of_messages_in_flight_stays_in_redis(
         assert all(server.command("TTL", key) != -1 for key in keys)
     await receive_until_marker(layer, channel)
     assert server.command("KEYS", f"{prefix}*") == []
-
-
-async def test_a_full_queue_refuses_the_sender_and_not_the_reader(
-    make_layer: Callable[..., Any], server: Any, prefix: str
-) -> None:
-    """Nobody reads: the queue in Redis stays at ``capacity``, and the sender is told."""
-    layer = make_layer("core", capacity=3)
-    channel = await layer.new_channel()
-    for number in range(3):
-        await layer.send(channel, numbered(number))
-    with pytest.raises(ChannelFull):
-        await layer.send(channel, numbered(3))
-    assert numbers([await receive(layer, channel) for _ in range(3)]) == [0, 1, 2]
-    key, now = queue_key(prefix, channel), server_time_s(server)
-    server.command("ZADD", key, now, member(numbered(4), channel=channel))
-    assert await receive(layer, channel) == numbered(4)

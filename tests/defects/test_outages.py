@@ -23,19 +23,25 @@ async def test_every_consumer_survives_a_while_without_redis(
 ) -> None:
     """No ``receive()`` raises when the server is away; all hear again (393, 164, 80)."""
     layer, sender = make_layer(kind, hosts=[proxy.url]), make_layer(kind)
-    channels = [await layer.new_channel() for _ in range(50)]
+    channels = await new_channels(layer, 50)
     await asyncio.gather(*(hear_one(layer, sender, channel) for channel in channels))
     waits = [waiting(layer, channel) for channel in channels]
     proxy.refuse()
     await asyncio.sleep(0.3)
     proxy.resume()
     assert not any(wait.done() for wait in waits)
+    await hear_again(kind, server, sender, dict(zip(channels, waits, strict=True)))
+
+
+async def hear_again(
+    kind: str, server: Any, sender: Any, waits: dict[str, asyncio.Task[dict[str, Any]]]
+) -> None:
+    """Every waiting consumer receives what is sent now that the network is back."""
     if kind == "pubsub":
-        await wait_for(lambda: all(subscribers(server, channel) for channel in channels))
-    for number, channel in enumerate(channels):
+        await wait_for(lambda: all(subscribers(server, channel) for channel in waits))
+    for number, (channel, wait) in enumerate(waits.items()):
         await sender.send(channel, numbered(number))
-    received = await asyncio.wait_for(asyncio.gather(*waits), 10)
-    assert received == [numbered(number) for number in range(50)]
+        assert await asyncio.wait_for(wait, 10) == numbered(number)
 
 
 async def hear_one(layer: Any, sender: Any, channel: str) -> None:
@@ -63,7 +69,7 @@ async def test_a_consumer_is_told_of_an_outage_and_of_its_end(
 ) -> None:
     """``on_disconnect`` and ``on_reconnect`` arrive once each per mailbox and outage (406, 256)."""
     layer = make_layer(kind, hosts=[proxy.url], **HOOKS)
-    channels = [await layer.new_channel() for _ in range(3)]
+    channels = await new_channels(layer, 3)
     waits = [waiting(layer, channel) for channel in channels]
     for channel, wait in zip(channels, waits, strict=True):
         await layer.send(channel, numbered(0))
@@ -82,7 +88,7 @@ async def test_on_reconnect_comes_only_when_messages_come_again(
 ) -> None:
     """What is sent once ``on_reconnect`` was received is not lost, however slow the network."""
     layer, sender = make_layer(kind, hosts=[proxy.url], **HOOKS), make_layer(kind)
-    channels = [await layer.new_channel() for _ in range(10)]
+    channels = await new_channels(layer, 10)
     for channel in channels:
         await layer.group_add("room", channel)
         await hear_one(layer, sender, channel)
@@ -102,41 +108,53 @@ async def test_on_reconnect_comes_only_when_messages_come_again(
 
 
 async def test_an_outage_is_one_warning_and_its_end_one_info(
-    make_layer: Callable[..., Any], kind: str, proxy: Proxy, caplog: pytest.LogCaptureFixture
+    make_layer: Callable[..., Any],
+    kind: str,
+    server: Any,
+    proxy: Proxy,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """However many consumers and retries there are: one line each, and no traceback."""
-    layer = make_layer(kind, hosts=[proxy.url], on_reconnect="redis.reconnect")
-    channels = [await layer.new_channel() for _ in range(10)]
-    waits = [waiting(layer, channel) for channel in channels]
+    layer, sender = make_layer(kind, hosts=[proxy.url]), make_layer(kind)
+    waits = {channel: waiting(layer, channel) for channel in await new_channels(layer, 10)}
     await hear_one(layer, layer, await layer.new_channel())
+
+    def records() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.name.startswith("channels_redis")]
+
     with caplog.at_level(logging.INFO, "channels_redis"):
         proxy.refuse()
         await asyncio.sleep(0.3)
         proxy.resume()
-        await asyncio.wait_for(asyncio.gather(*waits), 10)
-        await wait_for(lambda: caplog.records[-1].levelno == logging.INFO)
-    records = [record for record in caplog.records if record.name.startswith("channels_redis")]
-    assert [record.levelname for record in records] == ["WARNING", "INFO"]
-    assert not any(record.exc_info for record in records)
+        await hear_again(kind, server, sender, waits)
+        await layer.send("work", numbered(1))
+        await wait_for(lambda: records()[-1].levelno == logging.INFO)
+    assert [record.levelname for record in records()] == ["WARNING", "INFO"]
+    assert not any(record.exc_info for record in records())
+
+
+async def new_channels(layer: Any, count: int) -> list[str]:
+    return [await layer.new_channel() for _ in range(count)]
 
 
 async def test_a_blip_leaves_no_error_that_nobody_looked_at(
     make_layer: Callable[..., Any],
     kind: str,
+    server: Any,
     proxy: Proxy,
     loop_errors: list[dict[str, Any]],
 ) -> None:
     """No "Task exception was never retrieved" after connections broke under load (78)."""
-    layer = make_layer(kind, hosts=[proxy.url], on_reconnect="redis.reconnect")
-    channels = [await layer.new_channel() for _ in range(5)]
-    waits = [waiting(layer, channel) for channel in channels]
+    layer, sender = make_layer(kind, hosts=[proxy.url]), make_layer(kind)
+    targets = await new_channels(sender, 5)
+    waits = {channel: waiting(layer, channel) for channel in await new_channels(layer, 5)}
     for _ in range(3):
-        sends = [layer.send(channel, numbered(1)) for channel in channels for _ in range(10)]
+        sends = [layer.send(target, numbered(1)) for target in targets for _ in range(10)]
         sending = asyncio.gather(*sends, return_exceptions=True)
         await asyncio.sleep(0)
         proxy.cut()
         await sending
-    await asyncio.wait_for(asyncio.gather(*waits), 10)
+    await hear_again(kind, server, sender, waits)
 
 
 async def test_a_demoted_server_is_an_outage_and_no_error_of_the_consumer(

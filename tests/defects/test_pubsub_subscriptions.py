@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from channels_redis.pubsub import RedisPubSubChannelLayer
-from tests.defects.steps import cancel, numbered, subscribers, waiting
+from tests.defects.steps import cancel, numbered, waiting
 from tests.helpers import receive
 from tests.proxy import Proxy
 
@@ -154,14 +154,3 @@ def test_everything_that_is_looked_at_works_outside_a_loop(redis_url: str, prefi
     assert layer.prefix == copy.copy(layer).prefix == prefix
     assert len(layer.channels) == len(layer.groups) == 0
     assert repr(layer) and str(layer)
-
-
-async def test_a_channel_is_unsubscribed_when_its_consumer_is_gone_for_good(
-    make_layer: Callable[..., Any], server: Any
-) -> None:
-    """Closing the layer ends its subscriptions on the server."""
-    layer = make_layer("pubsub")
-    channel = await layer.new_channel()
-    assert subscribers(server, channel) == 1
-    await layer.close()
-    assert subscribers(server, channel) == 0
