@@ -9,6 +9,7 @@ queue                  ``<prefix><non-local name>``            sorted set: messa
 group (core)           ``<prefix>:group:<group>``              sorted set: channel -> time
 group (pubsub)         ``<prefix>__group__<group>``            Pub/Sub topic
 channel (pubsub)       its own name, which has the prefix      Pub/Sub topic
+proof of hearing       ``<prefix>__loopback__<random>``        Pub/Sub topic (new in 5.0)
 =====================  ======================================  ===========================
 """
 
@@ -67,6 +68,10 @@ class Keyspace:
     def group_topic(self, group: str) -> str:
         """Return the Pub/Sub topic of a group (pubsub)."""
         return f"{self.prefix}__group__{group}"
+
+    def new_own_topic(self) -> str:
+        """Return a fresh Pub/Sub topic on which one subscriber listens to itself."""
+        return f"{self.prefix}__loopback__{random_hex()}"
 
     def new_core_channel(self, prefix: str, client_prefix: str) -> str:
         """Return a fresh process-specific name of the core layer."""

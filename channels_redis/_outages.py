@@ -44,6 +44,8 @@ class Health:
         self.node = node
         #: Whether the shard ever worked: until then, a refusal is a mistake in the options.
         self.proven = False
+        #: Whether the shard is proven, and not lost just now.
+        self.settled = False
         self._report = report
         self._outage = outage
         self._losers: set[object] = set()
@@ -57,6 +59,7 @@ class Health:
             if self._lost_at is not None:
                 return
             self._lost_at = time.monotonic()
+            self.settled = False
             self._outage.shard_lost()
         self._report(NodeLost(self.node, reason))
 
@@ -64,6 +67,7 @@ class Health:
         """Note that ``user`` has all that it needs of this shard."""
         self.proven = True
         if self._lost_at is None:
+            self.settled = True
             return
         with self._outage.lock:
             self._losers.discard(user)
@@ -71,6 +75,7 @@ class Health:
                 return
             outage_s = time.monotonic() - self._lost_at
             self._lost_at = None
+            self.settled = True
             self.reconnects += 1
             self._outage.shard_back()
         self._report(NodeBack(self.node, outage_s))

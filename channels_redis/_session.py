@@ -14,6 +14,7 @@ from ._transport import flushing, scripts
 from ._transport.connections import forget
 from ._transport.multiplexer import Multiplexer
 from ._transport.queue import QueueReader
+from ._transport.sentinels import SentinelWatch, watch_sentinels
 from ._transport.topology import Node
 from .exceptions import COMMAND_ERRORS
 
@@ -48,6 +49,7 @@ class Session:
         self._clients: dict[int, Redis] = {}
         self._nodes: dict[int, Node] = {}
         self._multiplexers: dict[int, Multiplexer] = {}
+        self._watches: list[SentinelWatch] = []
         self._readers: set[QueueReader] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweep_s = min(SWEEP_S, layer.expiry / 4)
@@ -77,6 +79,9 @@ class Session:
                 connect_wait_s=self.layer.connect_wait_s,
                 command_timeout_s=self.layer.command_timeout_s,
             )
+            watch = watch_sentinels(node, self.loop)
+            if watch is not None:
+                self._watches.append(watch)
         return node
 
     def multiplexer(self, shard: int) -> Multiplexer:
@@ -163,7 +168,8 @@ class Session:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await asyncio.gather(*[mux.aclose() for mux in self._multiplexers.values()])
+        users: list[SentinelWatch | Multiplexer] = [*self._watches, *self._multiplexers.values()]
+        await asyncio.gather(*[user.aclose() for user in users])
         await asyncio.gather(*[utils._close_redis(client) for client in self._clients.values()])
 
     def abandon(self) -> None:
@@ -171,14 +177,19 @@ class Session:
         self.closing = True
         for reader in list(self._readers):
             reader.abandon()
-        for multiplexer in self._multiplexers.values():
-            multiplexer.abandon()
+        users: list[SentinelWatch | Multiplexer] = [*self._watches, *self._multiplexers.values()]
+        for user in users:
+            user.abandon()
         for task in self._tasks:
             forget(task)
 
     def descriptors(self) -> list[int]:
         """Return the file descriptors of all connections."""
-        users: list[QueueReader | Multiplexer] = [*self._readers, *self._multiplexers.values()]
+        users: list[QueueReader | Multiplexer | SentinelWatch] = [
+            *self._readers,
+            *self._multiplexers.values(),
+            *self._watches,
+        ]
         return [user.descriptor for user in users if user.descriptor is not None]
 
     def _sweep(self) -> None:

@@ -75,7 +75,12 @@ class TopicSession(Session):
         subscriber = self._subscribers.get(shard)
         if subscriber is None:
             subscriber = Subscriber(
-                self.node(shard), self.loop, self._published, self._members.__contains__
+                self.node(shard),
+                self.multiplexer(shard),
+                self.loop,
+                self._published,
+                self._members.__contains__,
+                self.layer._keys.new_own_topic().encode(),
             )
             self._subscribers[shard] = subscriber
         return subscriber

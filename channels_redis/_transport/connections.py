@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection, ConnectionPool
 
 Loop = asyncio.AbstractEventLoop
+
+#: Why a connection was given up whose server has been silent for too long.
+NO_ANSWER = "no answer within the time-out"
 
 #: Error replies that redis-py raises as lost connections, though the connection lives on.
 _ERROR_REPLIES = (AuthenticationError, BusyLoadingError)
@@ -55,7 +59,16 @@ class Wire:
     One task reads.  A cancelled read loses nothing: the next one goes on where it stopped.
     """
 
-    __slots__ = ("_connection", "_deadline_s", "_loop", "_pool", "_settings", "_transport")
+    __slots__ = (
+        "_connection",
+        "_deadline_s",
+        "_loop",
+        "_pool",
+        "_read_response",
+        "_reason",
+        "_settings",
+        "_transport",
+    )
 
     def __init__(
         self, connection: AbstractConnection, pool: ConnectionPool, loop: Loop, deadline_s: float
@@ -64,6 +77,8 @@ class Wire:
         self._pool = pool
         self._loop = loop
         self._deadline_s = deadline_s
+        self._reason = ""
+        self._read_response = _reading_method(connection)
         self._settings = (connection.socket_timeout, connection.health_check_interval)
         # Time-outs and health checks of redis-py would read from under our reading task.
         connection.socket_timeout = None
@@ -118,28 +133,31 @@ class Wire:
         Raises ``redis.exceptions.ConnectionError`` when the connection is lost.
         """
         try:
-            return await self._connection.read_response(
+            return await self._read_response(
                 disable_decoding=True, disconnect_on_error=False, push_request=True
             )
         except (ResponseError, *_ERROR_REPLIES) as reply:
             return reply
-        except ConnectionError:
-            raise
-        except (OSError, EOFError, AttributeError) as error:
+        except (ConnectionError, OSError, EOFError, AttributeError) as error:
+            if self._reason:
+                raise ConnectionError(self._reason) from error
+            if isinstance(error, ConnectionError):
+                raise
             # AttributeError: somebody closed the pool, and redis-py dropped its streams.
             raise ConnectionError(f"connection lost: {error}") from error
 
     async def ask(self, *args: bytes | str | int) -> Any:
         """Send one command on a connection that nobody else uses yet; return the reply."""
         self.write(pack(*args))
-        deadline = self._loop.call_later(self._deadline_s, self.abort)
+        deadline = self._loop.call_later(self._deadline_s, self.abort, NO_ANSWER)
         try:
             return await self.read()
         finally:
             deadline.cancel()
 
-    def abort(self) -> None:
-        """Close at once, from wherever; the reading task sees a lost connection."""
+    def abort(self, reason: str = "") -> None:
+        """Close at once, from wherever; the reading task sees a lost connection, and why."""
+        self._reason = self._reason or reason
         self._transport.abort()
 
     async def close(self) -> None:
@@ -170,6 +188,17 @@ class Wire:
                 transport._call_connection_lost(None)
             transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
         self._connection._reader = self._connection._writer = None
+
+
+def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[Any]]:
+    """Return the method that reads a reply and leaves it to us what READONLY means.
+
+    redis-py's Sentinel connections would close themselves, and with it go the replies to all
+    the commands behind the refused one.
+    """
+    if isinstance(connection, SentinelManagedConnection):
+        return super(SentinelManagedConnection, connection).read_response
+    return connection.read_response
 
 
 def forget(task: asyncio.Task[Any]) -> None:

@@ -28,8 +28,8 @@ from redis.exceptions import (
 )
 
 from ..exceptions import ConnectionLost
-from .connections import Loop, Wire, forget
-from .topology import Node, backoff_s
+from .connections import NO_ANSWER, Loop, Wire, forget, pack
+from .topology import RENEW_S, Node, backoff_s
 
 #: Replies which say that the command did not run, and may run elsewhere or later.
 REFUSALS = (
@@ -80,11 +80,13 @@ class Multiplexer:
         self._watch: asyncio.TimerHandle | None = None
         self._watch_s = min(node.connect_wait_s, node.command_timeout_s) / 10
         self._failures = 0
+        self._retiring = False
         self._trouble = "not connected"
         self._closed = False
         #: For :mod:`.scripts`: what was sent to this server, and whether it forbids EVALSHA.
         self.loaded: set[Any] = set()
         self.hash_forbidden = False
+        node.users.add(self)
 
     @property
     def pending(self) -> int:
@@ -117,6 +119,20 @@ class Multiplexer:
         if self._watch is None:
             self._watch = self._loop.call_later(self._watch_s, self._check_deadlines)
         return command.future
+
+    def renew(self, reason: str) -> None:
+        """Write nothing more to this server, and go to the one that the topology names now.
+
+        Replies on their way are awaited for a moment.
+        """
+        if self._wire is None or self._retiring:
+            return
+        self._retiring = True
+        self._trouble = reason
+        if self._written:
+            self._loop.call_later(RENEW_S, self._wire.abort, reason)
+        else:
+            self._wire.abort(reason)
 
     async def aclose(self) -> None:
         """Fail what is pending, end the task, close the connection."""
@@ -153,7 +169,7 @@ class Multiplexer:
     def _flush(self) -> None:
         """Write what waits, in one piece, as far as the window is open."""
         self._flush_due = False
-        if self._wire is None or self._refused:
+        if self._wire is None or self._refused or self._retiring:
             return
         now = self._loop.time()
         chunks = []
@@ -170,7 +186,8 @@ class Multiplexer:
 
     async def _run(self) -> None:
         try:
-            while self.pending or self._wire is not None:
+            # After a failure it goes on alone: who waits for messages wants to know the end.
+            while self.pending or self._wire is not None or self._failures:
                 if self._wire is None:
                     await self._connect()
                 else:
@@ -180,7 +197,7 @@ class Multiplexer:
             self._task = None
             # asyncio.run() cancels every task at its end, ours too, while others still wait
             # for replies in their ``finally``: a new task reads on where this one stopped.
-            if self.pending and not self._closed:
+            if (self.pending or self._failures) and not self._closed:
                 self._start()
             raise
 
@@ -193,10 +210,14 @@ class Multiplexer:
         except (RedisError, OSError) as error:
             self._note_failure(error)
         except Exception as error:  # noqa: BLE001 (ConfigurationError, or a subclass's create_pool)
+            self._failures = 0
+            self._node.health.gone(self)
             self._fail_unwritten(error)
         else:
             self._wire = wire
             self.loaded.clear()
+            if not self.pending and self._failures:
+                self.call(pack("PING"), True).add_done_callback(_ignore)
             self._flush()
 
     async def _read_replies(self, wire: Wire) -> None:
@@ -207,9 +228,9 @@ class Multiplexer:
                 if not self._written:
                     raise ConnectionError("a reply that nobody asked for")
                 self._settle(self._written.popleft(), reply)
-                if self._refused and not self._written:
+                if (self._refused or self._retiring) and not self._written:
                     raise ConnectionError(self._trouble)
-        except (RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, nobody may wait for ever)
             self._drop(error)
             await wire.close()
 
@@ -223,7 +244,7 @@ class Multiplexer:
             command.fail(self._node.explain(reply))
         elif not command.future.done():
             command.future.set_result(reply)
-        if self._failures or not self._node.health.proven:
+        if self._failures or not self._node.health.settled:
             self._failures = 0
             self._node.health.works(self)
         if self._unwritten and not self._flush_due:
@@ -237,6 +258,7 @@ class Multiplexer:
     def _drop(self, error: Exception) -> None:
         """Let the connection go, and decide about each command that it carried."""
         self._wire = None
+        self._retiring = False
         self._in_flight_bytes = 0
         again, self._refused = self._refused, deque()
         written, self._written = self._written, deque()
@@ -258,12 +280,10 @@ class Multiplexer:
         """Give up on what has waited too long."""
         self._watch = None
         now = self._loop.time()
-        if self._written and now - self._written[0].written_at >= self._node.command_timeout_s:
-            self._trouble = "no answer within the time-out"
-            if self._wire is not None:
-                self._wire.abort()
         if self._wire is None:
             self._fail_unwritten(None, asked_before=now - self._node.connect_wait_s)
+        elif self._written and now - self._written[0].written_at >= self._node.command_timeout_s:
+            self._wire.abort(NO_ANSWER)
         if self.pending:
             self._watch = self._loop.call_later(self._watch_s, self._check_deadlines)
 
@@ -278,3 +298,9 @@ class Multiplexer:
             f"Redis at {self._node.health.node}: {reason}; the command was given up ({fate})",
             maybe_executed=maybe_executed,
         )
+
+
+def _ignore(future: asyncio.Future[Any]) -> None:
+    """Take note of a reply that nobody needs, or of its error."""
+    if not future.cancelled():
+        future.exception()

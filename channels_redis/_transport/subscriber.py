@@ -17,10 +17,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from redis.exceptions import ConnectionError, RedisError
+from redis.exceptions import ConnectionError
 
 from ..exceptions import ConfigurationError, ConnectionLost
 from .connections import Loop, Wire, forget, pack
+from .loopback import DEAF, Loopback
+from .multiplexer import Multiplexer
 from .topology import Node, backoff_s
 
 #: Topics in one command; more go out in several.
@@ -57,20 +59,31 @@ class Subscriber:
     """Keeps the wanted topics of one event loop subscribed at one node.
 
     ``on_message(topic, payload)`` takes what is published; ``in_use(topic)`` tells whether
-    anybody still listens to a topic.  Both are called on the loop and must be quick.
+    anybody still listens to a topic.  Both are called on the loop and must be quick.  On
+    ``own_topic`` it listens to itself, published over ``multiplexer`` (see :mod:`.loopback`).
     """
 
     def __init__(
         self,
         node: Node,
+        multiplexer: Multiplexer,
         loop: Loop,
         on_message: Callable[[bytes, bytes], None],
         in_use: Callable[[bytes], bool],
+        own_topic: bytes,
     ) -> None:
         self._node = node
         self._loop = loop
         self._on_message = on_message
         self._in_use = in_use
+        self._own_topic = own_topic
+        self._loopback = Loopback(
+            loop,
+            node.command_timeout_s / 2,
+            subscribe=lambda: self._write(b"SUBSCRIBE", [own_topic]),
+            publish=lambda: multiplexer.call(pack(b"PUBLISH", own_topic, b"")),
+            failed=self._is_deaf,
+        )
         self._topics: dict[bytes, _Topic] = {}
         self._changed: dict[bytes, None] = {}
         # Commands on their way, oldest first, each with the topics not yet confirmed.
@@ -80,11 +93,10 @@ class Subscriber:
         self._flush_due = False
         self._wire: Wire | None = None
         self._task: asyncio.Task[None] | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        self._heard_at = 0.0
         self._failures = 0
         self._trouble = "not connected"
         self._closed = False
+        node.users.add(self)
 
     @property
     def topics(self) -> list[bytes]:
@@ -130,11 +142,14 @@ class Subscriber:
         topic.wanted = False
         self._request(name)
 
+    def renew(self, reason: str) -> None:
+        """Let the connection go, and subscribe where the topology says now."""
+        if self._wire is not None:
+            self._wire.abort(reason)
+
     async def aclose(self) -> None:
         """End the task, close the connection, fail those who wait."""
         self._closed = True
-        if self._watch is not None:
-            self._watch.cancel()
         self._fail_joins(self._topics, self._lost("the layer was closed"))
         if self._task is not None:
             self._task.cancel()
@@ -145,6 +160,7 @@ class Subscriber:
     def abandon(self) -> None:
         """Let go after the loop was closed without warning."""
         self._closed = True
+        self._loopback.stop()
         self._node.health.gone(self)
         wire, self._wire = self._wire, None
         if wire is not None:
@@ -212,9 +228,10 @@ class Subscriber:
                 except ConfigurationError as error:
                     self._fail_joins(self._topics, error)
                     await self._lose(error)
-                except (RedisError, OSError) as error:
+                except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
                     await self._lose(error)
             await self._disconnect()
+            self._node.health.gone(self)
         except asyncio.CancelledError:
             self._task = None
             # A foreign cancellation (asyncio.run() at its end) makes nobody deaf.
@@ -230,24 +247,24 @@ class Subscriber:
             if self._failures:
                 await asyncio.sleep(backoff_s(self._failures - 1))
             self._wire = await self._node.dial()
-            self._heard_at = self._loop.time()
             self._recovering = True
             self._changed.update(dict.fromkeys(self._topics))
             self._flush()
-            self._schedule_watch()
+            self._loopback.start()
         while self._topics:
             self._handle(await self._wire.read())
-            self._heard_at = self._loop.time()
 
     def _handle(self, reply: Any) -> None:
         if isinstance(reply, list) and reply[0] == b"message":
-            self._on_message(reply[1], reply[2])
-        elif isinstance(reply, list) and reply[0] in (b"subscribe", b"unsubscribe"):
+            self._loopback.heard()
+            if reply[1] != self._own_topic:
+                self._on_message(reply[1], reply[2])
+            return
+        self._loopback.replied()
+        if isinstance(reply, list) and reply[0] in (b"subscribe", b"unsubscribe"):
             self._confirm(reply[0].upper(), reply[1])
         elif isinstance(reply, Exception):
             self._refused(reply)
-        elif self._sent and self._sent[0][0] == b"PING":
-            self._sent.popleft()
 
     def _confirm(self, command: bytes, name: bytes) -> None:
         """Take the next confirmation; they come in the order of the commands."""
@@ -257,6 +274,9 @@ class Subscriber:
         names.popleft()
         if not names:
             self._sent.popleft()
+        if name == self._own_topic:
+            self._loopback.confirmed()
+            return
         topic = self._topics[name]
         if command == b"SUBSCRIBE":
             topic.state = _State.JOINED
@@ -289,8 +309,9 @@ class Subscriber:
         if not self._sent:
             raise ConnectionError(str(reply))
         command, names = self._sent.popleft()
-        if command == b"PING":
-            return  # A server that forbids PING is alive.
+        if self._own_topic in names:
+            self._loopback.confirmed()
+            return
         explained = self._node.explain(reply)
         if isinstance(explained, ConfigurationError):
             raise explained
@@ -322,33 +343,18 @@ class Subscriber:
         self._node.health.lost(self, self._trouble)
         await self._disconnect()
 
+    def _is_deaf(self, reason: str) -> None:
+        """Give up a connection that answers no more, or hears nothing."""
+        if reason == DEAF:
+            # Which end is at the wrong server, this one or the publishing one, can't be known.
+            self._node.renew(reason)
+        elif self._wire is not None:
+            self._wire.abort(reason)
+
     async def _disconnect(self) -> None:
+        self._loopback.stop()
         wire, self._wire = self._wire, None
         self._sent.clear()
         self._unconfirmed = 0
         if wire is not None:
             await wire.close()
-
-    def _schedule_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        quiet_s = self._node.command_timeout_s / 2
-        self._watch = self._loop.call_later(quiet_s, self._check_alive, quiet_s)
-
-    def _check_alive(self, quiet_s: float) -> None:
-        """Ask for a sign of life after a silence; give the connection up without one."""
-        self._watch = None
-        if self._wire is None:
-            return
-        silent_s = self._loop.time() - self._heard_at
-        asked = any(command == b"PING" for command, _ in self._sent)
-        if asked and silent_s >= 1.8 * quiet_s:
-            self._trouble = "no sign of life"
-            self._wire.abort()
-            return
-        if not asked and silent_s >= quiet_s * 0.99:
-            self._sent.append((b"PING", deque()))
-            self._wire.write(pack("PING"))
-            asked = True
-        wait_s = (1.8 if asked else 1.0) * quiet_s - silent_s
-        self._watch = self._loop.call_later(max(wait_s, 0.01), self._check_alive, quiet_s)

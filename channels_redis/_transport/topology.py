@@ -10,8 +10,9 @@ import contextlib
 import random
 import re
 import ssl
+import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.exceptions import (
@@ -29,10 +30,13 @@ from ..exceptions import ConfigurationError
 from .connections import Loop, Wire
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
+    from redis.asyncio import ConnectionPool, Redis
 
 #: The oldest server that has BZPOPMIN, and replicates what a script did instead of the script.
 OLDEST_SERVER = (5, 0)
+
+#: How long a connection that is given up for another server may finish what is under way.
+RENEW_S = 0.25
 
 _BACKOFF_FIRST_S = 0.05
 _BACKOFF_LAST_S = 0.5
@@ -42,6 +46,13 @@ def backoff_s(failures: int) -> float:
     """Return how long to wait after so many failures: jittered, 50 ms doubling to 500 ms."""
     limit_s: float = min(_BACKOFF_FIRST_S * 2 ** min(failures, 10), _BACKOFF_LAST_S)
     return limit_s * random.uniform(0.5, 1)
+
+
+class User(Protocol):
+    """What holds a connection to a node."""
+
+    def renew(self, reason: str) -> None:
+        """Let the connection go, and ask the topology anew for where to connect."""
 
 
 class Node:
@@ -63,8 +74,20 @@ class Node:
         self._client = client
         self._loop = loop
         self.health = health
+        self.users: weakref.WeakSet[User] = weakref.WeakSet()
+        self._renewals = 0
         self.connect_wait_s = connect_wait_s
         self.command_timeout_s = command_timeout_s
+
+    def pool(self) -> ConnectionPool:
+        """Return the pool that all connections come from."""
+        return self._client().connection_pool
+
+    def renew(self, reason: str) -> None:
+        """Have all connections made anew: another server may serve the names by now."""
+        self._renewals += 1
+        for user in tuple(self.users):
+            user.renew(reason)
 
     async def dial(self) -> Wire:
         """Return a fresh connection to the server that is the primary now.
@@ -72,7 +95,8 @@ class Node:
         Raises :class:`ConfigurationError` for what a retry can't mend (only until the shard
         has worked once), ``redis.exceptions.RedisError`` or ``OSError`` for all else.
         """
-        pool = self._client().connection_pool
+        pool = self.pool()
+        renewals = self._renewals
         try:
             wire = await Wire.open(pool, self._loop, self.command_timeout_s)
         except Exception as error:
@@ -87,6 +111,8 @@ class Node:
                 await self._check_primary(wire)
             if not self.health.proven:
                 await self._check_version(wire)
+            if renewals != self._renewals:
+                raise ConnectionError("another server took over during the handshake")
         except BaseException:
             await wire.close()
             raise

@@ -1,0 +1,118 @@
+"""Proof that a subscriber still hears, asked for when it has heard nothing for a while.
+
+Two questions, as an answer to the first is none to the second:
+
+* *Does the connection live?*  It subscribes, again and again, to a topic of its own; each time
+  the server confirms.  (A PING would do the same, but may be forbidden.)
+* *Does it hear what is published?*  Something is published to that topic in the ordinary way, over
+  the multiplexer of the node.  A connection to a server that was demoted or cut off from the
+  others answers all commands, and is deaf.
+
+Where publishing fails or is forbidden, nothing is known, and so nothing is concluded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from typing import Any
+
+from .connections import NO_ANSWER, Loop
+
+DEAF = "what is published is not heard"
+
+#: How long an answer may take, as a share of the silence before the question.
+_PATIENCE = 0.8
+
+
+class _Step(enum.Enum):
+    QUIET = enum.auto()
+    SUBSCRIBING = enum.auto()
+    PUBLISHING = enum.auto()
+    LISTENING = enum.auto()
+
+
+class Loopback:
+    """The watch over one subscriber's connection, from :meth:`start` to :meth:`stop`.
+
+    After ``quiet_s`` seconds without a message ``subscribe`` is called, and ``publish`` when
+    :meth:`confirmed` is; ``failed(reason)`` when there is no answer, within twice ``quiet_s``
+    after the last sign of life.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        quiet_s: float,
+        *,
+        subscribe: Callable[[], None],
+        publish: Callable[[], asyncio.Future[Any]],
+        failed: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._quiet_s = quiet_s
+        self._patience_s = quiet_s * _PATIENCE
+        self._subscribe = subscribe
+        self._publish = publish
+        self._failed = failed
+        self._step = _Step.QUIET
+        # Since when it has been silent, or an answer has been owed.
+        self._since = 0.0
+        self._publishing: asyncio.Future[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Watch a new connection."""
+        self.stop()
+        self._enter(_Step.QUIET)
+        self._timer = self._loop.call_later(self._quiet_s, self._check)
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._publishing = None
+
+    def replied(self) -> None:
+        """Note that the server has said something, whatever it was."""
+        if self._step is _Step.SUBSCRIBING:
+            self._since = self._loop.time()
+
+    def heard(self) -> None:
+        """Note that something published was heard."""
+        self._since = self._loop.time()
+        if self._step in (_Step.PUBLISHING, _Step.LISTENING):
+            self._step = _Step.QUIET
+
+    def confirmed(self) -> None:
+        """Take the confirmation of the own topic, or its refusal, which shows life as well."""
+        self._enter(_Step.PUBLISHING)
+        self._publishing = self._publish()
+        self._publishing.add_done_callback(self._published)
+
+    def _published(self, reply: asyncio.Future[Any]) -> None:
+        failed = reply.cancelled() or reply.exception() is not None
+        if reply is self._publishing and self._step is _Step.PUBLISHING:
+            self._enter(_Step.QUIET if failed else _Step.LISTENING)
+
+    def _enter(self, step: _Step) -> None:
+        self._step = step
+        self._since = self._loop.time()
+
+    def _check(self) -> None:
+        """Ask after a silence; give the connection up where no answer came."""
+        waited_s = self._loop.time() - self._since
+        limit_s = self._quiet_s if self._step is _Step.QUIET else self._patience_s
+        if waited_s < limit_s * 0.99:
+            limit_s -= waited_s
+        elif self._step is _Step.QUIET:
+            self._enter(_Step.SUBSCRIBING)
+            self._subscribe()
+            limit_s = self._patience_s
+        elif self._step is not _Step.PUBLISHING:
+            self._timer = None
+            self._failed(DEAF if self._step is _Step.LISTENING else NO_ANSWER)
+            return
+        self._timer = self._loop.call_later(limit_s, self._check)
