@@ -15,7 +15,8 @@ from ._keyspace import Keyspace
 from ._mailbox import Demand, Mailbox, Mailboxes
 from ._messages import Held
 from ._portal import portal
-from ._transport.queue import Popped, QueueReader
+from ._transport.pops import Popped
+from ._transport.queue import QueueReader
 
 Loop = asyncio.AbstractEventLoop
 

@@ -1,7 +1,6 @@
 """The reader of one queue on one shard: pop, block, hand over, put back.
 
-One write carries ``pop.lua`` (drop what expired, take a batch), where a batch is likely, and
-``BZPOPMIN`` (wait for the next message), on a connection of its own.  A blocking pop is never
+It has a connection of its own, and :mod:`.pops` tells what to ask on it.  A blocking pop is never
 cancelled: whoever wants the reader to end has the server unblock it, and what it answers is
 still handed over.
 """
@@ -9,27 +8,21 @@ still handed over.
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import Any, Protocol
 
-from redis.exceptions import ConnectionError, NoPermissionError, RedisError
+from redis.exceptions import ConnectionError, RedisError
 
 from ..exceptions import ConfigurationError
 from . import scripts
-from .connections import Loop, Wire, forget, pack
+from .connections import NO_ANSWER, Loop, Wire, forget, pack
 from .multiplexer import Multiplexer
-from .topology import Node, backoff_s
+from .pops import Popped, Pops, Reply
+from .topology import RENEW_S, Node, backoff_s
 
 #: How long a message of a general channel waits for the receive() that comes back.
 HOLD_S = 0.1
-#: Rounds without a batch after a batch that was empty: half of the server's work on a queue
-#: whose messages come one by one, and a burst waits that many round trips longer at most.
-SINGLES = 4
 #: How long a stopped reader waits for its last reply before it closes the socket.
 STOP_S = 0.5
-
-Popped = tuple[bytes, Any]
-"""A message as it was in the queue, and its score as the server gave it."""
 
 
 class QueueOwner(Protocol):
@@ -76,13 +69,11 @@ class QueueReader:
         self._deadline_s = max(self._block_s + 1.0, node.command_timeout_s * 0.9)
         self._wire: Wire | None = None
         self._client_id: int | None = None
-        self._by_hash = False
-        self._hash_forbidden = False
-        self._clock_ahead_s = 0.0
-        self._singles = 0
+        self._pops = Pops(owner.key, owner.expiry_s, self._block_s, specific=owner.specific)
+        self._trouble: Exception | None = None
         self._failures = 0
-        self._popping = False
         self._stopping = False
+        self._renewal = ""
         self._poked: asyncio.Future[None] | None = None
         self._hold: asyncio.TimerHandle | None = None
         self._returning: asyncio.Task[None] | None = None
@@ -90,6 +81,7 @@ class QueueReader:
         self._helpers: set[asyncio.Task[None]] = set()
         name = f"channels_redis reader {owner.key}"
         self.task = loop.create_task(self._run(), name=name)
+        node.users.add(self)
 
     @property
     def descriptor(self) -> int | None:
@@ -112,12 +104,18 @@ class QueueReader:
         if self._poked is not None and not self._poked.done():
             self._poked.set_result(None)
 
+    def renew(self, reason: str) -> None:
+        """Go to whatever server the topology names now, once what was popped has arrived."""
+        if self._wire is not None:
+            self._renewal = reason
+            self.loop.call_later(RENEW_S, self._wire.abort, reason)
+
     def stop(self) -> None:
         """Make the reader end soon, and lose nothing.  Call it on the reader's loop."""
         if self._stopping:
             return
         self._stopping = True
-        if self._popping and self._wire is not None:
+        if self._pops.pending and self._wire is not None:
             self._unblocking = self._help(self._unblock(self._wire), "unblock")
         else:
             self.task.cancel()
@@ -141,7 +139,7 @@ class QueueReader:
 
     async def _run(self) -> None:
         try:
-            while await self._wanted():
+            while self._pops.pending or await self._wanted():
                 await self._work()
         except ConfigurationError as error:
             self._owner.failed(error)
@@ -166,57 +164,50 @@ class QueueReader:
         try:
             if self._wire is None:
                 await self._connect()
+            elif self._renewal:
+                raise ConnectionError(self._renewal)
             else:
                 await self._pop(self._wire)
         except ConfigurationError:
             raise
-        except (RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
             if not self._stopping:
                 self._failures += 1
                 self._node.health.lost(self, str(error))
             await self._disconnect()
 
     async def _connect(self) -> None:
+        self._renewal = ""
         if self._failures:
             await asyncio.sleep(backoff_s(self._failures - 1))
         self._wire = await self._node.dial()
         client_id = await self._wire.ask("CLIENT", "ID")
         self._client_id = client_id if isinstance(client_id, int) else None
-        # The first pop loads the script, so that none is refused while BZPOPMIN follows it.
-        self._by_hash = False
-        self._singles = 0
 
     async def _disconnect(self) -> None:
         wire, self._wire = self._wire, None
+        self._pops.reset()
+        self._trouble = None
         if wire is not None:
             await wire.close()
 
     async def _pop(self, wire: Wire) -> None:
-        owner = self._owner
+        """See to it that pops are on their way, and take one reply."""
         if self._returning is not None:
             # What went back is older than what a pop would bring now.
             await asyncio.wait({self._returning})
             self._returning = None
-        batch: Any = None
-        command = pack("BZPOPMIN", owner.key, self._block_s)
-        if not self._singles:
-            limit = owner.limit() - 1
-            command = scripts.pop(owner.key, limit, owner.expiry_s, by_hash=self._by_hash) + command
-        wire.write(command)
-        self._popping = True
-        deadline = self.loop.call_later(self._deadline_s, wire.abort)
-        try:
-            if not self._singles:
-                batch = await self._reply(wire)
-                self._take_batch(batch)
-            else:
-                self._singles -= 1
-            single = await self._reply(wire)
-            self._take_single(single)
-        finally:
-            deadline.cancel()
-            self._popping = False
-        self._judge(batch, single)
+        if not self._stopping and not self._trouble and self._owner.demand():
+            wire.write(self._pops.ask(self._owner.limit()))
+        if self._pops.pending:
+            deadline = self.loop.call_later(self._deadline_s, wire.abort, NO_ANSWER)
+            try:
+                reply = await self._reply(wire)
+            finally:
+                deadline.cancel()
+            self._take(self._pops.take(reply, self.loop.time()))
+        if self._trouble and not self._pops.pending:
+            raise self._trouble
 
     async def _reply(self, wire: Wire) -> Any:
         """Read a reply.  A cancellation stops the reader, but not before it has its replies."""
@@ -228,48 +219,21 @@ class QueueReader:
                     wire.abort()
                 self.stop()
 
-    def _take_batch(self, reply: Any) -> None:
-        if isinstance(reply, Exception):
+    def _take(self, reply: Reply) -> None:
+        """Hand over what a reply brought, before anything else is awaited."""
+        if reply.error is not None:
+            # Other replies may be on their way and bring messages: they are read first.
+            self._trouble = _explained(self._node, reply.error)
             return
-        now_s, expired, *pairs = reply
-        self._clock_ahead_s = float(now_s) - self.loop.time()
-        self._failures = 0
-        self._node.health.works(self)
-        # Where the queue was empty, BZPOPMIN alone will do for some rounds.
-        self._singles = 0 if pairs or expired else SINGLES
-        if expired:
-            self._owner.dropped("expired", expired)
-        self._deliver(list(zip(pairs[::2], pairs[1::2], strict=True)))
-
-    def _take_single(self, reply: Any) -> None:
-        if reply is None or isinstance(reply, Exception):
-            return
-        _, member, score = reply
-        oldest_s = math.floor(self.loop.time() + self._clock_ahead_s) - self._owner.expiry_s
-        if float(score) <= oldest_s:
-            self._singles = 0
-            self._owner.dropped("expired", 1)
-        else:
-            self._deliver([(member, score)])
-
-    def _deliver(self, messages: list[Popped]) -> None:
-        if not messages:
-            return
-        self._owner.deliver(self, messages)
-        if not self._owner.specific and self._hold is None:
-            self._hold = self.loop.call_later(HOLD_S, self._give_back)
-
-    def _judge(self, batch: Any, single: Any) -> None:
-        """Draw the conclusions from error replies, after both replies were read."""
-        if isinstance(batch, list):
-            self._by_hash = not self._hash_forbidden
-        elif self._by_hash and isinstance(batch, Exception) and scripts.is_hash_refused(batch):
-            self._by_hash = False
-            self._hash_forbidden = isinstance(batch, NoPermissionError)
-            batch = None
-        for reply in (batch, single):
-            if isinstance(reply, Exception):
-                raise _explained(self._node, reply)
+        if self._failures or not self._node.health.proven:
+            self._failures = 0
+            self._node.health.works(self)
+        if reply.expired:
+            self._owner.dropped("expired", reply.expired)
+        if reply.messages:
+            self._owner.deliver(self, reply.messages)
+            if not self._owner.specific and self._hold is None:
+                self._hold = self.loop.call_later(HOLD_S, self._give_back)
 
     def _give_back(self) -> None:
         """Return to the queue what nobody has taken for a while, so that others can."""
@@ -300,15 +264,16 @@ class QueueReader:
         """Make the server answer the blocking pop now; close the socket if it does not."""
         limit = self.loop.call_later(STOP_S, wire.abort)
         try:
-            while self._popping and self._client_id is not None:
-                # Not yet blocked, it is not unblocked either: so again, until it has answered.
-                await self._multiplexer.call(pack("CLIENT", "UNBLOCK", self._client_id))
-                await asyncio.sleep(0.005)
+            while self._pops.pending and self._client_id is not None:
+                command = pack("CLIENT", "UNBLOCK", self._client_id)
+                if not await self._multiplexer.call(command):
+                    # Not blocked yet, or not any more: so again, until all have answered.
+                    await asyncio.sleep(0.002)
         except (RedisError, ConfigurationError):
             pass
         finally:
             limit.cancel()
-            if self._popping:
+            if self._pops.pending:
                 wire.abort()
 
     def _help(self, coroutine: Any, purpose: str) -> asyncio.Task[None]:

@@ -1,0 +1,118 @@
+"""What a reader has asked its queue for, and what the replies mean.  Decides, does no I/O.
+
+The first thing on a connection is ``pop.lua``: it drops what has expired and takes a batch.
+``BZPOPMIN`` follows in the same write and waits for the next message.  Where batches come back
+empty, ``BZPOPMIN`` alone will do for a while, which is half the work for the server; and where
+messages flow to a process-specific queue, several wait on the server one behind the other, so
+that most messages cost no write.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import NoPermissionError
+
+from . import scripts
+from .connections import pack
+
+#: Blocking pops on their way to a process-specific queue while messages flow, at most.
+DEPTH = 8
+#: Blocking pops without a batch after a batch that was empty.
+SINGLES = 4
+#: Messages that follow each other within this time flow.
+FLOW_S = 0.05
+
+Popped = tuple[bytes, Any]
+"""A message as it was in the queue, and its score as the server gave it."""
+
+
+@dataclass
+class Reply:
+    """What one reply brought: messages, the number of expired ones dropped, or an error."""
+
+    messages: list[Popped] = field(default_factory=list)
+    expired: int = 0
+    error: Exception | None = None
+
+
+class Pops:
+    """The pops of one reader that are on their way, and what to ask next."""
+
+    def __init__(self, key: str, expiry_s: float, block_s: int, *, specific: bool) -> None:
+        self._key = key
+        self._expiry_s = expiry_s
+        self._specific = specific
+        self._single = pack("BZPOPMIN", key, block_s)
+        self._hash_forbidden = False
+        # Seconds that the server's clock is ahead of the event loop's.
+        self._clock_ahead_s = 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        """Start afresh, on a new connection."""
+        # True for a batch, False for a blocking pop; in the order of the replies.
+        self._asked: deque[bool] = deque()
+        # The first batch loads the script, so that none is refused while pops follow it.
+        self._by_hash = False
+        self._singles = 0
+        self._depth = 1
+        self._popped_at = -math.inf
+
+    @property
+    def pending(self) -> int:
+        """How many replies are still to come."""
+        return len(self._asked)
+
+    def ask(self, room: int) -> bytes:
+        """Return what to write now, perhaps nothing; ``room`` for so many messages is there."""
+        depth = min(self._depth, max(1, room // 4))
+        missing = depth - len(self._asked)
+        if 2 * missing < depth:
+            return b""
+        command = b""
+        if self._singles <= 0:
+            limit = max(0, room - depth)
+            command = scripts.pop(self._key, limit, self._expiry_s, by_hash=self._by_hash)
+            self._asked.append(True)
+        self._asked.extend([False] * missing)
+        self._singles -= missing
+        return command + self._single * missing
+
+    def take(self, reply: Any, now: float) -> Reply:
+        """Return what the next reply means; ``now`` is the event loop's time in seconds."""
+        is_batch = self._asked.popleft()
+        if isinstance(reply, Exception):
+            return Reply(error=self._refused(reply) if is_batch else reply)
+        return self._take_batch(reply, now) if is_batch else self._take_single(reply, now)
+
+    def _refused(self, reply: Exception) -> Exception | None:
+        if not (self._by_hash and scripts.is_hash_refused(reply)):
+            return reply
+        self._by_hash = False
+        self._hash_forbidden = isinstance(reply, NoPermissionError)
+        self._singles = 0
+        return None
+
+    def _take_batch(self, reply: list[Any], now: float) -> Reply:
+        server_now_s, expired, *pairs = reply
+        self._by_hash = not self._hash_forbidden
+        self._clock_ahead_s = float(server_now_s) - now
+        if not pairs and not expired:
+            self._singles = SINGLES
+        return Reply(list(zip(pairs[::2], pairs[1::2], strict=True)), expired)
+
+    def _take_single(self, reply: list[Any] | None, now: float) -> Reply:
+        flows = reply is not None and now - self._popped_at < FLOW_S
+        self._depth = min(self._depth + 1, DEPTH) if flows and self._specific else 1
+        if reply is None:
+            return Reply()
+        self._popped_at = now
+        _, member, score = reply
+        if float(score) <= math.floor(now + self._clock_ahead_s) - self._expiry_s:
+            self._singles = 0
+            return Reply(expired=1)
+        return Reply([(member, score)])
