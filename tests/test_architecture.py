@@ -27,6 +27,7 @@ FLOORS = [
     ["_portal"],
     ["_loops"],
     ["_transport.queue", "_transport.subscriber", "_transport.flushing"],
+    ["_transport.pops"],
     ["_transport.scripts", "_transport.loopback", "_transport.sentinels"],
     ["_transport.multiplexer"],
     ["_transport.topology"],
