@@ -164,7 +164,7 @@ class QueueReader:
         try:
             if self._wire is None:
                 await self._connect()
-            elif self._renewal:
+            elif self._renewal and not self._pops.pending:
                 raise ConnectionError(self._renewal)
             else:
                 await self._pop(self._wire)
@@ -197,7 +197,8 @@ class QueueReader:
             # What went back is older than what a pop would bring now.
             await asyncio.wait({self._returning})
             self._returning = None
-        if not self._stopping and not self._trouble and self._owner.demand():
+        leaving = self._stopping or self._trouble or self._renewal
+        if not leaving and self._owner.demand():
             wire.write(self._pops.ask(self._owner.limit()))
         if self._pops.pending:
             deadline = self.loop.call_later(self._deadline_s, wire.abort, NO_ANSWER)
@@ -225,7 +226,7 @@ class QueueReader:
             # Other replies may be on their way and bring messages: they are read first.
             self._trouble = _explained(self._node, reply.error)
             return
-        if self._failures or not self._node.health.proven:
+        if self._failures or not self._node.health.settled:
             self._failures = 0
             self._node.health.works(self)
         if reply.expired:
