@@ -328,7 +328,11 @@ def test_a_wrong_entry_is_refused_with_its_place_and_what_would_be_right(
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("hosts", ["redis://h", b"x", "", {"host": "h"}, {}, 5, iter([])], ids=str)
+@pytest.mark.parametrize(
+    "hosts",
+    ["redis://h", b"x", "", {"host": "h"}, {}, 5, iter([])],
+    ids=lambda hosts: type(hosts).__name__,
+)
 def test_hosts_that_are_no_list_are_refused_with_an_example(hosts: Any) -> None:
     """A ValueError as before, which shows the right form."""
     with pytest.raises(ValueError, match=r'hosts must be a list.*\["redis://localhost:6379"\]'):
