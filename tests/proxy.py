@@ -16,6 +16,7 @@ What it can do, to all connections or to one (`Link`):
 ``stall()``            connections stay open, new ones too, and nothing passes: a half-open network
 ``stall_new()``        only connections made from now on are stalled
 ``drop_replies()``     requests pass, replies vanish
+``redirect(h, p)``     connections made from now on lead to another server
 ``lose_reply_to(x)``   the next request holding ``x`` passes, and its connection is cut before the
                        reply comes back
 ``resume()``           the end of all that but of the delay; what was stalled goes on
@@ -206,6 +207,10 @@ class Proxy:
     def stall_new(self) -> None:
         """Stall the connections that are made from now on, until `resume()`."""
         self._stall_new = True
+
+    def redirect(self, host: str, port: int) -> None:
+        """Lead the connections that are made from now on to another server."""
+        self._target = (host, port)
 
     def drop_replies(self) -> None:
         """Pass requests on and throw the replies away, until `resume()`."""

@@ -1,0 +1,194 @@
+"""What callers of ``send`` and friends are told, and what became of their command.
+
+What certainly did not run is sent when the connection returns; what may have run raises; nothing
+is sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from channels_redis.exceptions import ConnectionLost
+from channels_redis.testing.servers import RedisServer
+from tests.defects.steps import numbered, waiting
+from tests.faults.ledger import BACK, EVENTS, LOST
+from tests.helpers import receive, receive_until_marker, wait_for
+from tests.proxy import Proxy
+
+UNLIKE_ANY_OTHER = {"type": "test.unlike-any-other"}
+MARK = b"unlike-any-other"
+
+
+async def test_a_send_whose_reply_is_lost_raises_and_arrives_once(
+    make_layer: Callable[..., Any], kind: str, proxy: Proxy
+) -> None:
+    """The server ran it and the sender can't know: ``ConnectionLost``, and one delivery."""
+    layer, sender = make_layer(kind), make_layer(kind, hosts=[proxy.url])
+    channel = await layer.new_channel()
+    await sender.send(channel, numbered(0))
+    proxy.lose_reply_to(MARK)
+    with pytest.raises(ConnectionLost) as raised:
+        await sender.send(channel, UNLIKE_ANY_OTHER)
+    assert raised.value.maybe_executed
+    messages = await receive_until_marker(layer, channel, sender)
+    assert messages == [numbered(0), UNLIKE_ANY_OTHER]
+
+
+async def test_a_group_send_whose_reply_is_lost_raises_and_arrives_once(
+    make_layer: Callable[..., Any], kind: str, proxy: Proxy
+) -> None:
+    """A group's members get the message once at most, whatever the sender is told."""
+    layer, sender = make_layer(kind), make_layer(kind, hosts=[proxy.url])
+    channels = [await layer.new_channel() for _ in range(3)]
+    for channel in channels:
+        await layer.group_add("room", channel)
+    await sender.group_send("room", numbered(0))
+    proxy.lose_reply_to(MARK)
+    with pytest.raises(ConnectionLost):
+        await sender.group_send("room", UNLIKE_ANY_OTHER)
+    for channel in channels:
+        messages = await receive_until_marker(layer, channel, sender)
+        assert messages == [numbered(0), UNLIKE_ANY_OTHER]
+
+
+async def test_a_request_that_never_arrived_is_never_delivered_later(
+    make_layer: Callable[..., Any], kind: str, proxy: Proxy
+) -> None:
+    """Nobody listens for longer than ``connect_wait_s``: "did not run", and it never does."""
+    layer, sender = make_layer(kind), make_layer(kind, hosts=[proxy.url], connect_wait_s=0.2)
+    channel = await layer.new_channel()
+    proxy.refuse()
+    with pytest.raises(ConnectionLost) as raised:
+        await sender.send(channel, numbered(1))
+    assert not raised.value.maybe_executed
+    proxy.resume()
+    await wait_for(lambda: sends(sender, channel, numbered(2)))
+    assert await receive_until_marker(layer, channel, sender) == [numbered(2)]
+
+
+async def sends(layer: Any, channel: str, message: dict[str, Any]) -> bool:
+    try:
+        await layer.send(channel, message)
+    except ConnectionLost as error:
+        assert not error.maybe_executed
+        return False
+    return True
+
+
+async def test_what_was_not_sent_waits_for_the_connection_and_keeps_its_order(
+    make_layer: Callable[..., Any], kind: str, proxy: Proxy
+) -> None:
+    """A short outage is a delay for senders, and nothing else."""
+    layer, sender = make_layer(kind), make_layer(kind, hosts=[proxy.url], connect_wait_s=10)
+    channel = await layer.new_channel()
+    proxy.refuse()
+    sending = [asyncio.create_task(sender.send(channel, numbered(n))) for n in range(50)]
+    await asyncio.sleep(0.1)
+    assert not any(task.done() for task in sending)
+    proxy.resume()
+    await asyncio.gather(*sending)
+    messages = await receive_until_marker(layer, channel, sender)
+    assert messages == [numbered(n) for n in range(50)]
+
+
+async def test_a_burst_that_is_cut_is_told_apart_message_by_message(
+    make_layer: Callable[..., Any], kind: str, proxy: Proxy
+) -> None:
+    """Of many sends at once each is delivered, certainly not, or raises "may have run"."""
+    layer = make_layer(kind, capacity=10_000)
+    sender = make_layer(kind, hosts=[proxy.url], capacity=10_000)
+    channel = await layer.new_channel()
+    await sender.send(channel, numbered(-1))
+    proxy.delay_s = 0.02
+    outcomes: dict[int, str] = {}
+
+    async def send(number: int) -> None:
+        try:
+            await sender.send(channel, numbered(number))
+            outcomes[number] = "sent"
+        except ConnectionLost as error:
+            outcomes[number] = "unknown" if error.maybe_executed else "not sent"
+
+    async def burst(numbers: range) -> None:
+        for number in numbers:
+            await send(number)
+
+    bursts = asyncio.gather(*(burst(range(first, 1000, 50)) for first in range(50)))
+    for _ in range(3):
+        await asyncio.sleep(0.1)
+        proxy.cut()
+    await bursts
+    arrived = [message["n"] for message in await receive_until_marker(layer, channel, sender)]
+    assert len(set(arrived)) == len(arrived), "something came twice"
+    told = {word: {n for n, told in outcomes.items() if told == word} for word in outcomes.values()}
+    assert told.get("sent", set()) <= set(arrived)
+    assert not told.get("not sent", set()) & set(arrived)
+    assert told["unknown"], "no cut has hit anything"
+
+
+@pytest.mark.parametrize("operation", ["group_add", "group_discard"])
+async def test_what_may_run_twice_without_harm_is_repeated(
+    make_layer: Callable[..., Any], operation: str, proxy: Proxy
+) -> None:
+    """Joining and leaving a group survive a lost reply."""
+    layer, other = make_layer("core", hosts=[proxy.url]), make_layer("core")
+    channel = await layer.new_channel()
+    await layer.group_add("hall", channel)
+    proxy.lose_reply_to(b"room-unlike-any-other")
+    await getattr(layer, operation)("room-unlike-any-other", channel)
+    await other.group_send("room-unlike-any-other", numbered(1))
+    expected = [numbered(1)] if operation == "group_add" else []
+    assert await receive_until_marker(layer, channel, other) == expected
+
+
+async def test_a_server_that_forgets_its_scripts_is_not_noticed(
+    make_layer: Callable[..., Any], kind: str, private_server: RedisServer
+) -> None:
+    """``SCRIPT FLUSH`` in the midst of sending, receiving and joining: no error, no loss."""
+    layer = make_layer(kind, hosts=[private_server.url], capacity=10_000, **EVENTS)
+    sender = make_layer(kind, hosts=[private_server.url], capacity=10_000)
+    channel = await layer.new_channel()
+    for number in range(200):
+        if number % 10 == 0:
+            private_server.command("SCRIPT", "FLUSH")
+            await layer.group_add(f"room{number}", channel)
+        await sender.send("work", numbered(number))
+        await sender.group_send(f"room{number - number % 10}", numbered(number))
+        assert await receive(layer, "work") == numbered(number)
+        assert await receive(layer, channel) == numbered(number)
+
+
+async def test_a_server_restarted_between_two_sends_is_not_noticed(
+    make_layer: Callable[..., Any], kind: str, private_server: RedisServer
+) -> None:
+    """A dead connection is found before it is written to, and nobody is told."""
+    sender = make_layer(kind, hosts=[private_server.url])
+    for number in range(3):
+        await sender.send("work", numbered(number))
+        await asyncio.to_thread(private_server.restart)
+        await sender.send("work", numbered(number))
+
+
+async def test_the_end_of_an_outage_is_told_although_nobody_sends(
+    make_layer: Callable[..., Any], kind: str, proxy: Proxy
+) -> None:
+    """A send was lost, and no other follows: consumers hear of the end all the same."""
+    layer = make_layer(kind, hosts=[proxy.url], **EVENTS)
+    channel = await layer.new_channel()
+    await layer.send(channel, numbered(0))
+    assert await receive(layer, channel) == numbered(0)
+    wait = waiting(layer, channel)
+    await asyncio.sleep(0)
+    proxy.drop_replies()
+    sending = asyncio.create_task(layer.send("work", UNLIKE_ANY_OTHER))
+    await wait_for(lambda: any(link.has_sent(MARK) for link in proxy.links))
+    proxy.cut()
+    with pytest.raises(ConnectionLost):
+        await sending
+    proxy.resume()
+    assert (await asyncio.wait_for(wait, 10))["type"] == LOST
+    assert (await receive(layer, channel))["type"] == BACK
