@@ -17,7 +17,7 @@ from tests.defects.steps import (
 )
 from tests.helpers import receive, receive_until_marker, wait_for
 
-SHORT_EXPIRY_S = 1
+SHORT_EXPIRY_S = 0.4
 
 
 async def leave_without_a_word(layer: Any) -> str:
@@ -75,7 +75,10 @@ async def test_pubsub_unsubscribes_a_consumer_that_left_without_a_word(
 
 @pytest.mark.parametrize(
     ("options", "unread"),
-    [({"expiry": 1}, True), ({"expiry": 1, "group_expiry": 1}, False)],
+    [
+        ({"expiry": SHORT_EXPIRY_S}, True),
+        ({"expiry": SHORT_EXPIRY_S, "group_expiry": SHORT_EXPIRY_S}, False),
+    ],
     ids=["unread for expiry", "unused for group_expiry"],
 )
 async def test_a_consumer_that_died_in_its_handler_leaves_its_groups(
