@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError, RedisError
 
-from ..exceptions import ConfigurationError
+from ..exceptions import ConfigurationError, ConnectionLost
 from . import scripts
 from .connections import NO_ANSWER, Loop, Wire, forget, pack
 from .multiplexer import Multiplexer
@@ -157,7 +157,8 @@ class QueueReader:
             if not self._owner.demand():
                 await asyncio.wait({self._poked}, timeout=self._block_s)
             self._poked = None
-        return not self._stopping and self._owner.demand() > 0
+        # While it holds what could not go back, it stays for that.
+        return not self._stopping and (self._owner.demand() > 0 or self._hold is not None)
 
     async def _work(self) -> None:
         """Do one round of popping, on a new connection if need be."""
@@ -232,9 +233,12 @@ class QueueReader:
         if reply.expired:
             self._owner.dropped("expired", reply.expired)
         if reply.messages:
-            self._owner.deliver(self, reply.messages)
-            if not self._owner.specific and self._hold is None:
-                self._hold = self.loop.call_later(HOLD_S, self._give_back)
+            self._deliver(reply.messages)
+
+    def _deliver(self, messages: list[Popped]) -> None:
+        self._owner.deliver(self, messages)
+        if not self._owner.specific and self._hold is None:
+            self._hold = self.loop.call_later(HOLD_S, self._give_back)
 
     def _give_back(self) -> None:
         """Return to the queue what nobody has taken for a while, so that others can."""
@@ -252,9 +256,13 @@ class QueueReader:
         )
         try:
             await asyncio.shield(sending)
-        except (RedisError, ConfigurationError):
-            # Not repeated: it may have arrived.
-            owner.dropped("put_back", len(held))
+        except (RedisError, ConfigurationError) as error:
+            maybe_executed = isinstance(error, ConnectionLost) and error.maybe_executed
+            if maybe_executed or self._stopping:
+                owner.dropped("put_back", len(held))
+            else:
+                # Not in the queue, for certain; so it may wait here, and try again later.
+                self._deliver(held)
         except asyncio.CancelledError:
             await asyncio.wait({sending})
             if sending.cancelled() or sending.exception() is not None:
