@@ -214,3 +214,7 @@ async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:
     if not dial.cancelled() and dial.exception() is None:
         await dial.result().disconnect()
         await pool.release(dial.result())
+    # Cancelled in its handshake, a connection lies in the pool with replies on their way to it,
+    # which the next user would take for the replies to other commands.
+    with contextlib.suppress(Exception):
+        await pool.disconnect(inuse_connections=False)
