@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import copy
 import inspect
 import itertools
-import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from channels.layers import BaseChannelLayer
 
 from . import _fork, utils
 from . import _options as options
-from ._events import MessagesDropped, Reporter
-from ._keyspace import ADDRESS_KEY, NONCE_KEY, Keyspace, random_hex
-from ._loops import LoopStates, running_loop, running_loop_or_none
-from ._mailbox import Mailbox, Mailboxes
-from ._messages import Item, Original, Packed, Whole, splits_at_will
+from ._events import Reporter
+from ._keyspace import Keyspace, random_hex
+from ._loops import LoopStates
+from ._mailbox import Mailboxes
+from ._messages import Item, Original, Packed, splits_at_will
 from ._outages import Health, Outage
-from ._portal import portal
 from ._queues import LocalQueue
+from ._receiving import ReceivingLayer
 from ._session import Session
-from ._steps import Steps, run
+from ._steps import Plan, Steps, run, submit
 from .exceptions import InvalidName, LayerClosed, MessageTooLarge
 from .sync import SyncFace
 
@@ -32,8 +28,11 @@ if TYPE_CHECKING:
 
 Loop = asyncio.AbstractEventLoop
 
+#: Seconds that flush() and close() wait for the other event loops of the process.
+OTHER_LOOPS_S = 1.0
 
-class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no annotations
+
+class BaseRedisLayer(ReceivingLayer):
     """The options and the machinery of a channel layer on Redis.
 
     Constructing one opens nothing and needs no event loop; one object serves any number of
@@ -42,10 +41,6 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
 
     extensions: ClassVar[list[str]] = ["groups", "flush"]
     MessageTooLarge = MessageTooLarge
-
-    _logger: ClassVar[logging.Logger]
-    #: Whether an outage of Redis can lose messages that were sent in it.
-    _loses_in_outage: ClassVar[bool]
 
     def __init__(  # noqa: PLR0913 (the options are Channels' and earlier releases')
         self,
@@ -93,6 +88,8 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
             and type(self).serialize is BaseRedisLayer.serialize
             and type(self).deserialize is BaseRedisLayer.deserialize
         )
+        #: Whether a subclass brings its own ``connection()``.
+        self.has_own_connections = type(self).connection is not BaseRedisLayer.connection
         self._keys = Keyspace(self.prefix)
         self._start_afresh()
         _fork.watch(self)
@@ -109,7 +106,7 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
             Health(utils.describe_host(host), self._report, self._outage) for host in self.hosts
         ]
         self._mailboxes = Mailboxes(
-            self.get_capacity, self._dropped_for_room, self.expiry, self.group_expiry
+            self.get_capacity, self._dropped, self.expiry, self.group_expiry
         )
         self._queues: dict[str, LocalQueue] = {}
         self._sessions: LoopStates[Any] = LoopStates(self._make_session)
@@ -204,130 +201,39 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
             return Packed(self._serializer.as_bytes(message), self._serializer.from_bytes)
         return Original(message)
 
-    # Queues
-
-    def _queue(self, name: str, *, specific: bool, shards: list[int]) -> LocalQueue:
-        queue = self._queues.get(name)
-        if queue is None:
-            queue = LocalQueue(self, name, specific=specific, shards=shards)
-            self._queues[name] = queue
-        return queue
-
-    def _home(self, loop: Loop) -> Session | None:
-        """Return the session that runs readers for receivers on ``loop``, the running one; None
-        if the portal was asked to run them.
-        """
-        if not portal.serves(loop):
-            session: Session = self._sessions.get()
-            return session
-        return None
-
-    def _general_queue(self, name: str) -> LocalQueue:
-        """Return a queue that many processes read: on every shard, as messages go round."""
-        return self._queue(name, specific=False, shards=list(range(self.ring_size)))
-
-    def _next_shard(self) -> int:
-        """Return the shard for the next direct message to a general channel."""
-        return next(self._turn) % self.ring_size
-
-    def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
-        """Put a message of a process-specific queue into the mailboxes it is for."""
-        raise NotImplementedError
-
-    def _unpack_queued(self, member: bytes) -> Any:
-        """Return the message inside a member of a queue, without the layer's own keys."""
-        message = self.deserialize(member)
-        if isinstance(message, dict):
-            message.pop(ADDRESS_KEY, None)
-            message.pop(NONCE_KEY, None)
-        return message
-
-    # Receiving
-
-    async def receive(self, channel: str) -> Any:
-        """Return the next message of a channel, as soon as there is one: a dict of one's own.
-
-        May be cancelled at any time without losing a message, and does not raise because of
-        the network.  Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel
-        of another process (core), and :class:`LayerClosed` when the layer is closed meanwhile.
-        """
-        # One coroutine and one future for each consumer that waits, as a site may have 10,000.
-        mailboxes = self._mailboxes
-        box = mailboxes.boxes.get(channel)
-        if box is None or not box.fed:
-            box = await self._open(channel)
-        loop = running_loop()
-        while True:
-            item = mailboxes.take(box, loop)
-            if isinstance(item, asyncio.Future):
-                try:
-                    failure = await item
-                except BaseException:
-                    mailboxes.withdraw(box, item)
-                    raise
-                if failure is not None:
-                    raise copy.copy(failure)
-                continue
-            try:
-                message = item.open()
-                if isinstance(message, dict) or self._lets_pass(channel, message):
-                    return message
-                raise TypeError("not a dict")
-            except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
-                self._undecodable(channel, error)
-
-    async def _open(self, channel: str) -> Mailbox:
-        """Return the mailbox of a channel with a source: a queue, or a subscription."""
-        raise NotImplementedError
-
-    def _lets_pass(self, channel: str, message: Any) -> bool:
-        """Tell whether a message that is no dict is legal on a channel."""
-        return False
-
-    def _undecodable(self, channel: str, error: Exception) -> None:
-        self._logger.debug("Undecodable message for %s: %s", channel, type(error).__name__)
-        self._report(MessagesDropped(channel, "undecodable"))
-
-    def _dropped_for_room(self, channel: str) -> None:
-        self._report(MessagesDropped(channel, "capacity"))
-
-    # Outages
-
-    def _is_specific(self, channel: str) -> bool:
-        """Tell whether a channel is read by one process only."""
-        raise NotImplementedError
-
-    def _outage_changed(self, began: bool, outage_s: float) -> None:
-        """Tell the consumers of this process."""
-        kind = self.on_disconnect if began else self.on_reconnect
-        if kind is None:
-            return
-        with self._mailboxes.lock:
-            boxes = [box for box in self._mailboxes.boxes.values() if self._is_specific(box.name)]
-            for box in boxes:
-                facts = {
-                    "type": kind,
-                    "outage_s": round(outage_s, 3),
-                    "may_have_missed": self._loses_in_outage,
-                    "groups": sorted(box.groups or ()),
-                }
-                self._mailboxes.put(box, Whole(facts), running_loop_or_none())
-
     # Ends
 
-    def _sweep(self, session: Session) -> None:
-        """End the mailboxes whose consumers have gone for good."""
-        gone = self._mailboxes.sweep(session)
-        if gone:
-            self._leave(session, gone)
-        for name, queue in list(self._queues.items()):
-            if queue.unused():
-                del self._queues[name]
-        self._report.flush_due()
+    async def flush(self) -> None:
+        """Forget all messages: those in this process, and the layer's keys in Redis.
 
-    def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
-        """Leave the groups of ended mailboxes."""
-        raise NotImplementedError
+        core deletes all its queues and groups on every host; pubsub leaves all groups of this
+        process, and deletes the queues of the general channels that were used here.  Receivers
+        that wait go on waiting.
+        """
+        await run(self._flush_steps(), self._sessions)
+
+    def _flush_steps(self) -> Steps[None]:
+        yield self._flush_here
+
+    async def _flush_here(self, session: Any) -> None:
+        try:
+            async with session.without_readers():
+                self._mailboxes.empty()
+                await self._forget_topics(session)
+                await session.delete_keys(self._queues_to_delete())
+        except BaseException:
+            # What is on its way would delete what is sent from now on.
+            await self._sessions.aclose()
+            raise
+        if not self._mailboxes.boxes and not session.busy:
+            await self._sessions.aclose()
+
+    async def _forget_topics(self, session: Any) -> None:
+        """Leave the groups that are known to this process alone."""
+
+    def _queues_to_delete(self) -> set[str] | None:
+        """Return the names of the queues that ``flush()`` deletes; None for all keys."""
+        return None
 
     async def close(self) -> None:
         """End all readers and connections, on all event loops of this process.
@@ -339,18 +245,23 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
     def _close_steps(self) -> Steps[None]:
         yield self._close_here
 
-    async def _close_here(self, session: Session) -> None:
+    async def _close_here(self, session: Any) -> None:
         error = LayerClosed("The channel layer was closed while receive() waited.")
         self._mailboxes.fail(error, session.loop)
+        # The readers give back what nobody has taken, before the rest is forgotten.
+        await self._on_all_loops(lambda _: self._sessions.aclose(), session)
         self._mailboxes.empty()
+
+    async def _on_all_loops(self, work: Plan, session: Any) -> None:
+        """Do something with every session, each on its own loop; bounded for other loops."""
         others = []
-        for loop in self._sessions.all():
+        for loop, other in self._sessions.all().items():
             if loop is not session.loop and loop.is_running():
-                with contextlib.suppress(RuntimeError):
-                    others.append(asyncio.run_coroutine_threadsafe(self._sessions.aclose(), loop))
-        await self._sessions.aclose()
+                others.append(asyncio.wrap_future(submit(partial(work, other), loop)))
+        await work(session)
         if others:
-            await asyncio.wait([asyncio.wrap_future(other) for other in others], timeout=1)
+            done = asyncio.gather(*others, return_exceptions=True)
+            await asyncio.wait({done}, timeout=OTHER_LOOPS_S)
 
     def _after_fork(self) -> Any:
         """Start afresh in a forked child; return what was inherited, which must stay alive."""
@@ -374,7 +285,4 @@ class BaseRedisLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         raise NotImplementedError
 
     def _group_send_steps(self, group: str, message: Any) -> Steps[None]:
-        raise NotImplementedError
-
-    def _flush_steps(self) -> Steps[None]:
         raise NotImplementedError

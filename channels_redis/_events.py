@@ -38,10 +38,10 @@ class NodeBack:
 class MessagesDropped:
     """Messages will not be delivered.
 
-    ``reason``: ``capacity`` (a mailbox was full, or its consumer has gone), ``expired``
-    (older than ``expiry`` when read), ``undecodable`` (bytes that no key or format opens),
-    ``repeated`` (a server offered a delivered message again), ``put_back`` (nobody here
-    waited for it, and it is not certain that it went back to its queue).
+    ``reason``: ``capacity`` (a mailbox was full), ``abandoned`` (its consumer has gone),
+    ``expired`` (older than ``expiry`` when read), ``undecodable`` (bytes that no key or format
+    opens), ``repeated`` (a server offered a delivered message again), ``put_back`` (nobody
+    here waited for it, and it is not certain that it went back to its queue).
     """
 
     channel: str
@@ -68,6 +68,8 @@ class SenderClockUsed:
 Event = NodeLost | NodeBack | MessagesDropped | GroupOverCapacity | SenderClockUsed
 Hook = Callable[[Event], None]
 
+#: Channels that a summary of drops tells apart, at most.
+_CHANNELS_NOTED = 1000
 #: Reasons that are part of ordinary life and not worth a record.
 _QUIET = frozenset({"expired", "repeated"})
 
@@ -103,7 +105,10 @@ class Reporter:
             case SenderClockUsed(node):
                 self._sender_clock(node)
         for hook in tuple(self.hooks):
-            hook(event)
+            try:
+                hook(event)
+            except Exception:  # noqa: BLE001 (whatever a user's hook raises)
+                self._log.exception("A hook for events of the channel layer failed")
 
     def flush_due(self) -> None:
         """Write the summaries whose time has come."""
@@ -122,7 +127,10 @@ class Reporter:
             self.dropped[event.reason] += event.count
             if event.reason in _QUIET:
                 return
-            self._pending_drops[event.reason, event.channel] += event.count
+            key = event.reason, event.channel
+            if key not in self._pending_drops and len(self._pending_drops) >= _CHANNELS_NOTED:
+                key = event.reason, "other channels"
+            self._pending_drops[key] += event.count
             due = self._summary_due(now)
         if due:
             self._report_drops(now)

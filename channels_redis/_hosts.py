@@ -83,6 +83,9 @@ def _check_host(where: str, host: Host) -> None:
         _check_port(where, host["port"])
     if not str(host.get("db") or 0).isdecimal():
         raise ConfigurationError(f"{where}: db must be the number of a database.")
+    limit = host.get("max_connections", 1)
+    if not isinstance(limit, int) or limit < 1:
+        raise ConfigurationError(f"{where}: max_connections must be a whole number of at least 1.")
     _check_path(where, host)
 
 

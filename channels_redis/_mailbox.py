@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 Loop = asyncio.AbstractEventLoop
 
@@ -59,21 +59,35 @@ class Demand:
         self._loops: dict[Loop, int] = {}
         self.wanted = wanted
 
-    def add(self, loop: Loop) -> None:
-        """Count one who waits."""
-        self.waiting += 1
+    def add(self, loop: Loop) -> bool:
+        """Count one who waits; tell whether nobody did before."""
         self._loops[loop] = self._loops.get(loop, 0) + 1
+        if len(self._loops) > 1:
+            # Who waits on a loop that was closed bare never leaves by itself.
+            self._loops = {one: n for one, n in self._loops.items() if not one.is_closed()}
+        self.waiting = sum(self._loops.values())
+        return self.waiting == 1
 
     def remove(self, loop: Loop) -> None:
         """Count one who waited."""
+        left = self._loops.get(loop, 0) - 1
+        if left < 0:
+            return
         self.waiting -= 1
-        self._loops[loop] -= 1
-        if not self._loops[loop]:
+        self._loops[loop] = left
+        if not left:
             del self._loops[loop]
 
     def loop(self) -> Loop | None:
-        """Return the open loop of one who waits, if there is any."""
-        return next((loop for loop in tuple(self._loops) if not loop.is_closed()), None)
+        """Return the open loop of one who waits, if there is any: best one that runs."""
+        loops = [loop for loop in tuple(self._loops) if not loop.is_closed()]
+        return next((loop for loop in loops if loop.is_running()), loops[0] if loops else None)
+
+
+class Home(Protocol):
+    """What a layer has on one event loop."""
+
+    loop: Loop
 
 
 class Mailbox:
@@ -87,6 +101,7 @@ class Mailbox:
         "home",
         "items",
         "name",
+        "subscribed",
         "used_at",
         "waiters",
     )
@@ -95,8 +110,9 @@ class Mailbox:
         self.name = name
         self.capacity = capacity
         self.demand = demand
-        #: Whatever its layer needs to find the event loop that feeds it.
-        self.home: Any = None
+        #: The session whose loop has joined topics for it, and whether its own is one of them.
+        self.home: Home | None = None
+        self.subscribed = False
         # A deque costs 600 bytes and most mailboxes of an idle site never hold a message.
         self.items: deque[tuple[float, Any]] | None = None
         self.waiters: list[Waiter] = []
@@ -107,13 +123,15 @@ class Mailbox:
     @property
     def fed(self) -> bool:
         """Whether something brings messages here: readers of a queue, or a subscription."""
-        return self.demand is not None or self.home is not None
+        if self.demand is not None:
+            return True
+        return self.subscribed and self.home is not None and self.home.loop.is_running()
 
     def ended(self, now: float, expiry_s: float, group_expiry_s: float) -> bool:
         """Tell whether nobody will come any more.  Never only because nobody waits just now:
         while a consumer's handler runs, nobody does.
         """
-        if self.waiters:
+        if self.waiters and not self.waiters[0].get_loop().is_closed():
             return False
         unused_s = now - self.used_at
         if self.cancelled and unused_s >= min(CANCELLED_S, expiry_s):
@@ -127,14 +145,14 @@ class Mailbox:
 class Mailboxes:
     """All mailboxes of a layer, under one lock.
 
-    ``capacity`` gives the bound of a channel in messages; ``dropped`` is told the name of a
-    channel whose oldest message made room (called with the lock held: it must be quick).
+    ``capacity`` gives the bound of a channel in messages; ``dropped(channel, reason)`` is told
+    of each message that will not be delivered.
     """
 
     def __init__(
         self,
         capacity: Callable[[str], int],
-        dropped: Callable[[str], None],
+        dropped: Callable[[str, str], None],
         expiry_s: float,
         group_expiry_s: float,
     ) -> None:
@@ -171,17 +189,19 @@ class Mailboxes:
         self, boxes: Iterable[Mailbox], item: Any, running: Loop | None, bounded: bool
     ) -> None:
         stamped = (time.monotonic(), item)
+        dropped = []
         with self.lock:
             for box in boxes:
                 items = box.items
                 if items is None:
                     items = box.items = deque()
-                elif bounded and len(items) >= box.capacity:
-                    items.popleft()
-                    self._dropped(box.name)
+                elif bounded and len(items) >= box.capacity and _make_room(items):
+                    dropped.append(box.name)
                 items.append(stamped)
                 if box.waiters:
                     self._wake_next(box, running)
+        for name in dropped:
+            self._dropped(name, "capacity")
 
     def _wake_next(self, box: Mailbox, running: Loop | None) -> None:
         while box.waiters:
@@ -199,7 +219,8 @@ class Mailboxes:
 
     def take(self, box: Mailbox, loop: Loop) -> Any:
         """Return the oldest message of the mailbox, or else a :data:`Waiter` to await before
-        the next try; :meth:`withdraw` it if the await does not end well.
+        the next try (:meth:`withdraw` it if the await does not end well), or else None: the
+        mailbox was ended, or has lost its source, and has to be opened again.
         """
         demand = box.demand
         with self.lock:
@@ -207,23 +228,24 @@ class Mailboxes:
                 box.used_at = time.monotonic()
                 box.cancelled = False
                 return box.items.popleft()[1]
+            if self.boxes.get(box.name) is not box or not box.fed:
+                return None
             waiter: Waiter = loop.create_future()
             box.waiters.append(waiter)
-            if demand is None:
-                return waiter
-            demand.add(loop)
-            is_first = demand.waiting == 1
-        if is_first:
-            demand.wanted(loop)
+            is_first = demand is not None and demand.add(loop)
+        if is_first and demand is not None:
+            try:
+                demand.wanted(loop)
+            except BaseException:
+                self.withdraw(box, waiter)
+                raise
         return waiter
 
     def withdraw(self, box: Mailbox, waiter: Waiter) -> None:
         """Take back a waiter that was cancelled."""
         with self.lock:
             if waiter in box.waiters:
-                box.waiters.remove(waiter)
-                if box.demand is not None:
-                    box.demand.remove(waiter.get_loop())
+                self._forget(box, waiter)
             elif box.items:
                 # It was woken for a message that it will not take: that is the next one's.
                 self._wake_next(box, waiter.get_loop())
@@ -244,9 +266,9 @@ class Mailboxes:
         with self.lock:
             for box in self.boxes.values():
                 if demand is None or box.demand is demand:
-                    self._fail(box, error, running)
+                    self._wake_all(box, error, running)
 
-    def _fail(self, box: Mailbox, error: Exception, running: Loop | None) -> None:
+    def _wake_all(self, box: Mailbox, error: Exception | None, running: Loop | None) -> None:
         waiters, box.waiters = box.waiters, []
         for waiter in waiters:
             if box.demand is not None:
@@ -263,19 +285,48 @@ class Mailboxes:
                     del self.boxes[box.name]
 
     def discard(self, box: Mailbox) -> None:
-        """Forget a mailbox."""
+        """Forget a mailbox; who waits on it opens another."""
         with self.lock:
             if self.boxes.get(box.name) is box:
                 del self.boxes[box.name]
+            self._wake_all(box, None, None)
 
-    def orphan(self, home: Any) -> None:
-        """Note that ``home`` no longer feeds its mailboxes."""
+    def claim(self, box: Mailbox, home: Home, *, subscribed: bool) -> bool:
+        """Note that ``home`` has joined a topic for a mailbox, perhaps that of its own name;
+        False if the mailbox has ended, or another home joins its topics.
+        """
+        with self.lock:
+            if self.boxes.get(box.name) is not box or box.home not in (None, home):
+                return False
+            box.home = home
+            box.subscribed = box.subscribed or subscribed
+            return True
+
+    def orphan(self, home: Home) -> None:
+        """Note that ``home`` joins no topics any more; who waits opens the mailbox again."""
+        running = home.loop if home.loop.is_running() else None
+        with self.lock:
+            for box in [box for box in self.boxes.values() if box.home is home]:
+                box.home, box.subscribed = None, False
+                if box.demand is None:
+                    self._wake_all(box, None, running)
+                else:
+                    box.groups = None
+
+    def forget_loop(self, loop: Loop) -> None:
+        """Forget all who wait on a loop that was closed."""
         with self.lock:
             for box in self.boxes.values():
-                if box.home is home:
-                    box.home = None
+                gone = [waiter for waiter in box.waiters if waiter.get_loop() is loop]
+                for waiter in gone:
+                    self._forget(box, waiter)
 
-    def sweep(self, home: Any) -> list[Mailbox]:
+    def _forget(self, box: Mailbox, waiter: Waiter) -> None:
+        box.waiters.remove(waiter)
+        if box.demand is not None:
+            box.demand.remove(waiter.get_loop())
+
+    def sweep(self, home: Home) -> list[Mailbox]:
         """Remove and return the mailboxes of ``home``, or of none, whose readers have gone."""
         now = time.monotonic()
         with self.lock:
@@ -287,6 +338,16 @@ class Mailboxes:
             ]
             for box in gone:
                 del self.boxes[box.name]
-                for _ in box.items or ():
-                    self._dropped(box.name)
+        for box in gone:
+            for _ in box.items or ():
+                self._dropped(box.name, "abandoned")
         return gone
+
+
+def _make_room(items: deque[tuple[float, Any]]) -> bool:
+    """Drop the oldest message that may be dropped; tell whether there was one."""
+    for index, (_, item) in enumerate(items):
+        if item.droppable:
+            del items[index]
+            return True
+    return False

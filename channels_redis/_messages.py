@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ._keyspace import ADDRESS_KEY, NONCE_KEY
 from .exceptions import InvalidMessage
@@ -18,7 +18,9 @@ Message = dict[str, Any]
 
 
 class Item(Protocol):
-    """A message in a mailbox."""
+    """A message in a mailbox; ``droppable`` if a newer one may push it out."""
+
+    droppable: ClassVar[bool]
 
     def open(self) -> Any:
         """Return the message, nobody else's; raises what decoding raises."""
@@ -27,6 +29,7 @@ class Item(Protocol):
 class Whole:
     """A message that has a single receiver."""
 
+    droppable: ClassVar[bool] = True
     __slots__ = ("_message",)
 
     def __init__(self, message: Any) -> None:
@@ -40,6 +43,7 @@ class Whole:
 class Packed:
     """A message for many as bytes, unpacked by each."""
 
+    droppable: ClassVar[bool] = True
     __slots__ = ("_data", "_unpack")
 
     def __init__(self, data: bytes, unpack: Callable[[bytes], Any]) -> None:
@@ -54,6 +58,7 @@ class Packed:
 class Original:
     """A message for many as a dict, copied by each: for serializers that are not ours."""
 
+    droppable: ClassVar[bool] = True
     __slots__ = ("_message",)
 
     def __init__(self, message: Any) -> None:
@@ -70,6 +75,7 @@ class Held:
     ``origin`` is the reader that popped ``member`` and ``score``, ``since`` the time of its loop.
     """
 
+    droppable: ClassVar[bool] = False
     __slots__ = ("_unpack", "member", "origin", "score", "since")
 
     def __init__(

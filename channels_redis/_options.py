@@ -20,7 +20,8 @@ def check_seconds(name: str, value: Any) -> float:
         raise ConfigurationError(f"{name} must be a number of seconds, not {_kind(value)}.")
     if not math.isfinite(value) or value <= 0:
         raise ConfigurationError(f"{name} must be a positive number of seconds, not {value!r}.")
-    return value
+    # Subclasses, such as numpy's numbers, have other texts, and the text is what Redis gets.
+    return int(value) if isinstance(value, int) else float(value)
 
 
 def check_count(name: str, value: Any) -> int:
@@ -29,7 +30,7 @@ def check_count(name: str, value: Any) -> int:
         raise ConfigurationError(f"{name} must be a whole number, not {_kind(value)}.")
     if value < 1:
         raise ConfigurationError(f"{name} must be at least 1, not {value!r}.")
-    return value
+    return int(value)
 
 
 def check_prefix(value: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import OrderedDict
 from typing import Any, Protocol
 
@@ -29,6 +30,8 @@ REMEMBERED = 10_000
 class Home(Protocol):
     """Where readers run: what a layer has on one event loop."""
 
+    loop: Loop
+
     def start_reader(self, queue: LocalQueue, shard: int) -> QueueReader | None:
         """Start the reader of a queue on one shard; None if the loop is about to end."""
 
@@ -50,6 +53,9 @@ class QueueLayer(Protocol):
     def _unpack_queued(self, member: bytes) -> Any:
         """Return the message inside a member of a queue."""
 
+    def _members_are_unique(self) -> bool:
+        """Tell whether no two messages of any sender are the same bytes."""
+
 
 class LocalQueue:
     """One queue as this process reads it: the owner of its readers, at most one per shard."""
@@ -64,11 +70,14 @@ class LocalQueue:
         self._mailboxes = layer._mailboxes
         self._shards = shards
         self._readers: dict[int, QueueReader] = {}
+        self._remembers = layer._members_are_unique()
+        self._used_at = time.monotonic()
         self._seen: OrderedDict[int, None] = OrderedDict()
         self._smallest_capacity = BATCH
 
     def open(self, channel: str) -> Mailbox:
         """Return the mailbox of a channel that this queue feeds."""
+        self._used_at = time.monotonic()
         box = self._mailboxes.open(channel, self.receivers)
         if box.capacity < self._smallest_capacity:
             self._smallest_capacity = box.capacity
@@ -134,9 +143,14 @@ class LocalQueue:
         self.resume()
 
     def unused(self) -> bool:
-        """Tell whether nothing would be lost by forgetting a general channel's queue."""
-        idle = not self._readers and not self.receivers.waiting
-        return idle and not self.specific and self.name not in self._mailboxes.boxes
+        """Tell whether nothing is lost by forgetting the queue: nobody reads it any more, and
+        no server will offer again what came from it.
+        """
+        if self._readers or self.receivers.waiting:
+            return False
+        if self.specific and time.monotonic() - self._used_at < self.expiry_s:
+            return False
+        return not any(box.demand is self.receivers for box in self._mailboxes.boxes.values())
 
     def resume(self) -> None:
         """Have readers started if somebody waits, on the loop of one who does."""
@@ -163,6 +177,10 @@ class LocalQueue:
         """Return the reader of a shard, started if anybody waits and there is none."""
         with self._mailboxes.lock:
             reader = self._readers.get(shard)
+            if reader is not None and reader.loop is not home.loop and not reader.loop.is_running():
+                # A loop that was left standing: messages would vanish into its blocking pop.
+                reader.desert()
+                reader = None
             if reader is None and self.receivers.waiting:
                 reader = home.start_reader(self, shard)
                 if reader is not None:
@@ -170,6 +188,8 @@ class LocalQueue:
             return reader
 
     def _is_new(self, member: bytes) -> bool:
+        if not self._remembers:
+            return True
         mark = hash(member)
         if mark in self._seen:
             self.dropped("repeated", 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import utils
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 
 Loop = asyncio.AbstractEventLoop
 
-#: Seconds between two looks at the mailboxes, at most.
+#: Seconds between two looks at the mailboxes, at most and at least.
 SWEEP_S = 2.0
+MIN_SWEEP_S = 0.05
 
 
 class Frame(NamedTuple):
@@ -46,13 +49,14 @@ class Session:
         self.layer = layer
         self.loop = loop
         self.closing = False
+        self._pauses = 0
         self._clients: dict[int, Redis] = {}
         self._nodes: dict[int, Node] = {}
         self._multiplexers: dict[int, Multiplexer] = {}
         self._watches: list[SentinelWatch] = []
         self._readers: set[QueueReader] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._sweep_s = min(SWEEP_S, layer.expiry / 4)
+        self._sweep_s = max(MIN_SWEEP_S, min(SWEEP_S, layer.expiry / 4))
         if portal.is_portal(loop):
             portal.host(self)
         self._sweeper: asyncio.TimerHandle | None = loop.call_later(self._sweep_s, self._sweep)
@@ -73,16 +77,30 @@ class Session:
         node = self._nodes.get(shard)
         if node is None:
             node = self._nodes[shard] = Node(
-                lambda: self.layer.connection(shard),
+                partial(self._connection, shard),
                 self.layer._health[shard],
                 self.loop,
                 connect_wait_s=self.layer.connect_wait_s,
                 command_timeout_s=self.layer.command_timeout_s,
+                first_dialled=self._watch_sentinels,
             )
-            watch = watch_sentinels(node, self.loop)
-            if watch is not None:
-                self._watches.append(watch)
         return node
+
+    def _connection(self, shard: int) -> Redis:
+        """Return what the layer's ``connection(shard)`` does; also while this session ends."""
+        if self.layer.has_own_connections:
+            return self.layer.connection(shard)
+        return self.client(shard)
+
+    def _watch_sentinels(self, node: Node) -> None:
+        watch = watch_sentinels(node, self.loop)
+        if watch is not None:
+            self._watches.append(watch)
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for a reply on this loop."""
+        return any(multiplexer.pending for multiplexer in self._multiplexers.values())
 
     def multiplexer(self, shard: int) -> Multiplexer:
         """Return the shared connection for short commands."""
@@ -94,7 +112,7 @@ class Session:
 
     def start_reader(self, queue: LocalQueue, shard: int) -> QueueReader | None:
         """Start the reader of a queue on one shard; None if this session is about to end."""
-        if self.closing:
+        if self.closing or self._pauses:
             return None
         reader = QueueReader(queue, self.node(shard), self.multiplexer(shard), self.loop)
         self._readers.add(reader)
@@ -151,9 +169,19 @@ class Session:
             keys = [keyspace.queue(name).encode() for name in names]
             await asyncio.gather(*[flushing.delete_keys(node, keys) for node in nodes])
 
-    async def stop_readers(self) -> None:
-        """End all readers of this loop, soon and without loss, and let no new one start."""
-        self.closing = True
+    @contextlib.asynccontextmanager
+    async def without_readers(self) -> AsyncIterator[None]:
+        """Keep the readers of this loop from running for a while; what they popped stays."""
+        self._pauses += 1
+        try:
+            await self._stop_readers()
+            yield
+        finally:
+            self._pauses -= 1
+            for queue in list(self.layer._queues.values()):
+                queue.resume()
+
+    async def _stop_readers(self) -> None:
         readers = list(self._readers)
         for reader in readers:
             reader.stop()
@@ -161,7 +189,8 @@ class Session:
 
     async def aclose(self) -> None:
         """End all tasks and close all connections of this loop."""
-        await self.stop_readers()
+        self.closing = True
+        await self._stop_readers()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for task in self._tasks:
@@ -175,11 +204,16 @@ class Session:
     def abandon(self) -> None:
         """Let go after the loop was closed without warning."""
         self.closing = True
-        for reader in list(self._readers):
-            reader.abandon()
-        users: list[SentinelWatch | Multiplexer] = [*self._watches, *self._multiplexers.values()]
+        self.layer._mailboxes.forget_loop(self.loop)
+        users: list[QueueReader | SentinelWatch | Multiplexer] = [
+            *self._readers,
+            *self._watches,
+            *self._multiplexers.values(),
+        ]
         for user in users:
-            user.abandon()
+            # One that can't be let go properly is no reason to keep the others.
+            with contextlib.suppress(Exception):
+                user.abandon()
         for task in self._tasks:
             forget(task)
 

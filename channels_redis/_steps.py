@@ -8,7 +8,9 @@ coroutines and blocking calls alike, and user code runs where the user called.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from ._loops import LoopStates, running_loop
@@ -49,3 +51,19 @@ def run_blocking(steps: Steps[T], sessions: LoopStates[Any], timeout_s: float | 
 
 async def _do(plan: Plan, sessions: LoopStates[Any]) -> Any:
     return await plan(sessions.get())
+
+
+def submit(work: Callable[[], Awaitable[Any]], loop: asyncio.AbstractEventLoop) -> Future[Any]:
+    """Have another thread's loop do something; if it was closed this moment, nothing is done."""
+
+    async def doing() -> Any:
+        return await work()
+
+    coroutine = doing()
+    try:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop)
+    except RuntimeError:
+        coroutine.close()
+        nothing: Future[Any] = Future()
+        nothing.cancel()
+        return nothing

@@ -26,29 +26,30 @@ class TopicSession(Session):
         self._subscribers: dict[int, Subscriber] = {}
         self._members: dict[bytes, dict[str, Mailbox]] = {}
 
-    async def listen(self, channel: str) -> Mailbox:
+    async def listen(self, channel: str, limit_s: float | None) -> Mailbox:
         """Return the mailbox of a process-specific channel, subscribed in this process.
 
-        Raises :class:`ConnectionLost` when a new subscription could not be made.
+        Raises :class:`ConnectionLost` when a new subscription was not made in ``limit_s``.
         """
-        box = self.layer._mailboxes.boxes.get(channel)
-        if box is not None and box.fed:
+        boxes = self.layer._mailboxes
+        box = boxes.open(channel)
+        if box.fed:
             return box
-        box = self.layer._mailboxes.open(channel)
-        box.home = self
         try:
-            await self._join(channel, box)
+            await self._join(channel, box, limit_s)
+            # Whoever fed it before joined these, and is gone.
+            for group in sorted(box.groups or ()):
+                await self._join(self.layer._keys.group_topic(group), box, limit_s, group)
         except BaseException:
-            # Whoever else waits on it will subscribe again with the next receive().
-            if box.home is self and not box.waiters:
-                box.home = None
-                self.layer._mailboxes.discard(box)
+            if not box.fed and not box.waiters:
+                boxes.discard(box)
             raise
         return box
 
     async def group_add(self, group: str, box: Mailbox) -> None:
         """Add a mailbox to a group, once the group's topic is subscribed."""
-        await self._join(self.layer._keys.group_topic(group), box, group)
+        topic = self.layer._keys.group_topic(group)
+        await self._join(topic, box, self.layer.connect_wait_s, group)
 
     async def group_discard(self, group: str, box: Mailbox) -> None:
         """Remove a mailbox from a group."""
@@ -63,11 +64,12 @@ class TopicSession(Session):
         if box.home is self:
             self._part(box.name, box)
 
-    def leave_all(self) -> None:
-        """Leave all groups, and the channels that nobody waits on."""
+    async def leave_all(self) -> None:
+        """Leave all groups, and the channels whose mailboxes were forgotten."""
+        alive = self.layer._mailboxes.boxes
         for topic, members in list(self._members.items()):
             for box in list(members.values()):
-                if box.name.encode() != topic or not box.waiters:
+                if box.name.encode() != topic or alive.get(box.name) is not box:
                     self._part(topic.decode(), box)
 
     def subscriber(self, shard: int) -> Subscriber:
@@ -110,17 +112,22 @@ class TopicSession(Session):
         own = [one.descriptor for one in subscribers if one.descriptor is not None]
         return own + super().descriptors()
 
-    async def _join(self, topic: str, box: Mailbox, group: str | None = None) -> None:
+    async def _join(
+        self, topic: str, box: Mailbox, limit_s: float | None, group: str | None = None
+    ) -> None:
         name = topic.encode()
         was_member = box.name in self._members.get(name, ())
 
         def arrived() -> None:
+            if not self.layer._mailboxes.claim(box, self, subscribed=topic == box.name):
+                return  # Another loop was first, and feeds it now.
             self._members.setdefault(name, {})[box.name] = box
             if group is not None:
                 box.groups = (box.groups or set()) | {group}
 
+        subscriber = self.subscriber(self.layer.consistent_hash(topic))
         try:
-            await self.subscriber(self.layer.consistent_hash(topic)).subscribe(name, arrived)
+            await subscriber.subscribe(name, arrived, limit_s)
         except BaseException:
             # Cancelled in the very tick in which the confirmation came, it is undone as well.
             if not was_member:
@@ -128,6 +135,7 @@ class TopicSession(Session):
                 if group is not None and box.groups is not None:
                     box.groups.discard(group)
             raise
+        subscriber.release(name)
 
     def _part(self, topic: str, box: Mailbox) -> None:
         name = topic.encode()
@@ -135,6 +143,10 @@ class TopicSession(Session):
         if members is None or members.get(box.name) is not box:
             return
         del members[box.name]
+        if topic == box.name:
+            box.subscribed = False
+        if not box.subscribed and not box.groups:
+            box.home = None
         if not members:
             del self._members[name]
             self.subscriber(self.layer.consistent_hash(topic)).release(name)

@@ -90,7 +90,7 @@ class RedisChannelLayer(BaseRedisLayer):
     def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
         self._check_channel(channel)
-        if channel in self._mailboxes.boxes or self._is_own(channel):
+        if self._is_own(channel):
             box = self._mailboxes.open(channel)
             box.groups = (box.groups or set()) | {group}
         key, shard = self._group_key(group), self.consistent_hash(group)
@@ -163,25 +163,6 @@ class RedisChannelLayer(BaseRedisLayer):
             if isinstance(outcome, Exception):
                 raise outcome
 
-    # Ends
-
-    async def flush(self) -> None:
-        """Delete this layer's keys on every host, and forget what was received but not read."""
-        await run(self._flush_steps(), self._sessions)
-
-    def _flush_steps(self) -> Steps[None]:
-        yield self._flush_here
-
-    async def _flush_here(self, session: Session) -> None:
-        await session.stop_readers()
-        self._mailboxes.empty()
-        try:
-            await session.delete_keys()
-        finally:
-            await self._sessions.aclose()
-            for queue in list(self._queues.values()):
-                queue.resume()
-
     # What the machinery calls
 
     def _make_serializer(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
@@ -197,6 +178,9 @@ class RedisChannelLayer(BaseRedisLayer):
         if not self._splits or self.random_prefix_length <= 0:
             frame[NONCE_KEY] = random_hex()
         return self.serialize(frame)
+
+    def _members_are_unique(self) -> bool:
+        return self._splits and self.random_prefix_length >= 8
 
     def _largest_capacity(self, channels: list[str]) -> int:
         """Return the bound of a queue that serves several channels."""
@@ -221,14 +205,11 @@ class RedisChannelLayer(BaseRedisLayer):
             channels = [addresses] if isinstance(addresses, str) else addresses
             if not all(channel.startswith(queue.name) for channel in channels):
                 raise ValueError("addressed to another process")
+            item = Whole(message) if len(channels) == 1 else self._for_many(message)
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
             self._undecodable(queue.name, error)
             return
-        boxes = queue.open_all(channels)
-        if len(boxes) == 1:
-            self._mailboxes.put(boxes[0], Whole(message), loop)
-        else:
-            self._mailboxes.put_all(boxes, self._for_many(message), loop)
+        self._mailboxes.put_all(queue.open_all(channels), item, loop)
 
     def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
         leaving = [(group, box.name) for box in boxes for group in box.groups or ()]

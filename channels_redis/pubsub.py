@@ -79,7 +79,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
     async def _open(self, channel: str) -> Mailbox:
         self._check_channel(channel)
         if self._is_specific(channel):
-            return await run(self._listen_steps(channel), self._sessions)
+            return await run(self._listen_steps(channel, None), self._sessions)
         self._remember(channel)
         return self._general_queue(channel).open(channel)
 
@@ -90,11 +90,11 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         if not self._begins_a_name(prefix):
             raise InvalidName(f"new_channel(): no valid name begins with {prefix!r}.")
         channel = self._keys.new_topic_channel(prefix)
-        await run(self._listen_steps(channel), self._sessions)
+        await run(self._listen_steps(channel, self.connect_wait_s), self._sessions)
         return channel
 
-    def _listen_steps(self, channel: str) -> Steps[Mailbox]:
-        box: Mailbox = yield lambda session: session.listen(channel)
+    def _listen_steps(self, channel: str, limit_s: float | None) -> Steps[Mailbox]:
+        box: Mailbox = yield lambda session: session.listen(channel, limit_s)
         return box
 
     # Groups
@@ -138,33 +138,6 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         self._check_group(group)
         yield from self._publish_steps(self._keys.group_topic(group), message)
 
-    # Ends
-
-    async def flush(self) -> None:
-        """Reset this process: all groups are left, all unread messages forgotten, and the
-        queues of the general channels used here deleted.  Receivers that wait go on.
-        """
-        await run(self._flush_steps(), self._sessions)
-
-    def _flush_steps(self) -> Steps[None]:
-        yield self._flush_here
-
-    async def _flush_here(self, session: TopicSession) -> None:
-        names = set(self._used_names)
-        self._used_names.clear()
-        await session.stop_readers()
-        self._mailboxes.empty()
-        session.leave_all()
-        try:
-            if names:
-                await session.delete_keys(names)
-        finally:
-            session.closing = False
-            for queue in list(self._queues.values()):
-                queue.resume()
-            if not self._mailboxes.boxes:
-                await self._sessions.aclose()
-
     # What the machinery calls
 
     def _make_serializer(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
@@ -193,9 +166,20 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
     def _remember(self, channel: str) -> None:
         """Note the name of a general channel, for ``flush()``."""
-        self._used_names[channel] = None
-        if len(self._used_names) > _REMEMBERED_NAMES:
-            del self._used_names[next(iter(self._used_names))]
+        if channel not in self._used_names:
+            with self._mailboxes.lock:
+                self._used_names[channel] = None
+                if len(self._used_names) > _REMEMBERED_NAMES:
+                    del self._used_names[next(iter(self._used_names))]
+
+    async def _forget_topics(self, session: TopicSession) -> None:
+        await self._on_all_loops(TopicSession.leave_all, session)
+
+    def _queues_to_delete(self) -> set[str]:
+        with self._mailboxes.lock:
+            names = set(self._used_names)
+            self._used_names.clear()
+        return names
 
     def _is_specific(self, channel: str) -> bool:
         return self._keys.is_topic_channel(channel)
@@ -230,6 +214,9 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
     def _unpack_queued(self, member: bytes) -> Any:
         return super()._unpack_queued(member[self._random_bytes() :])
 
+    def _members_are_unique(self) -> bool:
+        return False
+
     def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
         raise AssertionError("no queue of this layer is process-specific")
 
@@ -249,7 +236,12 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         except RuntimeError:  # Its loop was closed this moment.
             await operation(here, *args)
             return
-        done, _ = await asyncio.wait({asyncio.wrap_future(call)}, timeout=self.connect_wait_s)
+        outcome = asyncio.wrap_future(call)
+        try:
+            done, _ = await asyncio.wait({outcome}, timeout=self.connect_wait_s)
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
         if not done:
             call.cancel()
             raise ConnectionLost(f"The event loop that receives {box.name!r} does not respond.")

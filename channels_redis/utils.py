@@ -201,6 +201,8 @@ def _connection_options(host: Mapping[str, Any]) -> dict[str, Any]:
         _settle_verification(options)
     elif not tls:
         options = {key: value for key, value in options.items() if not key.startswith("ssl_")}
+    # A layer keeps few connections, and needs each of them: a limit would starve its readers.
+    options["max_connections"] = _UNLIMITED_CONNECTIONS
     for key, value in _safe_values(options).items():
         options.setdefault(key, value)
     return options
@@ -247,7 +249,6 @@ def _safe_values(options: Mapping[str, Any]) -> dict[str, Any]:
         "protocol": 2,
         "socket_timeout": None,
         "socket_connect_timeout": 5,
-        "max_connections": _UNLIMITED_CONNECTIONS,
         "health_check_interval": 0,
         "decode_responses": False,
     }

@@ -19,6 +19,7 @@ FLOORS = [
     ["apps", "checks", "management"],
     ["core", "pubsub"],
     ["_base"],
+    ["_receiving"],
     ["_topics"],
     ["_session"],
     ["_queues"],

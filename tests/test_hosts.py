@@ -175,12 +175,16 @@ def test_what_the_user_sets_is_obeyed(base: dict[str, Any], keyword: str, value:
     assert getattr(connection_of({**base, keyword: value}), keyword) == value
 
 
-def test_the_users_retries_and_limit_are_obeyed() -> None:
-    """Who asks for retries or a limit gets them."""
-    entry = {"host": "h", "retry": Retry(NoBackoff(), 4), "max_connections": 9}
+def test_the_users_retries_are_obeyed() -> None:
+    """Who asks for retries gets them."""
+    entry = {"host": "h", "retry": Retry(NoBackoff(), 4)}
     assert retries(connection_of(entry)) == 4
-    assert pool_of(entry).max_connections == 9
     assert retries(connection_of({"host": "h", "retry_on_timeout": True})) == 1
+
+
+def test_a_limit_of_connections_starves_no_reader() -> None:
+    """The layer keeps few connections, and needs each of them."""
+    assert pool_of({"host": "h", "max_connections": 2}).max_connections >= 2**31
 
 
 class OwnConnection(Connection):

@@ -32,6 +32,9 @@ Loop = asyncio.AbstractEventLoop
 #: Why a connection was given up whose server has been silent for too long.
 NO_ANSWER = "no answer within the time-out"
 
+#: How long redis-py may take to put a closed connection away.
+_GIVE_BACK_S = 1.0
+
 #: Error replies that redis-py raises as lost connections, though the connection lives on.
 _ERROR_REPLIES = (AuthenticationError, BusyLoadingError)
 
@@ -80,6 +83,9 @@ class Wire:
         self._reason = ""
         self._read_response = _reading_method(connection)
         self._settings = (connection.socket_timeout, connection.health_check_interval)
+        parser = connection._parser
+        if hasattr(parser, "set_pubsub_push_handler"):
+            parser.set_pubsub_push_handler(_take_push)  # redis-py's own logs the contents
         # Time-outs and health checks of redis-py would read from under our reading task.
         connection.socket_timeout = None
         connection.health_check_interval = 0
@@ -164,23 +170,33 @@ class Wire:
         """Close and give the connection object back to its pool."""
         self._transport.abort()
         self._connection.socket_timeout, self._connection.health_check_interval = self._settings
+        with contextlib.suppress(asyncio.TimeoutError):
+            # Nothing is left to wait for, and a class of the user's may wait all the same.
+            await asyncio.wait_for(self._give_back(), _GIVE_BACK_S)
+
+    async def _give_back(self) -> None:
         with contextlib.suppress(Exception):
             await self._connection.disconnect()
         with contextlib.suppress(Exception):
             # The pool may have been closed or replaced meanwhile; then it does not know us.
             await self._pool.release(self._connection)
 
+    def shut(self) -> None:
+        """Shut the socket, without the loop: the server must see the end of the connection, or
+        a message vanishes into a ghost's blocking pop.
+        """
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError, TypeError):  # uvloop's sockets can't be shut
+                sock.shutdown(socket.SHUT_RDWR)
+
     def abandon(self) -> None:
         """Close the socket after the loop was closed without warning.
 
-        The server must see the end of the connection, or a message vanishes into a ghost's
-        blocking pop.  What the transport would do in the loop's next round is done here.
+        What the transport would do in the loop's next round is done here.
         """
+        self.shut()
         transport: Any = self._transport
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
         while transport is not None:
             with contextlib.suppress(RuntimeError, AttributeError):
                 transport.abort()
@@ -188,6 +204,28 @@ class Wire:
                 transport._call_connection_lost(None)
             transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
         self._connection._reader = self._connection._writer = None
+
+
+class Deadline:
+    """Calls ``missed`` after ``limit_s`` seconds, unless cancelled before.
+
+    Where the loop itself was blocked for so long, what came meanwhile may still lie unread: a
+    second period, short, gives it the chance.
+    """
+
+    __slots__ = ("_handle",)
+
+    _GRACE_S = 1.0
+
+    def __init__(self, loop: Loop, limit_s: float, missed: Callable[[], None]) -> None:
+        self._handle = loop.call_later(limit_s, self._second_chance, loop, missed)
+
+    def _second_chance(self, loop: Loop, missed: Callable[[], None]) -> None:
+        self._handle = loop.call_later(self._GRACE_S, missed)
+
+    def cancel(self) -> None:
+        """Note that it was kept."""
+        self._handle.cancel()
 
 
 def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[Any]]:
@@ -205,6 +243,10 @@ def forget(task: asyncio.Task[Any]) -> None:
     """Let a task go that can never end, as its loop was closed: nobody needs a log record."""
     # The attribute by which asyncio keeps quiet about its own; uvloop's tasks are asyncio's.
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # not in the annotations
+
+
+async def _take_push(reply: Any) -> Any:
+    return reply
 
 
 async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:

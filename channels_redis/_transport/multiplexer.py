@@ -76,8 +76,9 @@ class Multiplexer:
         self._written: deque[_Command] = deque()
         self._refused: deque[_Command] = deque()
         self._in_flight_bytes = 0
-        self._flush_due = False
+        self._writing_due = False
         self._watch: asyncio.TimerHandle | None = None
+        self._overdue: _Command | None = None
         self._watch_s = min(node.connect_wait_s, node.command_timeout_s) / 10
         self._failures = 0
         self._retiring = False
@@ -113,9 +114,9 @@ class Multiplexer:
         self._unwritten.append(command)
         if self._task is None:
             self._start()
-        if self._wire is not None and not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
+        if self._wire is not None and not self._writing_due:
+            self._writing_due = True
+            self._loop.call_soon(self._write_waiting)
         if self._watch is None:
             self._watch = self._loop.call_later(self._watch_s, self._check_deadlines)
         return command.future
@@ -166,9 +167,9 @@ class Multiplexer:
         name = f"channels_redis multiplexer {self._node.health.node}"
         self._task = self._loop.create_task(self._run(), name=name)
 
-    def _flush(self) -> None:
+    def _write_waiting(self) -> None:
         """Write what waits, in one piece, as far as the window is open."""
-        self._flush_due = False
+        self._writing_due = False
         if self._wire is None or self._refused or self._retiring:
             return
         now = self._loop.time()
@@ -218,7 +219,7 @@ class Multiplexer:
             self.loaded.clear()
             if not self.pending and self._failures:
                 self.call(pack("PING"), True).add_done_callback(_ignore)
-            self._flush()
+            self._write_waiting()
 
     async def _read_replies(self, wire: Wire) -> None:
         """Match replies to commands until the connection is lost or the node proves unfit."""
@@ -242,13 +243,15 @@ class Multiplexer:
                 self._refused.append(command)
                 return
             command.fail(self._node.explain(reply))
+            if not self._node.health.proven:
+                return
         elif not command.future.done():
             command.future.set_result(reply)
         if self._failures or not self._node.health.settled:
             self._failures = 0
             self._node.health.works(self)
-        if self._unwritten and not self._flush_due:
-            self._flush()
+        if self._unwritten and not self._writing_due:
+            self._write_waiting()
 
     def _is_refusal(self, reply: Exception) -> bool:
         if isinstance(reply, AuthenticationError) and not self._node.health.proven:
@@ -262,14 +265,15 @@ class Multiplexer:
         self._in_flight_bytes = 0
         again, self._refused = self._refused, deque()
         written, self._written = self._written, deque()
-        if again or written:
-            self._note_failure(error)
+        at_stake = bool(again or written)
         for command in written:
             if command.repeatable:
                 again.append(command)
             else:
                 command.fail(self._lost(str(error), maybe_executed=True))
         self._unwritten.extendleft(reversed(again))
+        if at_stake:
+            self._note_failure(error)
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1
@@ -283,7 +287,10 @@ class Multiplexer:
         if self._wire is None:
             self._fail_unwritten(None, asked_before=now - self._node.connect_wait_s)
         elif self._written and now - self._written[0].written_at >= self._node.command_timeout_s:
-            self._wire.abort(NO_ANSWER)
+            # The second time, as a loop that was blocked may have the answer before it.
+            if self._overdue is self._written[0]:
+                self._wire.abort(NO_ANSWER)
+            self._overdue = self._written[0]
         if self.pending:
             self._watch = self._loop.call_later(self._watch_s, self._check_deadlines)
 

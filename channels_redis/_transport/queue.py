@@ -8,13 +8,14 @@ still handed over.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError, RedisError
 
 from ..exceptions import ConfigurationError, ConnectionLost
 from . import scripts
-from .connections import NO_ANSWER, Loop, Wire, forget, pack
+from .connections import NO_ANSWER, Deadline, Loop, Wire, forget, pack
 from .multiplexer import Multiplexer
 from .pops import Popped, Pops, Reply
 from .topology import RENEW_S, Node, backoff_s
@@ -125,6 +126,14 @@ class QueueReader:
         self.stop()
         await asyncio.wait({self.task})
 
+    def desert(self) -> None:
+        """Leave the server alone from now on, as the reader's loop does not run: whenever it
+        does again, the reader ends.
+        """
+        self._stopping = True
+        if self._wire is not None:
+            self._wire.shut()
+
     def abandon(self) -> None:
         """Let go after the loop was closed without warning; what was popped stays."""
         self._stopping = True
@@ -147,7 +156,8 @@ class QueueReader:
             if not self._stopping:
                 raise
         finally:
-            await self._finish()
+            if not self.loop.is_closed():
+                await self._finish()
 
     async def _wanted(self) -> bool:
         """Wait for somebody who wants a message; False when nobody has come for a while."""
@@ -202,7 +212,7 @@ class QueueReader:
         if not leaving and self._owner.demand():
             wire.write(self._pops.ask(self._owner.limit()))
         if self._pops.pending:
-            deadline = self.loop.call_later(self._deadline_s, wire.abort, NO_ANSWER)
+            deadline = Deadline(self.loop, self._deadline_s, partial(wire.abort, NO_ANSWER))
             try:
                 reply = await self._reply(wire)
             finally:
@@ -264,6 +274,8 @@ class QueueReader:
                 # Not in the queue, for certain; so it may wait here, and try again later.
                 self._deliver(held)
         except asyncio.CancelledError:
+            await asyncio.wait({sending}, timeout=STOP_S)
+            sending.cancel()
             await asyncio.wait({sending})
             if sending.cancelled() or sending.exception() is not None:
                 owner.dropped("put_back", len(held))

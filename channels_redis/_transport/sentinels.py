@@ -113,7 +113,7 @@ class SentinelWatch:
         known = self._pool.master_address
         # Asked over a connection with redis-py's own time-out.
         named: Any = await sentinel.sentinel_get_master_addr_by_name(self._pool.service_name)
-        if known is not None and named != known:
+        if known is not None and _address(named) != _address(known):
             self._node.renew(SWITCHED)
 
     def _take(self, notice: bytes, sentinel: Redis) -> None:
@@ -129,3 +129,11 @@ class SentinelWatch:
         """Ask for a sign of life after a silence: a second confirmation does no harm."""
         wire.write(pack("SUBSCRIBE", _TOPIC))
         self._silence = self._loop.call_later(self._quiet_s * 0.8, wire.abort, NO_ANSWER)
+
+
+def _address(pair: Any) -> tuple[str, int] | None:
+    """Return host and port; redis-py gives the host as bytes or str, by the way it was asked."""
+    if pair is None:
+        return None
+    host, port = pair
+    return (host.decode() if isinstance(host, bytes) else host), int(port)

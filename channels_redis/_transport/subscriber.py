@@ -90,7 +90,7 @@ class Subscriber:
         self._sent: deque[tuple[bytes, deque[bytes]]] = deque()
         self._unconfirmed = 0
         self._recovering = False
-        self._flush_due = False
+        self._writing_due = False
         self._wire: Wire | None = None
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
@@ -108,12 +108,14 @@ class Subscriber:
         """The file descriptor of the connection, if there is one."""
         return self._wire.descriptor if self._wire is not None else None
 
-    async def subscribe(self, name: bytes, arrived: Callable[[], None]) -> None:
+    async def subscribe(
+        self, name: bytes, arrived: Callable[[], None], limit_s: float | None
+    ) -> None:
         """Return when the server has confirmed the subscription.
 
         ``arrived`` is called then, before any message that follows; a cancelled call is
-        undone and never calls it.  Raises :class:`ConnectionLost` after ``connect_wait_s``
-        seconds, :class:`ConfigurationError` where the server refuses.
+        undone and never calls it.  Raises :class:`ConnectionLost` after ``limit_s`` seconds,
+        :class:`ConfigurationError` where the server refuses.
         """
         topic = self._topics.setdefault(name, _Topic())
         topic.wanted = True
@@ -123,7 +125,7 @@ class Subscriber:
         join = _Join(arrived, self._loop.create_future())
         topic.joins.append(join)
         self._request(name)
-        limit = self._loop.call_later(self._node.connect_wait_s, self._give_up, join)
+        limit = self._loop.call_later(limit_s, self._give_up, join) if limit_s else None
         try:
             await join.future
         except BaseException:
@@ -132,7 +134,8 @@ class Subscriber:
             self.release(name)
             raise
         finally:
-            limit.cancel()
+            if limit is not None:
+                limit.cancel()
 
     def release(self, name: bytes) -> None:
         """Unsubscribe from a topic, unless somebody listens or waits to."""
@@ -181,9 +184,9 @@ class Subscriber:
             self._fail_joins([name], self._lost("the layer was closed"))
             return
         self._changed[name] = None
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
+        if not self._writing_due:
+            self._writing_due = True
+            self._loop.call_soon(self._write_changes)
         if self._task is None:
             self._start()
 
@@ -191,9 +194,9 @@ class Subscriber:
         name = f"channels_redis subscriber {self._node.health.node}"
         self._task = self._loop.create_task(self._run(), name=name)
 
-    def _flush(self) -> None:
+    def _write_changes(self) -> None:
         """Write what changes: decided here, synchronously, for all topics of the tick."""
-        self._flush_due = False
+        self._writing_due = False
         changed, self._changed = self._changed, {}
         joining: list[bytes] = []
         leaving: list[bytes] = []
@@ -249,7 +252,7 @@ class Subscriber:
             self._wire = await self._node.dial()
             self._recovering = True
             self._changed.update(dict.fromkeys(self._topics))
-            self._flush()
+            self._write_changes()
             self._loopback.start()
         while self._topics:
             self._handle(await self._wire.read())

@@ -59,7 +59,8 @@ class Node:
     """The server behind one entry of ``hosts``, as one event loop sees it.
 
     ``client`` returns the loop's ``redis.asyncio.Redis`` of this entry: connections come from
-    its pool, so that subclasses which override it are obeyed.
+    its pool, so that subclasses which override it are obeyed.  ``first_dialled`` is told when
+    there was the first one.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class Node:
         *,
         connect_wait_s: float,
         command_timeout_s: float,
+        first_dialled: Callable[[Node], None],
     ) -> None:
         self._client = client
+        self._first_dialled: Callable[[Node], None] | None = first_dialled
         self._loop = loop
         self.health = health
         self.users: weakref.WeakSet[User] = weakref.WeakSet()
@@ -116,6 +119,9 @@ class Node:
         except BaseException:
             await wire.close()
             raise
+        told, self._first_dialled = self._first_dialled, None
+        if told is not None:
+            told(self)
         return wire
 
     async def _check_primary(self, wire: Wire) -> None:
@@ -151,9 +157,14 @@ class Node:
                 return
 
     def explain(self, error: Exception) -> Exception:
-        """Return the error to raise: a :class:`ConfigurationError` if the shard never worked
-        and no retry can help, else the error itself.
+        """Return the error to raise: a :class:`ConfigurationError` if no retry can help and
+        the shard never worked (or is part of a cluster), else the error itself.
         """
+        if isinstance(error, (MovedError, AskError)):
+            return ConfigurationError(
+                f"Redis at {self.health.node} is one node of a Redis Cluster: its keys are spread "
+                "over others, and an entry of hosts names one server that has them all."
+            )
         if self.health.proven:
             return error
         for cause in _causes(error):
@@ -167,8 +178,6 @@ class Node:
                 advice = "check 'ssl_ca_certs', or 'ssl_cert_reqs' for a self-signed certificate"
             elif isinstance(cause, ResponseError) and "DB index" in str(cause):
                 advice = "check the database number"
-            elif isinstance(cause, (MovedError, AskError)):
-                advice = "it is one node of a Redis Cluster, and an entry of hosts names one server"
             elif isinstance(cause, ResponseError) and "unknown" in str(cause).lower():
                 advice = "Redis 5.0 or newer is needed, with no command renamed"
             else:

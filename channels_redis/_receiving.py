@@ -1,0 +1,174 @@
+"""How a layer receives: its queues and mailboxes, and what consumers are told of outages."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from typing import Any, ClassVar
+
+from channels.layers import BaseChannelLayer
+
+from ._events import MessagesDropped, Reporter
+from ._keyspace import ADDRESS_KEY, NONCE_KEY
+from ._loops import LoopStates, running_loop, running_loop_or_none
+from ._mailbox import Mailbox, Mailboxes
+from ._messages import Item, Whole
+from ._portal import portal
+from ._queues import LocalQueue
+from ._session import Session
+
+Loop = asyncio.AbstractEventLoop
+
+
+class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no annotations
+    """The receiving half of a channel layer; what it builds on is made by the whole one."""
+
+    ring_size: int
+    on_disconnect: str | None
+    on_reconnect: str | None
+
+    _logger: ClassVar[logging.Logger]
+    #: Whether an outage of Redis can lose messages that were sent in it.
+    _loses_in_outage: ClassVar[bool]
+
+    _mailboxes: Mailboxes
+    _queues: dict[str, LocalQueue]
+    _report: Reporter
+    _sessions: LoopStates[Any]
+
+    def deserialize(self, message: bytes) -> Any:
+        """Return the message inside the bytes that came over the wire."""
+        raise NotImplementedError
+
+    # Queues
+
+    def _queue(self, name: str, *, specific: bool, shards: list[int]) -> LocalQueue:
+        with self._mailboxes.lock:
+            queue = self._queues.get(name)
+            if queue is None:
+                queue = LocalQueue(self, name, specific=specific, shards=shards)
+                self._queues[name] = queue
+            return queue
+
+    def _home(self, loop: Loop) -> Session | None:
+        """Return the session that runs readers for receivers on ``loop``, the running one; None
+        if the portal was asked to run them.
+        """
+        if not portal.serves(loop):
+            session: Session = self._sessions.get()
+            return session
+        return None
+
+    def _general_queue(self, name: str) -> LocalQueue:
+        """Return a queue that many processes read: on every shard, as messages go round."""
+        return self._queue(name, specific=False, shards=list(range(self.ring_size)))
+
+    def _next_shard(self) -> int:
+        """Return the shard for the next direct message to a general channel."""
+        shard: int = next(self._turn) % self.ring_size
+        return shard
+
+    def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
+        """Put a message of a process-specific queue into the mailboxes it is for."""
+        raise NotImplementedError
+
+    def _unpack_queued(self, member: bytes) -> Any:
+        """Return the message inside a member of a queue, without the layer's own keys."""
+        message = self.deserialize(member)
+        if isinstance(message, dict):
+            message.pop(ADDRESS_KEY, None)
+            message.pop(NONCE_KEY, None)
+        return message
+
+    # Receiving
+
+    async def receive(self, channel: str) -> Any:
+        """Return the next message of a channel, as soon as there is one: a dict of one's own.
+
+        May be cancelled at any time without losing a message, and does not raise because of
+        the network.  Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel
+        of another process (core), and :class:`LayerClosed` when the layer is closed meanwhile.
+        """
+        # One coroutine and one future for each consumer that waits, as a site may have 10,000.
+        mailboxes, loop = self._mailboxes, running_loop()
+        box = mailboxes.boxes.get(channel) or await self._open(channel)
+        while True:
+            item = mailboxes.take(box, loop)
+            if item is None:
+                box = await self._open(channel)
+                continue
+            if not isinstance(item, asyncio.Future):
+                message = self._opened(channel, item)
+                if message is not None:
+                    return message
+                continue
+            try:
+                failure = await item
+            except BaseException:
+                mailboxes.withdraw(box, item)
+                raise
+            if failure is not None:
+                raise copy.copy(failure)
+
+    def _opened(self, channel: str, item: Item) -> Any:
+        """Return the message of an item; None for one that can't be read, which is counted."""
+        try:
+            message = item.open()
+            if isinstance(message, dict) or self._lets_pass(channel, message):
+                return message
+            raise TypeError("not a dict")
+        except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
+            self._undecodable(channel, error)
+
+    async def _open(self, channel: str) -> Mailbox:
+        """Return the mailbox of a channel with a source: a queue, or a subscription."""
+        raise NotImplementedError
+
+    def _lets_pass(self, channel: str, message: Any) -> bool:
+        """Tell whether a message that is no dict is legal on a channel."""
+        return False
+
+    def _undecodable(self, channel: str, error: Exception) -> None:
+        self._logger.debug("Undecodable message for %s: %s", channel, type(error).__name__)
+        self._report(MessagesDropped(channel, "undecodable"))
+
+    def _dropped(self, channel: str, reason: str) -> None:
+        self._report(MessagesDropped(channel, reason))
+
+    # Outages
+
+    def _is_specific(self, channel: str) -> bool:
+        """Tell whether a channel is read by one process only."""
+        raise NotImplementedError
+
+    def _outage_changed(self, began: bool, outage_s: float) -> None:
+        """Tell the consumers of this process."""
+        kind = self.on_disconnect if began else self.on_reconnect
+        if kind is None:
+            return
+        with self._mailboxes.lock:
+            boxes = [box for box in self._mailboxes.boxes.values() if self._is_specific(box.name)]
+            for box in boxes:
+                facts = {
+                    "type": kind,
+                    "outage_s": round(outage_s, 3),
+                    "may_have_missed": self._loses_in_outage,
+                    "groups": sorted(box.groups or ()),
+                }
+                self._mailboxes.put(box, Whole(facts), running_loop_or_none())
+
+    def _sweep(self, session: Session) -> None:
+        """End the mailboxes whose consumers have gone for good."""
+        gone = self._mailboxes.sweep(session)
+        if gone:
+            self._leave(session, gone)
+        with self._mailboxes.lock:
+            for name, queue in list(self._queues.items()):
+                if queue.unused():
+                    del self._queues[name]
+        self._report.flush_due()
+
+    def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
+        """Leave the groups of ended mailboxes."""
+        raise NotImplementedError
