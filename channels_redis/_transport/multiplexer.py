@@ -40,7 +40,8 @@ REFUSALS = (
     ReadOnlyError,
     TryAgainError,
 )
-_BUSY = "BUSY"
+#: The same where redis-py has no class of errors for it, and leaves the code in the text.
+_REFUSAL_CODES = ("BUSY", "MASTERDOWN")
 
 #: Bytes written and not yet answered, above which further commands wait for replies.
 WINDOW_BYTES = 8 * 1024 * 1024
@@ -256,7 +257,7 @@ class Multiplexer:
     def _is_refusal(self, reply: Exception) -> bool:
         if isinstance(reply, AuthenticationError) and not self._node.health.proven:
             return False
-        return isinstance(reply, REFUSALS) or str(reply).startswith(_BUSY)
+        return isinstance(reply, REFUSALS) or str(reply).startswith(_REFUSAL_CODES)
 
     def _drop(self, error: Exception) -> None:
         """Let the connection go, and decide about each command that it carried."""
