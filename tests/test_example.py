@@ -124,7 +124,8 @@ def test_the_check_sees_every_message_cross_the_processes_on_both_layers() -> No
         assert [layer, "worker, group_send", *everywhere] in rows
         assert [layer, "worker, direct reply", *nobody_else] in rows
         assert [layer, "another room, only its own", *["1 of 1"] * 4] in rows
-    assert not done.stderr
+    # A loop in debug mode warns of every slow step; how slow they are is the machine's affair.
+    assert [line for line in done.stderr.splitlines() if not line.startswith("Executing ")] == []
 
 
 @pytest.mark.parametrize(

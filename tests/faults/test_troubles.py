@@ -245,7 +245,10 @@ async def test_a_subscriber_that_is_cut_off_for_being_slow_comes_back(
     sender = make_layer("pubsub", hosts=[private_server.url])
     channel = await layer.new_channel()
     wait = waiting(layer, channel)
-    await sender.send(channel, {"type": "test.big", "data": "x" * 1_000_000})
+    # In one script, so that all is in the server's buffer before the socket takes any; and in
+    # small pieces, as Valkey counts large ones elsewhere.
+    flood = "for i = 1, 1000 do redis.call('PUBLISH', KEYS[1], ARGV[1]) end"
+    private_server.command("EVAL", flood, 1, channel, "x" * 1000)
     assert (await asyncio.wait_for(wait, 10))["type"] == LOST
     assert (await receive(layer, channel))["type"] == BACK
     await sender.send(channel, numbered(1))
@@ -261,15 +264,11 @@ async def test_a_server_that_closes_idle_connections_is_not_noticed(
     channel = await layer.new_channel()
     await layer.send(channel, numbered(0))
     assert await receive(layer, channel) == numbered(0)
-    # A subscriber is never idle to the server; the one that asks counts as well.
-    remaining = 2 if kind == "pubsub" else 1
-    await wait_for(lambda: connections(private_server) == remaining)
+    # What the server closes and the client has not yet heard of is nobody's to know.
+    multiplexer = layer._sessions.get().multiplexer(0)
+    await wait_for(lambda: multiplexer.descriptor is None)
     await layer.send(channel, numbered(1))
     assert await receive(layer, channel) == numbered(1)
-
-
-def connections(server: RedisServer) -> int:
-    return len(server.command("CLIENT", "LIST").splitlines())
 
 
 @pytest.mark.parametrize("trouble_class", [OutOfMemory, Demoted], ids=lambda one: one.__name__)
