@@ -32,9 +32,6 @@ Loop = asyncio.AbstractEventLoop
 #: Why a connection was given up whose server has been silent for too long.
 NO_ANSWER = "no answer within the time-out"
 
-#: How long redis-py may take to put a closed connection away.
-_GIVE_BACK_S = 1.0
-
 #: Error replies that redis-py raises as lost connections, though the connection lives on.
 _ERROR_REPLIES = (AuthenticationError, BusyLoadingError)
 
@@ -170,11 +167,7 @@ class Wire:
         """Close and give the connection object back to its pool."""
         self._transport.abort()
         self._connection.socket_timeout, self._connection.health_check_interval = self._settings
-        with contextlib.suppress(asyncio.TimeoutError):
-            # Nothing is left to wait for, and a class of the user's may wait all the same.
-            await asyncio.wait_for(self._give_back(), _GIVE_BACK_S)
-
-    async def _give_back(self) -> None:
+        # In this very task: one of its own might never start where the loop ends.
         with contextlib.suppress(Exception):
             await self._connection.disconnect()
         with contextlib.suppress(Exception):

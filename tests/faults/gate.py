@@ -36,8 +36,10 @@ class Gate:
         if self._stop_at and self.passed == self._stop_at:
             self.stopped_at = name
             self._reached.set()
-            while not self._released.is_set() and not _is_closed(connection):
+            while True:
                 await asyncio.sleep(0.002)
+                if self._released.is_set() or _is_closed(connection):
+                    return
 
     async def reached_before(self, task: asyncio.Task[Any], limit_s: float) -> bool:
         """Wait until a step was stopped, or the task has ended; tell whether one was stopped."""
@@ -72,9 +74,9 @@ def gated_layer(kind: str, gate: Gate, host: str, port: int, **options: Any) -> 
             return await super().read_response(*args, **options)
 
         async def disconnect(self, *args: Any, **options: Any) -> None:
-            await gate.step("disconnect")
+            await gate.step("disconnect", self)
             await super().disconnect(*args, **options)
-            await gate.step("disconnected")
+            await gate.step("disconnected", self)
 
     class GatedPool(ConnectionPool):
         async def get_connection(self, *args: Any, **options: Any) -> Any:
@@ -88,7 +90,7 @@ def gated_layer(kind: str, gate: Gate, host: str, port: int, **options: Any) -> 
             return connection
 
         async def release(self, connection: Any) -> None:
-            await gate.step("release")
+            await gate.step("release", connection)
             await super().release(connection)
 
     class GatedLayer(class_of(kind)):  # type: ignore[misc]  # found at run time
