@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection, ConnectionPool
 
 Loop = asyncio.AbstractEventLoop
+T = TypeVar("T")
 
 #: Why a connection was given up whose server has been silent for too long.
 NO_ANSWER = "no answer within the time-out"
@@ -236,6 +237,24 @@ def forget(task: asyncio.Task[Any]) -> None:
     """Let a task go that can never end, as its loop was closed: nobody needs a log record."""
     # The attribute by which asyncio keeps quiet about its own; uvloop's tasks are asyncio's.
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # not in the annotations
+
+
+async def apart(work: Coroutine[Any, Any, T], loop: Loop, purpose: str) -> T:
+    """Await something of redis-py's that has a time-out of its own, in a task of its own.
+
+    On Python 3.10, redis-py 5 may take a cancellation for the end of one of its time-outs, and go
+    on; whoever was cancelled would live for ever.
+    """
+    task: asyncio.Task[T] = loop.create_task(work, name=f"channels_redis {purpose}")
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise
+    return task.result()
 
 
 async def _take_push(reply: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ConnectionError, RedisError
 
-from .connections import NO_ANSWER, Loop, Wire, forget, pack
+from .connections import NO_ANSWER, Loop, Wire, apart, forget, pack
 from .topology import Node
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ class SentinelWatch:
         """See whether there was a switch while nobody listened."""
         known = self._pool.master_address
         # Asked over a connection with redis-py's own time-out.
-        named: Any = await sentinel.sentinel_get_master_addr_by_name(self._pool.service_name)
+        asking: Any = sentinel.sentinel_get_master_addr_by_name(self._pool.service_name)
+        named: Any = await apart(asking, self._loop, "question to a Sentinel")
         if known is not None and _address(named) != _address(known):
             self._node.renew(SWITCHED)
 

@@ -27,7 +27,7 @@ from redis.exceptions import (
 
 from .._outages import Health
 from ..exceptions import ConfigurationError
-from .connections import Loop, Wire
+from .connections import Loop, Wire, apart
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool, Redis
@@ -148,7 +148,8 @@ class Node:
             return
         for sentinel in pool.sentinel_manager.sentinels:
             with contextlib.suppress(RedisError, OSError):
-                known = await sentinel.sentinel_masters()
+                asking = sentinel.sentinel_masters()
+                known = await apart(asking, self._loop, "question to a Sentinel")
                 if pool.service_name not in known:
                     raise ConfigurationError(
                         f"hosts: the Sentinels of {self.health.node} do not know a master named "

@@ -38,7 +38,7 @@ def test_sentinel_connections_end_with_their_loop(
 
     asyncio.run(use(0))
     settled = connections(sentinel_set)
-    for number in range(5):
+    for number in range(60):
         asyncio.run(use(number))
     asyncio.run(wait_for(lambda: connections(sentinel_set) <= settled))
     asyncio.run(layer.close())
