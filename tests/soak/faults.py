@@ -1,0 +1,140 @@
+"""What is done to the site: faults of the server and of the network, each with its end."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from channels_redis.testing.servers import RedisServer
+from tests.proxy import Proxy
+
+PAUSE_S = 1.0
+SHORT_S, LONG_S = 0.5, 4.0
+
+
+@dataclass
+class Troublemaker:
+    """The server that keeps what it has acknowledged, the network before it, and what was done."""
+
+    server: RedisServer
+    proxy: Proxy
+    random: random.Random
+    #: Where frames of random bytes are put.
+    keys: list[str] = field(default_factory=list)
+    topics: list[str] = field(default_factory=list)
+    done: list[tuple[float, str]] = field(default_factory=list)
+    poisoned: int = 0
+
+    def strike(self) -> None:
+        """Do one fault from the beginning to its end."""
+        fault = self.random.choice(FAULTS)
+        self.done.append((time.monotonic(), fault.__name__.replace("_", " ")))
+        fault(self)
+
+    def for_a_while(self) -> None:
+        """Half of the times shorter than the time-outs, half of them longer."""
+        time.sleep(self.random.choice([SHORT_S, LONG_S]))
+
+
+Fault = Callable[[Troublemaker], None]
+
+
+def server_killed(one: Troublemaker) -> None:
+    one.server.kill()
+    time.sleep(one.random.choice([0.05, SHORT_S, 2.0]))
+    one.server.start()
+
+
+def server_frozen(one: Troublemaker) -> None:
+    one.server.freeze()
+    one.for_a_while()
+    one.server.thaw()
+
+
+def clients_paused(one: Troublemaker) -> None:
+    one.server.command("CLIENT", "PAUSE", int(PAUSE_S * 1000), "ALL")
+    time.sleep(PAUSE_S)
+
+
+def subscribers_killed(one: Troublemaker) -> None:
+    one.server.command("CLIENT", "KILL", "TYPE", "pubsub")
+
+
+def other_clients_killed(one: Troublemaker) -> None:
+    one.server.command("CLIENT", "KILL", "TYPE", "normal")
+
+
+def memory_full(one: Troublemaker) -> None:
+    one.server.command("CONFIG", "SET", "maxmemory", 1)
+    time.sleep(SHORT_S)
+    one.server.command("CONFIG", "SET", "maxmemory", 0)
+
+
+def scripts_forgotten(one: Troublemaker) -> None:
+    one.server.command("SCRIPT", "FLUSH")
+
+
+def network_cut(one: Troublemaker) -> None:
+    one.proxy.cut()
+
+
+def one_connection_cut(one: Troublemaker) -> None:
+    links = one.proxy.links
+    if links:
+        one.random.choice(links).cut()
+
+
+def network_refused(one: Troublemaker) -> None:
+    one.proxy.refuse()
+    one.for_a_while()
+    one.proxy.resume()
+
+
+def network_stalled(one: Troublemaker) -> None:
+    one.proxy.stall()
+    one.for_a_while()
+    one.proxy.resume()
+
+
+def network_slow(one: Troublemaker) -> None:
+    one.proxy.delay_s = 0.05
+    time.sleep(2)
+    one.proxy.delay_s = 0.0
+
+
+def replies_dropped(one: Troublemaker) -> None:
+    """A connection that has lost replies is of no use any more, and is cut."""
+    one.proxy.drop_replies()
+    time.sleep(SHORT_S)
+    one.proxy.cut()
+    one.proxy.resume()
+
+
+def poison(one: Troublemaker) -> None:
+    now = int(time.time())
+    for key in one.keys:
+        one.server.command("ZADD", key, now, os.urandom(one.random.randrange(1, 100)))
+    for topic in one.topics:
+        one.server.command("PUBLISH", topic, os.urandom(one.random.randrange(1, 100)))
+    one.poisoned += len(one.keys) + len(one.topics)
+
+
+FAULTS: list[Fault] = [
+    server_killed,
+    server_frozen,
+    clients_paused,
+    subscribers_killed,
+    other_clients_killed,
+    memory_full,
+    scripts_forgotten,
+    network_cut,
+    one_connection_cut,
+    network_refused,
+    network_stalled,
+    network_slow,
+    replies_dropped,
+    poison,
+]

@@ -1,0 +1,80 @@
+"""The figures of a soak as text, and whether the promises were kept."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from pathlib import Path
+
+import redis
+
+from channels_redis._queues import BATCH
+from channels_redis._transport.pops import DEPTH
+from tests.soak.accounts import Account
+from tests.soak.community import Community
+from tests.soak.faults import Troublemaker
+
+ROWS = [
+    ("messages whose send returned", "returned"),
+    ("sends that did not run, as the caller was told", "refused"),
+    ("sends that may have run, as the caller was told", "unknown"),
+    ("deliveries due for the messages that were sent", "deliveries"),
+    ("messages received", "received"),
+    ("outages, counted in each process", "outages"),
+    ("deliveries missing", "missing"),
+    ("… dropped, and reported", "reported"),
+    ("… cut off by an outage", "explained"),
+    ("… most of these by one loss of one connection", "worst_cut"),
+    ("… unexplained", "unexplained"),
+    ("doubled by the layer", "doubled"),
+    ("received though the sender was told of no send", "ghosts"),
+]
+
+
+def kept(kind: str, account: Account) -> bool:
+    """Tell whether what the documentation promises was true."""
+    for error in account.raised:
+        print("raised:", error)
+    bounded = kind != "core" or account.worst_cut <= BATCH + DEPTH
+    broken = account.doubled or account.ghosts or account.unexplained or account.raised
+    return bounded and not broken
+
+
+def title(trouble: Troublemaker, minutes: float, seed: int) -> str:
+    """Return what was run, on what, and what was done to it."""
+    server = trouble.server
+    version = server.info("server").get("valkey_version") or server.info("server")["redis_version"]
+    faults = Counter(name for _, name in trouble.done)
+    listed = ", ".join(f"{name} {count}" for name, count in faults.most_common())
+    return (
+        f"{minutes:g} minutes, seed {seed}, CPython {platform.python_version()}, "
+        f"redis-py {redis.__version__}, {Path(server.binary).name} {version}\n"
+        f"{len(trouble.done)} faults: {listed}\n"
+        f"frames of random bytes: {trouble.poisoned}\n"
+    )
+
+
+def table(accounts: list[Account], communities: list[Community], warm_up_s: float) -> str:
+    """Return the table for ``docs/reliability.rst``."""
+    rows = [
+        [label, *[f"{getattr(account, name):,}" for account in accounts]] for label, name in ROWS
+    ]
+    undecodable = [f"{one.dropped()['undecodable']:,}" for one in communities]
+    rows.append(["frames of random bytes, dropped and reported", *undecodable])
+    rows.append(["receivers that raised", *[str(len(one.raised)) for one in accounts]])
+    lines = [sum(len(member.log) for member in one.members) for one in communities]
+    rows.append(["lines in the logs of all processes", *[str(count) for count in lines]])
+    spans = [f"{one.memory_mb(int(warm_up_s)):.0f}, {one.memory_mb(-1):.0f}" for one in communities]
+    rows.append(["memory of a process after the warm-up and at the end, MB", *spans])
+    return _rst_table(["counted", *[one.kind for one in communities]], rows)
+
+
+def _rst_table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a simple table in reStructuredText."""
+    widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
+    rule = "  ".join("=" * width for width in widths)
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *rows]
+    ]
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
