@@ -18,7 +18,7 @@ from ._transport.multiplexer import Multiplexer
 from ._transport.queue import QueueReader
 from ._transport.sentinels import SentinelWatch, watch_sentinels
 from ._transport.topology import Node
-from .exceptions import COMMAND_ERRORS
+from .exceptions import COMMAND_ERRORS, ConnectionLost
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -40,6 +40,18 @@ class Frame(NamedTuple):
     member: bytes
     capacity: int
     members: int
+
+
+def failure_of(outcomes: list[bool | Exception]) -> Exception | None:
+    """Return what to raise for a message to many queues: the first failure, which must not say
+    that the message was not sent if some have it.
+    """
+    first = next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
+    if not isinstance(first, ConnectionLost) or first.maybe_executed:
+        return first
+    if any(outcome is True or getattr(outcome, "maybe_executed", False) for outcome in outcomes):
+        return ConnectionLost(f"{first}; other receivers may have it", maybe_executed=True)
+    return first
 
 
 class Session:

@@ -16,7 +16,7 @@ from ._loops import running_loop
 from ._mailbox import Mailbox
 from ._messages import Message, Whole, check_message, runs_no_user_code
 from ._queues import LocalQueue
-from ._session import Frame, Session
+from ._session import Frame, Session, failure_of
 from ._steps import Steps, run
 from ._transport import scripts
 from .exceptions import ForeignChannelError, InvalidName
@@ -159,9 +159,9 @@ class RedisChannelLayer(BaseRedisLayer):
         if full:
             members = sum(frame.members for frame in frames)
             self._report(GroupOverCapacity(group, full, members))
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
+        failure = failure_of(outcomes)
+        if failure is not None:
+            raise failure
 
     # What the machinery calls
 

@@ -55,6 +55,33 @@ async def test_a_group_send_whose_reply_is_lost_raises_and_arrives_once(
         assert messages == [numbered(0), UNLIKE_ANY_OTHER]
 
 
+async def test_a_group_send_that_reached_some_does_not_say_that_it_reached_nobody(
+    make_layer: Callable[..., Any], private_server: RedisServer, server: Any, proxy: Proxy
+) -> None:
+    """One of two shards is away: its members miss the message, and to send it again would be to
+    send it twice to the others.
+    """
+    near = f"redis://{private_server.host}:{private_server.port}"
+    sender = make_layer("core", hosts=[near, proxy.url], connect_wait_s=0.3)
+    group = next(f"room{n}" for n in range(100) if sender.consistent_hash(f"room{n}") == 0)
+    layers: dict[int, Any] = {}
+    while len(layers) < 2:
+        layer = make_layer("core", hosts=[near, f"redis://{server.host}:{server.port}"])
+        layers[layer.consistent_hash(f"specific.{layer.client_prefix}!")] = layer
+    channels = {shard: await layer.new_channel() for shard, layer in layers.items()}
+    for shard, layer in layers.items():
+        await layer.group_add(group, channels[shard])
+    await sender.group_send(group, numbered(0))
+    for shard, layer in layers.items():
+        assert await receive(layer, channels[shard]) == numbered(0)
+    proxy.refuse()
+    with pytest.raises(ConnectionLost) as raised:
+        await sender.group_send(group, numbered(1))
+    assert raised.value.maybe_executed
+    assert await receive(layers[0], channels[0]) == numbered(1)
+    assert await receive_until_marker(layers[1], channels[1]) == []
+
+
 async def test_a_request_that_never_arrived_is_never_delivered_later(
     make_layer: Callable[..., Any], kind: str, proxy: Proxy
 ) -> None:
