@@ -46,6 +46,11 @@ _REFUSAL_CODES = ("BUSY", "MASTERDOWN")
 #: Bytes written and not yet answered, above which further commands wait for replies.
 WINDOW_BYTES = 8 * 1024 * 1024
 
+#: Bytes of commands that wait to be written, above which further ones are refused: else senders
+#: that never await would fill the memory in an outage.  A small command counts as a kilobyte.
+BACKLOG_BYTES = 128 * 1024 * 1024
+_COMMAND_BYTES = 1024
+
 
 class _Command:
     __slots__ = ("asked_at", "data", "future", "repeatable", "written_at")
@@ -58,6 +63,11 @@ class _Command:
         self.asked_at = now
         self.written_at = now
         self.repeatable = repeatable
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, about."""
+        return len(self.data) + _COMMAND_BYTES
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
@@ -76,6 +86,7 @@ class Multiplexer:
         self._unwritten: deque[_Command] = deque()
         self._written: deque[_Command] = deque()
         self._refused: deque[_Command] = deque()
+        self._backlog_bytes = 0
         self._in_flight_bytes = 0
         self._writing_due = False
         self._watch: asyncio.TimerHandle | None = None
@@ -104,15 +115,21 @@ class Multiplexer:
         """Queue one packed command; return the future of its reply.
 
         The future raises ``redis.exceptions.ResponseError`` for an error reply,
-        :class:`ConnectionLost` when no connection came within ``connect_wait_s`` seconds or
-        the reply was lost, :class:`ConfigurationError` when the server refuses what the
-        options ask for.  Cancelling it takes back a command that is not yet written.
+        :class:`ConnectionLost` when no connection came within ``connect_wait_s`` seconds, the
+        reply was lost, or :data:`BACKLOG_BYTES` wait already, :class:`ConfigurationError` when
+        the server refuses what the options ask for.  Cancelling it takes back a command that is
+        not yet written.
         """
         command = _Command(data, self._loop.create_future(), self._loop.time(), repeatable)
         if self._closed:
             command.fail(self._lost("the layer was closed", maybe_executed=False))
             return command.future
+        if self._backlog_bytes > BACKLOG_BYTES:
+            reason = f"{len(self._unwritten)} commands wait to be sent already"
+            command.fail(self._lost(reason, maybe_executed=False))
+            return command.future
         self._unwritten.append(command)
+        self._backlog_bytes += command.size_bytes
         if self._task is None:
             self._start()
         if self._wire is not None and not self._writing_due:
@@ -176,7 +193,7 @@ class Multiplexer:
         now = self._loop.time()
         chunks = []
         while self._unwritten and self._in_flight_bytes < WINDOW_BYTES:
-            command = self._unwritten.popleft()
+            command = self._next_unwritten()
             if command.future.done():
                 continue
             command.written_at = now
@@ -273,6 +290,7 @@ class Multiplexer:
             else:
                 command.fail(self._lost(str(error), maybe_executed=True))
         self._unwritten.extendleft(reversed(again))
+        self._backlog_bytes += sum(command.size_bytes for command in again)
         if at_stake:
             self._note_failure(error)
 
@@ -297,8 +315,13 @@ class Multiplexer:
 
     def _fail_unwritten(self, error: Exception | None, asked_before: float = math.inf) -> None:
         while self._unwritten and self._unwritten[0].asked_at <= asked_before:
-            command = self._unwritten.popleft()
+            command = self._next_unwritten()
             command.fail(error or self._lost(self._trouble, maybe_executed=False))
+
+    def _next_unwritten(self) -> _Command:
+        command = self._unwritten.popleft()
+        self._backlog_bytes -= command.size_bytes
+        return command
 
     def _lost(self, reason: str, *, maybe_executed: bool) -> ConnectionLost:
         fate = "it may have run" if maybe_executed else "it did not run"
