@@ -7,6 +7,7 @@ and each ``receive()`` opens its own, in its own task.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -15,6 +16,9 @@ from .exceptions import InvalidMessage
 from .serializers import BaseMessageSerializer, JSONSerializer, MsgPackSerializer
 
 Message = dict[str, Any]
+
+#: Messages that are known again, per process-specific queue or subscriber.
+REMEMBERED = 10_000
 
 
 class Item(Protocol):
@@ -95,6 +99,25 @@ class Held:
     def open(self) -> Any:
         """Return the message."""
         return self._unpack(self.member)
+
+
+class Recent:
+    """Knows the last :data:`REMEMBERED` messages, in case they are offered again."""
+
+    __slots__ = ("_marks",)
+
+    def __init__(self) -> None:
+        self._marks: OrderedDict[int, None] = OrderedDict()
+
+    def has(self, data: bytes) -> bool:
+        """Tell whether the same bytes came before, and remember them."""
+        mark = hash(data)
+        if mark in self._marks:
+            return True
+        self._marks[mark] = None
+        if len(self._marks) > REMEMBERED:
+            self._marks.popitem(last=False)
+        return False
 
 
 def check_message(message: Any) -> None:

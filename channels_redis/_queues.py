@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
 from typing import Any, Protocol
 
 from ._events import MessagesDropped, Reporter
 from ._keyspace import Keyspace
 from ._mailbox import Demand, Mailbox, Mailboxes
-from ._messages import Held
+from ._messages import Held, Recent
 from ._portal import portal
 from ._transport.pops import Popped
 from ._transport.queue import QueueReader
@@ -23,8 +22,6 @@ Loop = asyncio.AbstractEventLoop
 
 #: Messages in one pop.
 BATCH = 128
-#: Delivered messages that a process-specific queue remembers, in case a server offers them again.
-REMEMBERED = 10_000
 
 
 class Home(Protocol):
@@ -72,7 +69,7 @@ class LocalQueue:
         self._readers: dict[int, QueueReader] = {}
         self._remembers = layer._members_are_unique()
         self._used_at = time.monotonic()
-        self._seen: OrderedDict[int, None] = OrderedDict()
+        self._recent = Recent()
         self._smallest_capacity = BATCH
 
     def open(self, channel: str) -> Mailbox:
@@ -190,11 +187,7 @@ class LocalQueue:
     def _is_new(self, member: bytes) -> bool:
         if not self._remembers:
             return True
-        mark = hash(member)
-        if mark in self._seen:
+        if self._recent.has(member):
             self.dropped("repeated", 1)
             return False
-        self._seen[mark] = None
-        if len(self._seen) > REMEMBERED:
-            self._seen.popitem(last=False)
         return True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._loops import running_loop_or_none
 from ._mailbox import Mailbox
+from ._messages import Recent
 from ._session import Loop, Session
 from ._transport.subscriber import Subscriber
 
@@ -25,6 +26,8 @@ class TopicSession(Session):
         super().__init__(layer, loop)
         self._subscribers: dict[int, Subscriber] = {}
         self._members: dict[bytes, dict[str, Mailbox]] = {}
+        self._recalls = layer._publications_are_unique()
+        self._recent = Recent()
 
     async def listen(self, channel: str, limit_s: float | None) -> Mailbox:
         """Return the mailbox of a process-specific channel, subscribed in this process.
@@ -155,6 +158,9 @@ class TopicSession(Session):
         """Put what was published into the mailboxes of all who listen, in one pass."""
         members = self._members.get(topic)
         if not members:
+            return
+        if self._recalls and self._recent.has(payload):
+            self.layer._dropped(topic.decode("utf-8", "replace"), "repeated")
             return
         try:
             item = self.layer._item(payload)

@@ -217,6 +217,10 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
     def _members_are_unique(self) -> bool:
         return False
 
+    def _publications_are_unique(self) -> bool:
+        """Tell whether no two publications of any sender are the same bytes: tokens are not."""
+        return self._splits and self._serializer.crypter is not None
+
     def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
         raise AssertionError("no queue of this layer is process-specific")
 
