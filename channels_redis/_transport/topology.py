@@ -103,9 +103,12 @@ class Node:
         try:
             wire = await Wire.open(pool, self._loop, self.command_timeout_s)
         except Exception as error:
+            explained = self.explain(error)
             if any(isinstance(cause, MasterNotFoundError) for cause in _causes(error)):
                 await self._check_master_name(pool, error)
-            explained = self.explain(error)
+                if explained is error:
+                    # redis-py's own text shows each Sentinel's client with all its settings.
+                    explained = ConnectionError("no Sentinel names a primary that answers")
             if explained is error:
                 raise
             raise explained from error
