@@ -61,3 +61,12 @@ def server_time_s(server: Any) -> float:
 def subscribers(server: Any, channel: str) -> int:
     """How many connections of the server are subscribed to ``channel``."""
     return int(server.command("PUBSUB", "NUMSUB", channel)[1])
+
+
+def calls_by_command(server: Any) -> dict[str, int]:
+    """How often a server was asked for each command; those of scripts count as well."""
+    stats = server.info("commandstats")
+    return {
+        name.removeprefix("cmdstat_"): int(facts.split(",")[0].removeprefix("calls="))
+        for name, facts in stats.items()
+    }

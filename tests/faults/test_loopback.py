@@ -11,7 +11,7 @@ import pytest
 
 from channels_redis.testing.servers import RedisServer
 from tests.conftest import find_server_or_skip
-from tests.defects.steps import numbered, subscribers, waiting
+from tests.defects.steps import calls_by_command, numbered, subscribers, waiting
 from tests.faults.ledger import BACK, EVENTS, LOST
 from tests.helpers import receive, wait_for
 from tests.proxy import Link, Proxy
@@ -85,14 +85,6 @@ async def test_an_idle_subscriber_asks_little(
     assert 2 <= calls["subscribe"] <= 6
     assert 2 <= calls["publish"] <= 6
     assert set(calls) <= {"subscribe", "publish", "config|resetstat", "info", "client|setinfo"}
-
-
-def calls_by_command(server: RedisServer) -> dict[str, int]:
-    stats = server.info("commandstats")
-    return {
-        name.removeprefix("cmdstat_"): int(facts.split(",")[0].removeprefix("calls="))
-        for name, facts in stats.items()
-    }
 
 
 async def test_a_busy_subscriber_asks_nothing(
