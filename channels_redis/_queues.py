@@ -22,6 +22,8 @@ Loop = asyncio.AbstractEventLoop
 
 #: Messages in one pop.
 BATCH = 128
+#: Mailboxes of a process above which a message opens no more: only its own consumers do.
+MAILBOXES = 100_000
 
 
 class Home(Protocol):
@@ -81,9 +83,16 @@ class LocalQueue:
         return box
 
     def open_all(self, channels: list[str]) -> list[Mailbox]:
-        """Return the mailboxes of many channels."""
+        """Return the mailboxes of many channels, as far as there is room for them."""
         known = self._mailboxes.boxes.get
-        return [known(channel) or self.open(channel) for channel in channels]
+        return [box for one in channels if (box := known(one) or self._open_for_message(one))]
+
+    def _open_for_message(self, channel: str) -> Mailbox | None:
+        """Return a new mailbox; None where too many wait for consumers that may never come."""
+        if len(self._mailboxes.boxes) < MAILBOXES:
+            return self.open(channel)
+        self.dropped("abandoned", 1)
+        return None
 
     # What the readers ask for (see QueueOwner)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from channels_redis import _queues
 from channels_redis._transport import multiplexer
 from channels_redis.exceptions import ConnectionLost
 from tests.defects.steps import numbered
@@ -133,6 +134,24 @@ async def test_what_waits_for_a_connection_is_bounded(
     await sender.send(channel, numbered(1000))
     arrived = [message["n"] for message in await receive_until_marker(layer, channel, sender)]
     assert arrived == [0, *range(1, len(waiting) + 1), 1000]
+
+
+async def test_channels_that_nobody_reads_are_bounded(
+    make_layer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages to ever new names of a process open so many mailboxes, and the rest is dropped."""
+    monkeypatch.setattr(_queues, "MAILBOXES", 100)
+    layer, sender = make_layer("core"), make_layer("core", capacity=FLOOD)
+    channel = await layer.new_channel()
+    await sender.send(channel, numbered(0))
+    assert await receive(layer, channel) == numbered(0)
+    start = channel.split("!")[0]
+    for number in range(500):
+        await sender.send(f"{start}!nobody{number}", numbered(number))
+    await sender.send(channel, numbered(1))
+    assert await receive(layer, channel) == numbered(1)
+    assert len(layer.receive_buffer) == 100
+    assert layer._report.dropped == {"abandoned": 401}
 
 
 async def test_a_message_above_the_bound_is_sent_when_nothing_waits(
