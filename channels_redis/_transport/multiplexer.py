@@ -41,7 +41,7 @@ REFUSALS = (
     TryAgainError,
 )
 #: The same where redis-py has no class of errors for it, and leaves the code in the text.
-_REFUSAL_CODES = ("BUSY", "MASTERDOWN")
+_REFUSAL_CODES = ("BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN")
 
 #: Bytes written and not yet answered, above which further commands wait for replies.
 WINDOW_BYTES = 8 * 1024 * 1024

@@ -65,6 +65,16 @@ class OutOfMemory(Trouble):
         self.server.command("CONFIG", "SET", "maxmemory", 0)
 
 
+class WithoutReplicas(Trouble):
+    """Writes are refused with NOREPLICAS."""
+
+    def begin(self) -> None:
+        self.server.command("CONFIG", "SET", "min-replicas-to-write", 1)
+
+    def end(self) -> None:
+        self.server.command("CONFIG", "SET", "min-replicas-to-write", 0)
+
+
 class UserDeleted(Trouble):
     """The user's connections are cut, and new ones refused with WRONGPASS."""
 
@@ -139,6 +149,7 @@ TROUBLES = [
     Demoted,
     WithoutItsMaster,
     OutOfMemory,
+    WithoutReplicas,
     UserDeleted,
     RightsWithdrawn,
     RestartedWithAnotherPassword,
