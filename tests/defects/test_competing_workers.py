@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.defects.steps import cancel, numbered, numbers, receive_numbers, waiting
 from tests.helpers import receive, receive_until_marker, wait_for
 from tests.mixed.fleet import start_processes
@@ -21,6 +23,7 @@ async def send_range(layer: Any, channel: str, sent: range) -> None:
         await layer.send(channel, numbered(number))
 
 
+@pytest.mark.timeout(300)  # Five processes, in debug mode perhaps, on however few processors.
 async def test_ten_thousand_messages_go_to_one_of_four_worker_processes_each(
     make_layer: Callable[..., Any], kind: str, redis_url: str, prefix: str
 ) -> None:
