@@ -21,6 +21,8 @@ RATIOS: dict[str, tuple[float | None, float | None]] = {
     "group_1000x20": (8, 1.5),
     "group_10000": (12, 1.8),
     "big": (1.0, 2),
+    "sync": (3.5, 3.5),
+    "sync_face": (9, 9),
 }
 #: At most so many times a figure of the lower bound or of 4.3.0: scenario, layer, figure, of
 #: what, share.
@@ -43,6 +45,7 @@ LIMITS = [
     *[("idle", kind, "client_cpu_pct", 0.2) for kind in BOTH],
     *[("idle", kind, "dead", 0) for kind in BOTH],
     *[("connect_storm", kind, "failed", 0) for kind in BOTH],
+    *[(name, kind, "new_connections", 0) for name in ("sync", "sync_face") for kind in BOTH],
     *[("churn", kind, "objects_per_cycle", 0.05) for kind in BOTH],
     *[("churn", kind, "bytes_per_cycle", 64.0) for kind in BOTH],
 ]

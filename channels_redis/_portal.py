@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextlib
+import contextvars
+import logging
 import threading
+import time
 import weakref
-from collections.abc import Coroutine
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from asgiref.sync import AsyncToSync
 
-from .exceptions import ConnectionLost
+from .exceptions import ConnectionLost, LayerClosed
 
-T = TypeVar("T")
 Loop = asyncio.AbstractEventLoop
+#: Called on the portal's loop; returns what is to be awaited there.
+Work = Callable[[], "Coroutine[Any, Any, Any] | asyncio.Future[Any]"]
 
 #: Seconds that calls under way get when the interpreter exits.
 EXIT_S = 3.0
+
+logger = logging.getLogger("channels_redis.sync")
 
 
 class Guest(Protocol):
@@ -35,15 +40,103 @@ class Guest(Protocol):
         """Whether messages come in on this loop."""
 
 
+class Limit:
+    """How long a caller goes on blocking: ``limit_s`` seconds from now, which may be infinite."""
+
+    __slots__ = ("_until", "limit_s")
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._until = time.monotonic() + limit_s
+
+    def left_s(self) -> float:
+        """Return the seconds that are left, as locks take them."""
+        return min(max(0.0, self._until - time.monotonic()), threading.TIMEOUT_MAX)
+
+
+class Call:
+    """Something that the portal does for another thread.
+
+    ``notify()`` is called on the portal's thread, once, when there is an outcome.
+    """
+
+    __slots__ = ("_loop", "_notify", "_unwanted", "_work", "outcome")
+
+    def __init__(self, work: Work, notify: Callable[[], object], loop: Loop) -> None:
+        self._work = work
+        self._notify = notify
+        self._loop = loop
+        self._unwanted = False
+        self.outcome: asyncio.Future[Any] | None = None
+
+    def begin(self, calls: set[Call]) -> None:
+        """Start, on the portal's loop; the call is one of ``calls`` until its end."""
+        self.outcome = self._started()
+
+        def ended(outcome: asyncio.Future[Any]) -> None:
+            calls.discard(self)
+            if not outcome.cancelled():
+                outcome.exception()  # Nobody may be left to look at it.
+            self._notify()
+
+        self.outcome.add_done_callback(ended)
+
+    def _started(self) -> asyncio.Future[Any]:
+        failed = self._loop.create_future()
+        if self._unwanted:
+            failed.cancel()
+            return failed
+        try:
+            doing = self._work()
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is the caller's)
+            failed.set_exception(error)
+            return failed
+        # A single command is a future already, and needs no task around it.
+        if isinstance(doing, asyncio.Future):
+            return doing
+        return self._loop.create_task(doing, name="channels_redis call")
+
+    @property
+    def done(self) -> bool:
+        """Whether there is an outcome."""
+        return self.outcome is not None and self.outcome.done()
+
+    def result(self) -> Any:
+        """Return or raise what the work did, once it is done."""
+        if not self.done or self.outcome is None or self.outcome.cancelled():
+            raise ConnectionLost(
+                "The channel layer's background thread ended during the call; it may have run.",
+                maybe_executed=True,
+            )
+        return self.outcome.result()
+
+    def cancel(self) -> None:
+        """Ask for no outcome any more, from whatever thread."""
+        self._unwanted = True
+        with contextlib.suppress(RuntimeError):  # The loop has ended, and the call with it.
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self.outcome is not None:
+            self.outcome.cancel()
+
+    def give_up(self) -> None:
+        """Tell the caller that the portal has ended."""
+        self._notify()
+
+
 class Portal:
-    """Runs coroutines for other threads."""
+    """Does work for other threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant, as signal handlers and finalizers may send too.
+        self._lock = threading.RLock()
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
         self._guests: weakref.WeakSet[Guest] = weakref.WeakSet()
-        self._calls: set[concurrent.futures.Future[Any]] = set()
+        self._calls: set[Call] = set()
+        # What callers have in their context variables must not live on in our tasks.
+        self._context = contextvars.Context()
 
     def serves(self, loop: Loop) -> bool:
         """Tell whether a loop was made by ``async_to_sync`` for one call."""
@@ -54,49 +147,63 @@ class Portal:
         """Tell whether a loop is the portal's own."""
         return loop is self._loop
 
-    def loop(self) -> Loop:
-        """Return the portal's loop, which runs from now on."""
+    def call_soon(self, callback: Callable[[Loop], object]) -> None:
+        """Call something with the portal's loop, on it."""
         with self._lock:
-            if self._loop is None:
-                self._start()
-            assert self._loop is not None
-            return self._loop
+            loop = self._running_loop()
+            loop.call_soon_threadsafe(callback, loop, context=self._context)
 
-    def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run a coroutine on the portal's loop."""
-        call = asyncio.run_coroutine_threadsafe(work, self.loop())
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+    def submit(self, work: Work, notify: Callable[[], object]) -> Call:
+        """Have work done on the portal's loop; ``notify`` is called on its thread at the end."""
+        # Under the lock, stop() comes before it or after it, and no call is left in between.
+        with self._lock:
+            loop, calls = self._running_loop(), self._calls
+            call = Call(work, notify, loop)
+            calls.add(call)
+            loop.call_soon_threadsafe(call.begin, calls, context=self._context)
         return call
 
-    async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the portal's loop; await its end on the caller's loop."""
-        return await asyncio.wrap_future(self.submit(work))
+    async def run(self, work: Work, loop: Loop) -> Any:
+        """Have work done on the portal's loop; await its end on ``loop``, the running one."""
+        ended = loop.create_future()
 
-    def wait(self, work: Coroutine[Any, Any, T], timeout_s: float | None) -> T:
-        """Run a coroutine on the portal's loop; block this thread until its end.
+        def notify() -> None:
+            with contextlib.suppress(RuntimeError):  # Closed, and nobody waits any more.
+                loop.call_soon_threadsafe(_release, ended)
 
-        Raises :class:`ConnectionLost` after ``timeout_s`` seconds.
-        """
-        call = self.submit(work)
+        call = self.submit(work, notify)
         try:
-            return call.result(timeout_s)
-        except concurrent.futures.TimeoutError:
-            if call.done():
-                raise
+            await ended
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        return call.result()
+
+    def wait(self, work: Work, limit: Limit) -> Any:
+        """Have work done on the portal's loop; block this thread until its end.
+
+        Raises :class:`ConnectionLost` when the limit is reached.
+        """
+        ended = threading.Lock()
+        ended.acquire()
+        call = self.submit(work, ended.release)
+        try:
+            in_time = ended.acquire(timeout=limit.left_s())
+        except BaseException:  # Ctrl-C
+            call.cancel()
+            raise
+        if not in_time and not call.done:
             call.cancel()
             raise ConnectionLost(
-                f"The call did not end within {timeout_s:g} s; it may have run.",
+                f"The call did not end within {limit.limit_s:g} s; it may have run.",
                 maybe_executed=True,
-            ) from None
+            )
+        return call.result()
 
     def pause(self) -> None:
         """Stop if nobody uses the portal right now; the next call starts it again."""
-        with self._lock:
-            loop = self._loop
-        if loop is None or self._calls or any(guest.receiving for guest in list(self._guests)):
-            return
-        self.stop(EXIT_S)
+        if not self._calls and not any(guest.receiving for guest in list(self._guests)):
+            self.stop()
 
     def host(self, guest: Guest) -> None:
         """Note who lives on the portal's loop."""
@@ -108,34 +215,42 @@ class Portal:
         self.__init__()  # type: ignore[misc]  # the one object that all modules hold
         return inherited
 
-    def stop(self, wait_s: float) -> None:
-        """Let calls under way end within ``wait_s`` seconds, then end loop and thread."""
+    def stop(self) -> None:
+        """Let calls under way end within :data:`EXIT_S`, then end loop and thread."""
         with self._lock:
+            if self._thread is threading.current_thread():
+                return
             loop, self._loop = self._loop, None
             thread, self._thread = self._thread, None
+            self._calls = set()
         if loop is None or thread is None:
             return
-        concurrent.futures.wait(tuple(self._calls), timeout=wait_s)
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(loop.stop)
-        thread.join(timeout=wait_s)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=2 * EXIT_S)
 
-    def _start(self) -> None:
-        started = threading.Event()
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(
-            target=_serve, args=(loop, started), name="channels_redis portal", daemon=True
+    def _running_loop(self) -> Loop:
+        if self._loop is not None:
+            return self._loop
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=_serve, args=(self._loop, self._calls), name="channels_redis portal", daemon=True
         )
-        thread.start()
-        started.wait()
-        self._loop, self._thread = loop, thread
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # too late in the interpreter's exit
+            self._loop.close()
+            self._loop = self._thread = None
+            raise LayerClosed(
+                f"The call needs a thread, and none can be started: {error}"
+            ) from None
+        return self._loop
 
 
-def _serve(loop: Loop, started: threading.Event) -> None:
+def _serve(loop: Loop, calls: set[Call]) -> None:
     asyncio.set_event_loop(loop)
-    loop.call_soon(started.set)
     try:
         loop.run_forever()
+        loop.run_until_complete(_finish(calls))
         # Closes the layers' states on this loop (see _loops), then what is left of tasks.
         loop.run_until_complete(loop.shutdown_asyncgens())
         left = asyncio.all_tasks(loop)
@@ -146,13 +261,23 @@ def _serve(loop: Loop, started: threading.Event) -> None:
     finally:
         asyncio.set_event_loop(None)
         loop.close()
+        for call in tuple(calls):
+            call.give_up()
+
+
+async def _finish(calls: set[Call]) -> None:
+    under_way = [call.outcome for call in calls if call.outcome is not None]
+    if under_way:
+        _, late = await asyncio.wait(under_way, timeout=EXIT_S)
+        if late:
+            logger.warning("%s calls did not end within %g s, and were given up", len(late), EXIT_S)
+
+
+def _release(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 portal = Portal()
 
-
-def _at_exit() -> None:
-    portal.stop(EXIT_S)
-
-
-atexit.register(_at_exit)
+atexit.register(portal.stop)

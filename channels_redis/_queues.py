@@ -170,8 +170,7 @@ class LocalQueue:
         """See to it that a reader runs on every shard; ``loop`` is the running one."""
         home = self._layer._home(loop)
         if home is None:
-            there = portal.loop()
-            there.call_soon_threadsafe(self._wanted, there)
+            portal.call_soon(self._wanted)
             return
         for shard in self._shards:
             reader = self._reader(shard, home)

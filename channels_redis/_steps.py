@@ -9,27 +9,31 @@ coroutines and blocking calls alike, and user code runs where the user called.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 from ._loops import LoopStates, running_loop
-from ._portal import portal
+from ._options import check_seconds
+from ._portal import Limit, portal
 
 T = TypeVar("T")
 
-Plan = Callable[[Any], Awaitable[Any]]
+Plan = Callable[[Any], "Coroutine[Any, Any, Any] | asyncio.Future[Any]"]
 Steps = Generator[Plan, Any, T]
 
 
 async def run(steps: Steps[T], sessions: LoopStates[Any]) -> T:
     """Do what an operation yields, and return what it returns."""
-    through_portal = portal.serves(running_loop())
+    loop = running_loop()
+    through_portal = portal.serves(loop)
     try:
         plan = next(steps)
         while True:
             if through_portal:
-                outcome = await portal.run(_do(plan, sessions))
+                outcome = await portal.run(partial(_begin, plan, sessions), loop)
             else:
                 outcome = await plan(sessions.get())
             plan = steps.send(outcome)
@@ -39,18 +43,20 @@ async def run(steps: Steps[T], sessions: LoopStates[Any]) -> T:
 
 
 def run_blocking(steps: Steps[T], sessions: LoopStates[Any], timeout_s: float | None) -> T:
-    """The same in a thread without an event loop."""
+    """The same in a thread without an event loop, within ``timeout_s`` seconds in all."""
+    limit_s = math.inf if timeout_s is None else check_seconds("timeout_s", timeout_s)
+    limit = Limit(limit_s)
     try:
         plan = next(steps)
         while True:
-            plan = steps.send(portal.wait(_do(plan, sessions), timeout_s))
+            plan = steps.send(portal.wait(partial(_begin, plan, sessions), limit))
     except StopIteration as end:
         result: T = end.value
         return result
 
 
-async def _do(plan: Plan, sessions: LoopStates[Any]) -> Any:
-    return await plan(sessions.get())
+def _begin(plan: Plan, sessions: LoopStates[Any]) -> Coroutine[Any, Any, Any] | asyncio.Future[Any]:
+    return plan(sessions.get())
 
 
 def submit(work: Callable[[], Awaitable[Any]], loop: asyncio.AbstractEventLoop) -> Future[Any]:

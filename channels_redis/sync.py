@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._loops import running_loop_or_none
-from ._steps import run_blocking
+from ._steps import Steps, run_blocking
 from .exceptions import LoopRunning
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class SyncFace:
     does not end within ``timeout_s`` seconds.  Without ``timeout_s`` the options
     ``connect_wait_s`` and ``command_timeout_s`` bound each command.
     """
+
+    __slots__ = ("_layer",)
 
     def __init__(self, layer: BaseRedisLayer) -> None:
         self._layer = layer
@@ -57,9 +59,8 @@ class SyncFace:
         """Do what the layer's ``close()`` does."""
         self._run(self._layer._close_steps(), timeout_s)
 
-    def _run(self, steps: Any, timeout_s: float | None) -> None:
+    def _run(self, steps: Steps[None], timeout_s: float | None) -> None:
         if running_loop_or_none() is not None:
-            steps.close()
             raise LoopRunning(
                 "An event loop runs in this thread, and layer.sync would block it: "
                 "await the layer's own method instead."
