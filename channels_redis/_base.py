@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,7 @@ from ._queues import LocalQueue
 from ._receiving import ReceivingLayer
 from ._session import Session
 from ._steps import Plan, Steps, run, submit
-from .exceptions import InvalidName, LayerClosed, MessageTooLarge
+from .exceptions import ConfigurationError, InvalidName, LayerClosed, MessageTooLarge
 from .sync import SyncFace
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class BaseRedisLayer(ReceivingLayer):
         max_message_bytes: int = options.MAX_MESSAGE_BYTES,
         connect_wait_s: float = 3,
         command_timeout_s: float = 10,
+        serializer_default: Any = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -81,7 +83,16 @@ class BaseRedisLayer(ReceivingLayer):
         self.connect_wait_s = options.check_seconds("connect_wait_s", connect_wait_s)
         self.command_timeout_s = options.check_seconds("command_timeout_s", command_timeout_s)
         self.random_prefix_length = options.check_random_prefix_length(random_prefix_length)
-        self._serializer = self._make_serializer(serializer_format, symmetric_encryption_keys)
+        self.serializer_default = options.check_default(serializer_default)
+        try:
+            self._serializer = self._make_serializer(serializer_format, symmetric_encryption_keys)
+        except TypeError as error:
+            if self.serializer_default is None or isinstance(error, ConfigurationError):
+                raise
+            raise ConfigurationError(
+                f"serializer_default: the class of the format {serializer_format!r} does not "
+                f"take a keyword default: {error}."
+            ) from error
         #: Whether body, encryption and random bytes of a message may be done apart.
         self._splits = (
             splits_at_will(self._serializer)
@@ -181,6 +192,18 @@ class BaseRedisLayer(ReceivingLayer):
         except TypeError as error:
             raise InvalidName(str(error)) from None
 
+    def _check_exclude(self, exclude: Any) -> frozenset[str]:
+        """Return the names of channels that a group message is not for."""
+        if isinstance(exclude, (str, bytes)) or not isinstance(exclude, Iterable):
+            raise InvalidName(
+                "group_send(): exclude must be a list of channel names, such as "
+                f"[self.channel_name], not {type(exclude).__name__}."
+            )
+        names = tuple(exclude)
+        for name in names:
+            self._check_channel(name)
+        return frozenset(names)
+
     def _check_size(self, message: Any, wire_bytes: int | None = None) -> None:
         """Raise :class:`MessageTooLarge` by the size of the user's message, before addresses
         and encryption.  ``wire_bytes``, if known, is at least as large.
@@ -200,6 +223,23 @@ class BaseRedisLayer(ReceivingLayer):
         if self._splits:
             return Packed(self._serializer.as_bytes(message), self._serializer.from_bytes)
         return Original(message)
+
+    # Who is in a group
+
+    async def group_channels(self, group: str) -> list[str]:
+        """Return the names of a group's members, who joined first first.
+
+        core: those whom ``group_send()`` would address now, in all processes.  A member whose
+        process has died stays for ``group_expiry`` seconds after its last ``group_add()``.
+        pubsub: raises :class:`Unsupported`, as no process knows the members of others.
+        """
+        return await run(self._group_channels_steps(group), self._sessions)
+
+    async def group_size(self, group: str) -> int:
+        """Return the number of a group's members: that of :meth:`group_channels`, without
+        fetching their names.  Raises :class:`Unsupported` on pubsub.
+        """
+        return await run(self._group_size_steps(group), self._sessions)
 
     # Ends
 
@@ -284,5 +324,13 @@ class BaseRedisLayer(ReceivingLayer):
     def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
         raise NotImplementedError
 
-    def _group_send_steps(self, group: str, message: Any) -> Steps[None]:
+    def _group_send_steps(
+        self, group: str, message: Any, exclude: Iterable[str] = ()
+    ) -> Steps[None]:
+        raise NotImplementedError
+
+    def _group_channels_steps(self, group: str) -> Steps[list[str]]:
+        raise NotImplementedError
+
+    def _group_size_steps(self, group: str) -> Steps[int]:
         raise NotImplementedError

@@ -26,6 +26,9 @@ ADDRESS_KEY = "__asgi_channel__"
 #: puts no random bytes in front.
 NONCE_KEY = "__asgi_nonce__"
 
+#: The key of a published group message that names the channels which are not to get it.
+EXCLUDE_KEY = "__asgi_exclude__"
+
 _CHANNEL_NAME = r"[a-zA-Z\d\-_.]+(\![\d\w\-_.]*)?"
 _GROUP_NAME = r"[a-zA-Z\d\-_.]+"
 

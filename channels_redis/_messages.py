@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
-from ._keyspace import ADDRESS_KEY, NONCE_KEY
+from ._keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY
 from .exceptions import InvalidMessage
 from .serializers import BaseMessageSerializer, JSONSerializer, MsgPackSerializer
 
@@ -57,6 +57,10 @@ class Packed:
     def open(self) -> Any:
         """Return a message of one's own."""
         return self._unpack(self._data)
+
+    def mentions(self, key: str) -> bool:
+        """Tell whether the bytes hold a key as text: msgpack's and JSON's show it so."""
+        return key.encode() in self._data
 
 
 class Original:
@@ -124,7 +128,7 @@ def check_message(message: Any) -> None:
     """Raise :class:`InvalidMessage` for what is no dict or uses a reserved key."""
     if not isinstance(message, dict):
         raise InvalidMessage(f"A message must be a dict, not {type(message).__name__}.")
-    for key in (ADDRESS_KEY, NONCE_KEY):
+    for key in (ADDRESS_KEY, NONCE_KEY, EXCLUDE_KEY):
         if key in message:
             raise InvalidMessage(f"The key {key!r} of a message is reserved for the channel layer.")
 
@@ -142,5 +146,7 @@ def splits_at_will(serializer: Any) -> bool:
 
 
 def runs_no_user_code(serializer: Any) -> bool:
-    """Tell whether what comes out of ``from_bytes`` may be serialized in any thread."""
+    """Tell whether what comes out of ``from_bytes`` may be serialized in any thread.  It is
+    plain, so a ``default`` hook is never asked about it.
+    """
     return type(serializer) in (MsgPackSerializer, JSONSerializer)

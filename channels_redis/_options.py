@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from django.utils.module_loading import import_string
+
+from ._plain import encode_default
 from .exceptions import ConfigurationError
+
+Default = Callable[[Any], Any]
 
 #: The largest message by default, in bytes: half of the 8 MB at which servers cut slow Pub/Sub
 #: subscribers off by default, so that one message never does.
@@ -73,6 +78,31 @@ def check_random_prefix_length(value: Any) -> int:
             f"random_prefix_length must be a whole number, not {_kind(value)}."
         )
     return value
+
+
+def check_default(value: Any) -> Default | None:
+    """Return the hook for values that a format does not carry; None where none was asked for."""
+    if value is None or value is False:
+        return None
+    if value is True:
+        return encode_default
+    if isinstance(value, str):
+        try:
+            value = import_string(value)
+        except ImportError as error:
+            raise ConfigurationError(f"serializer_default: {error}.") from error
+    if not callable(value):
+        raise ConfigurationError(
+            "serializer_default must be True, the dotted path of a function or a function that "
+            f"takes a value and returns what to send instead, not {_kind(value)}."
+        )
+    hook: Default = value
+    return hook
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that are not None: what need not be taken by those who know it not."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def refuse_unknown(unknown: Iterable[str], known: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from channels.layers import BaseChannelLayer
 
 from ._events import MessagesDropped, Reporter
-from ._keyspace import ADDRESS_KEY, NONCE_KEY
+from ._keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY
 from ._loops import LoopStates, running_loop, running_loop_or_none
 from ._mailbox import Mailbox, Mailboxes
 from ._messages import Item, Whole
@@ -112,10 +112,14 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
                 raise copy.copy(failure)
 
     def _opened(self, channel: str, item: Item) -> Any:
-        """Return the message of an item; None for one that can't be read, which is counted."""
+        """Return the message of an item; None for one that is not for this channel, or that
+        can't be read, which is counted.
+        """
         try:
             message = item.open()
-            if isinstance(message, dict) or self._lets_pass(channel, message):
+            if isinstance(message, dict):
+                return None if channel in message.pop(EXCLUDE_KEY, ()) else message
+            if self._lets_pass(channel, message):
                 return message
             raise TypeError("not a dict")
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ._loops import running_loop_or_none
@@ -164,10 +165,14 @@ class TopicSession(Session):
             return
         try:
             item = self.layer._item(payload)
+            excluded = self.layer._excluded(item)
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
             self.layer._undecodable(topic.decode("utf-8", "replace"), error)
             return
-        self.layer._mailboxes.put_all(members.values(), item, self.loop)
+        boxes: Iterable[Mailbox] = members.values()
+        if excluded:
+            boxes = [box for box in boxes if box.name not in excluded]
+        self.layer._mailboxes.put_all(boxes, item, self.loop)
 
     # Kept for those who used them
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
 from channels.exceptions import ChannelFull
@@ -15,6 +15,7 @@ from ._keyspace import ADDRESS_KEY, NONCE_KEY, non_local_name, random_hex
 from ._loops import running_loop
 from ._mailbox import Mailbox
 from ._messages import Message, Whole, check_message, runs_no_user_code
+from ._options import given
 from ._queues import LocalQueue
 from ._session import Frame, Session, failure_of
 from ._steps import Steps, run
@@ -111,25 +112,35 @@ class RedisChannelLayer(BaseRedisLayer):
         key, shard = self._group_key(group), self.consistent_hash(group)
         yield lambda session: scripts.leave(session.multiplexer(shard), key, channel)
 
-    async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        """Send a message to every member of a group; full channels are skipped and counted."""
-        await run(self._group_send_steps(group, message), self._sessions)
+    async def group_send(
+        self, group: str, message: dict[str, Any], *, exclude: Iterable[str] = ()
+    ) -> None:
+        """Send a message to every member of a group but those in ``exclude``, names of
+        channels; full channels are skipped and counted.
+        """
+        await run(self._group_send_steps(group, message, exclude), self._sessions)
 
-    def _group_send_steps(self, group: str, message: dict[str, Any]) -> Steps[None]:
+    def _group_send_steps(
+        self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()
+    ) -> Steps[None]:
         self._check_group(group)
+        excluded = self._check_exclude(exclude)
         check_message(message)
         self._check_size(message)
         if self._splits and runs_no_user_code(self._serializer):
             # What comes back is plain, so the rest can be one step, wherever it runs.
             plain = self._serializer.from_bytes(self._serializer.as_bytes(message))
-            yield lambda session: self._send_to_group(session, group, plain)
+            yield lambda session: self._send_to_group(session, group, plain, excluded)
             return
         members = yield lambda session: self._members(session, group)
-        frames = self._frames(message, members)
+        frames = self._frames(message, without(members, excluded))
         yield lambda session: self._send_frames(session, group, frames)
 
-    async def _send_to_group(self, session: Session, group: str, message: Message) -> None:
-        frames = self._frames(message, await self._members(session, group))
+    async def _send_to_group(
+        self, session: Session, group: str, message: Message, excluded: frozenset[str]
+    ) -> None:
+        members = await self._members(session, group)
+        frames = self._frames(message, without(members, excluded))
         await self._send_frames(session, group, frames)
 
     async def _members(self, session: Session, group: str) -> list[str]:
@@ -163,6 +174,19 @@ class RedisChannelLayer(BaseRedisLayer):
         if failure is not None:
             raise failure
 
+    def _group_channels_steps(self, group: str) -> Steps[list[str]]:
+        self._check_group(group)
+        channels: list[str] = yield lambda session: self._members(session, group)
+        return channels
+
+    def _group_size_steps(self, group: str) -> Steps[int]:
+        self._check_group(group)
+        key, shard = self._group_key(group), self.consistent_hash(group)
+        size: int = yield lambda session: scripts.size(
+            session.multiplexer(shard), key, self.group_expiry
+        )
+        return size
+
     # What the machinery calls
 
     def _make_serializer(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
@@ -171,6 +195,7 @@ class RedisChannelLayer(BaseRedisLayer):
             symmetric_encryption_keys=symmetric_encryption_keys,
             random_prefix_length=self.random_prefix_length,
             expiry=self.expiry,
+            **given(default=self.serializer_default),
         )
 
     def _member(self, frame: dict[str, Any]) -> bytes:
@@ -244,6 +269,11 @@ class RedisChannelLayer(BaseRedisLayer):
 
     async def wait_received(self) -> None:
         """Return at once: nothing is received in the background without an owner."""
+
+
+def without(members: list[str], excluded: frozenset[str]) -> list[str]:
+    """Return the members that are not excluded."""
+    return [name for name in members if name not in excluded] if excluded else members
 
 
 class BoundedQueue(asyncio.Queue[Any]):

@@ -55,6 +55,10 @@ class MessageTooLarge(ChannelsRedisError):
     """A serialized message is larger than the option ``max_message_bytes`` allows."""
 
 
+class Unsupported(ChannelsRedisError, NotImplementedError):
+    """The layer can't do what was asked for; the text says what can."""
+
+
 class SerializationError(ChannelsRedisError, TypeError, ValueError):
     """A message can't be serialized; the text names the path to the offending value."""
 

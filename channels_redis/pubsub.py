@@ -8,21 +8,23 @@ import asyncio
 import logging
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from channels.exceptions import ChannelFull
 
 from ._base import BaseRedisLayer, Loop
-from ._keyspace import NONCE_KEY, random_hex
+from ._keyspace import EXCLUDE_KEY, NONCE_KEY, random_hex
 from ._mailbox import Mailbox
 from ._messages import Item, Packed, check_message
+from ._options import given
 from ._portal import portal
 from ._queues import LocalQueue
 from ._session import Session
 from ._steps import Steps, run
 from ._topics import ShardView, TopicSession
 from ._transport.connections import pack
-from .exceptions import ConnectionLost, ForeignChannelError, InvalidName
+from .exceptions import ConnectionLost, ForeignChannelError, InvalidName, Unsupported
 from .serializers import BaseMessageSerializer, registry
 
 __all__ = ["RedisPubSubChannelLayer", "RedisPubSubLoopLayer", "RedisSingleShardConnection"]
@@ -69,9 +71,12 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         if not (yield lambda session: session.enqueue(shard, channel, member, capacity)):
             raise ChannelFull(channel)
 
-    def _publish_steps(self, topic: str, message: Any) -> Steps[None]:
+    def _publish_steps(
+        self, topic: str, message: Any, excluded: frozenset[str] = frozenset()
+    ) -> Steps[None]:
         check_message(message)
-        payload = self.serialize(message)
+        frame = {**message, EXCLUDE_KEY: sorted(excluded)} if excluded else message
+        payload = self.serialize(frame)
         self._check_size(message, len(payload))
         command, shard = pack(b"PUBLISH", topic, payload), self.consistent_hash(topic)
         yield lambda session: session.multiplexer(shard).call(command)
@@ -130,19 +135,43 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
                 session, box, TopicSession.group_discard, group, box
             )
 
-    async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        """Send a message to every member of a group, in all processes."""
-        await run(self._group_send_steps(group, message), self._sessions)
+    async def group_send(
+        self, group: str, message: dict[str, Any], *, exclude: Iterable[str] = ()
+    ) -> None:
+        """Send a message to every member of a group, in all processes, but those in
+        ``exclude``, names of channels.  Processes of releases before 5.0 deliver it to these
+        too, with the key ``__asgi_exclude__`` in it.
+        """
+        await run(self._group_send_steps(group, message, exclude), self._sessions)
 
-    def _group_send_steps(self, group: str, message: dict[str, Any]) -> Steps[None]:
+    def _group_send_steps(
+        self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()
+    ) -> Steps[None]:
         self._check_group(group)
-        yield from self._publish_steps(self._keys.group_topic(group), message)
+        excluded = self._check_exclude(exclude)
+        yield from self._publish_steps(self._keys.group_topic(group), message, excluded)
+
+    def _group_channels_steps(self, group: str) -> Steps[list[str]]:
+        raise self._knows_no_members("group_channels")
+
+    def _group_size_steps(self, group: str) -> Steps[int]:
+        raise self._knows_no_members("group_size")
+
+    @staticmethod
+    def _knows_no_members(method: str) -> Unsupported:
+        return Unsupported(
+            f"{method}(): on pubsub each process knows its own members of a group and nobody "
+            "knows all. Use the core layer, or keep count where members come and go; "
+            "layer.groups holds the members in this process."
+        )
 
     # What the machinery calls
 
     def _make_serializer(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
         return registry.get_serializer(
-            serializer_format, symmetric_encryption_keys=symmetric_encryption_keys
+            serializer_format,
+            symmetric_encryption_keys=symmetric_encryption_keys,
+            **given(default=self.serializer_default),
         )
 
     def _start_afresh(self) -> None:
@@ -195,6 +224,16 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
                 payload = crypter.decrypt(payload)
             return Packed(payload, self._serializer.from_bytes)
         return Packed(payload, self.deserialize)
+
+    def _excluded(self, item: Item) -> frozenset[str]:
+        """Return the channels that a published message is not for, as far as that can be seen
+        without decoding every message; ``receive()`` looks again.
+        """
+        if not isinstance(item, Packed) or not item.mentions(EXCLUDE_KEY):
+            return frozenset()
+        message = item.open()
+        names = message.get(EXCLUDE_KEY, ()) if isinstance(message, dict) else ()
+        return frozenset(names)
 
     def _random_bytes(self) -> int:
         """Return how many random bytes stand in front of a queued message, as in core."""

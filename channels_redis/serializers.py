@@ -16,7 +16,24 @@ from typing import Any, Protocol
 
 import msgpack
 
+from ._plain import encode_default
 from .exceptions import ConfigurationError, SerializationError
+
+__all__ = [
+    "BaseMessageSerializer",
+    "InvalidSerializer",
+    "JSONSerializer",
+    "MissingSerializer",
+    "MsgPackSerializer",
+    "SerializerDoesNotExist",
+    "SerializersRegistry",
+    "encode_default",
+    "registry",
+]
+
+#: A hook for values that a format does not carry: returns what to send instead, or raises
+#: ``TypeError`` for a value that it does not know either.  As ``json.dumps(default=...)``.
+Default = Callable[[Any], Any]
 
 _PATH_STEPS = 20
 _KEY_CHARACTERS_SHOWN = 40
@@ -47,7 +64,8 @@ class BaseMessageSerializer(abc.ABC):
 
     The random bytes in front make the members of a queue unique.  ``expiry`` is kept for
     subclasses; the age of a message is judged by its score in Redis alone, since the time
-    stamp of a Fernet token comes from the sender's clock.
+    stamp of a Fernet token comes from the sender's clock.  ``default`` is the hook of the option
+    ``serializer_default``, which ``as_bytes`` has to call for what the format does not carry.
     """
 
     def __init__(
@@ -55,11 +73,13 @@ class BaseMessageSerializer(abc.ABC):
         symmetric_encryption_keys: list[str | bytes] | tuple[str | bytes, ...] | None = None,
         random_prefix_length: int = 0,
         expiry: float | None = None,
+        default: Default | None = None,
     ) -> None:
         if not isinstance(random_prefix_length, int):
             raise ConfigurationError("random_prefix_length must be a whole number of bytes.")
         self.random_prefix_length = random_prefix_length
         self.expiry = expiry
+        self.default = default
         self.crypter: Crypter | None = _make_crypter(symmetric_encryption_keys)
 
     @abc.abstractmethod
@@ -133,10 +153,10 @@ class JSONSerializer(BaseMessageSerializer):
     def as_bytes(self, message: Any) -> bytes:
         """Write JSON; SerializationError with the path to what JSON can't carry."""
         try:
-            return json.dumps(message).encode("utf-8")
+            return json.dumps(message, default=self.default).encode("utf-8")
         except self._refusals:
             pass  # raised below, outside of this block: the cause may quote the message
-        raise _refusal("JSON", message, self._encodes)
+        raise _refusal("JSON", message, self._encodes, self.default)
 
     def from_bytes(self, message: bytes) -> Any:
         """Read JSON."""
@@ -148,7 +168,7 @@ class JSONSerializer(BaseMessageSerializer):
 
     def _encodes(self, value: Any) -> bool:
         try:
-            json.dumps(value)
+            json.dumps(value, default=self.default)
         except self._refusals:
             return False
         return True
@@ -165,7 +185,7 @@ class MsgPackSerializer(BaseMessageSerializer):
             return self._pack(message)
         except self._refusals:
             pass  # raised below, outside of this block: the cause may quote the message
-        raise _refusal("msgpack", message, self._encodes)
+        raise _refusal("msgpack", message, self._encodes, self.default)
 
     def from_bytes(self, message: bytes) -> Any:
         """Unpack."""
@@ -175,9 +195,8 @@ class MsgPackSerializer(BaseMessageSerializer):
             pass  # as above
         raise SerializationError("What was received is not valid msgpack.")
 
-    @staticmethod
-    def _pack(value: Any) -> bytes:
-        data: bytes = msgpack.packb(value)
+    def _pack(self, value: Any) -> bytes:
+        data: bytes = msgpack.packb(value, default=self.default)
         # Unpacking, as receivers will, is the cheapest proof that they can: a check of all keys
         # in Python takes as long and says less.
         msgpack.unpackb(data)
@@ -256,11 +275,13 @@ def _fernet_key(key: str | bytes) -> bytes:
 # whoever sends what a client sent him must not be held up by how deep it is.
 
 
-def _refusal(format: str, message: Any, encodes: Callable[[Any], bool]) -> SerializationError:
+def _refusal(
+    format: str, message: Any, encodes: Callable[[Any], bool], default: Default | None
+) -> SerializationError:
     """Make the error that leads to the first value or key which can't be encoded."""
     path, value, seen = "message", message, {id(message)}
     for _ in range(_PATH_STEPS):
-        found = next(_unencodable_children(value, encodes), None)
+        found = next(_unencodable_children(_replaced(value, default), encodes), None)
         if found is None:
             return SerializationError(f"{path} {_trouble(format, value, encodes)}.")
         step, value, is_key = found
@@ -292,6 +313,16 @@ def _unencodable_children(
         for position, child in enumerate(value):
             if not encodes(child):
                 yield str(position), child, False
+
+
+def _replaced(value: Any, default: Default | None) -> Any:
+    """Return what a hook makes of a value, such as a list of a set; the value if it can't."""
+    if default is None or isinstance(value, (dict, list, tuple, str, bytes, int, float)):
+        return value
+    try:
+        return default(value)
+    except (TypeError, ValueError, RecursionError):
+        return value
 
 
 def _trouble(format: str, value: Any, encodes: Callable[[Any], bool]) -> str:

@@ -7,7 +7,8 @@ calling thread.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._loops import running_loop_or_none
 from ._steps import Steps, run_blocking
@@ -15,6 +16,9 @@ from .exceptions import LoopRunning
 
 if TYPE_CHECKING:
     from ._base import BaseRedisLayer
+
+
+T = TypeVar("T")
 
 
 class SyncFace:
@@ -38,10 +42,15 @@ class SyncFace:
         self._run(self._layer._send_steps(channel, message), timeout_s)
 
     def group_send(
-        self, group: str, message: dict[str, Any], *, timeout_s: float | None = None
+        self,
+        group: str,
+        message: dict[str, Any],
+        *,
+        exclude: Iterable[str] = (),
+        timeout_s: float | None = None,
     ) -> None:
-        """Send a message to every member of a group."""
-        self._run(self._layer._group_send_steps(group, message), timeout_s)
+        """Send a message to every member of a group but the channels in ``exclude``."""
+        self._run(self._layer._group_send_steps(group, message, exclude), timeout_s)
 
     def group_add(self, group: str, channel: str, *, timeout_s: float | None = None) -> None:
         """Add a channel to a group."""
@@ -51,6 +60,16 @@ class SyncFace:
         """Remove a channel from a group."""
         self._run(self._layer._group_discard_steps(group, channel), timeout_s)
 
+    def group_channels(self, group: str, *, timeout_s: float | None = None) -> list[str]:
+        """Return the names of a group's members (core)."""
+        channels: list[str] = self._run(self._layer._group_channels_steps(group), timeout_s)
+        return channels
+
+    def group_size(self, group: str, *, timeout_s: float | None = None) -> int:
+        """Return the number of a group's members (core)."""
+        size: int = self._run(self._layer._group_size_steps(group), timeout_s)
+        return size
+
     def flush(self, *, timeout_s: float | None = None) -> None:
         """Do what the layer's ``flush()`` does."""
         self._run(self._layer._flush_steps(), timeout_s)
@@ -59,10 +78,10 @@ class SyncFace:
         """Do what the layer's ``close()`` does."""
         self._run(self._layer._close_steps(), timeout_s)
 
-    def _run(self, steps: Steps[None], timeout_s: float | None) -> None:
+    def _run(self, steps: Steps[T], timeout_s: float | None) -> T:
         if running_loop_or_none() is not None:
             raise LoopRunning(
                 "An event loop runs in this thread, and layer.sync would block it: "
                 "await the layer's own method instead."
             )
-        run_blocking(steps, self._layer._sessions, timeout_s)
+        return run_blocking(steps, self._layer._sessions, timeout_s)

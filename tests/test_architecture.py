@@ -35,7 +35,7 @@ FLOORS = [
     ["_transport.connections"],
     ["utils", "_mailbox", "_messages", "_outages"],
     ["_keyspace", "_events", "_hosts", "_options", "serializers"],
-    ["exceptions"],
+    ["exceptions", "_plain"],
 ]
 # What holds nothing but the version, or nothing at all.
 PORCHES = {"", "_transport"}

@@ -128,6 +128,7 @@ class Places:
     )
     SOCKET = "/run/redis/redis.sock"
     AUTHORITY = "/etc/ssl/redis-ca.pem"
+    SECRET_FILE = "/run/secrets/redis-password"
 
     def __init__(self, request: pytest.FixtureRequest, stack: contextlib.ExitStack) -> None:
         self._request = request
@@ -180,6 +181,10 @@ class Places:
             certificate = self.tls.certificate
             assert certificate is not None
             source = source.replace(self.AUTHORITY, certificate.path)
+        if self.SECRET_FILE in source:
+            path = self.plain.directory / "redis-password"
+            path.write_text("secret\n")
+            source = source.replace(self.SECRET_FILE, str(path))
         return source
 
     def run(self, block: Block) -> Namespace:
@@ -326,7 +331,19 @@ async def survive_an_outage(clients: list[Any], places: Places) -> None:
         assert await client.receive_json_from(timeout=10) == {"score": 1}
 
 
-DRIVERS = {"ChatConsumer": chat, "ScoreConsumer": survive_an_outage}
+async def notice_typing(clients: list[Any], places: Places) -> None:
+    """What one client does, the other hears, and he does not."""
+    for sender, other in [clients, clients[::-1]]:
+        await sender.send_json_to({"who": "Ann"})
+        assert await other.receive_json_from(timeout=10) == {"who": "Ann"}
+    assert await clients[0].receive_nothing()
+
+
+DRIVERS = {
+    "ChatConsumer": chat,
+    "ScoreConsumer": survive_an_outage,
+    "TypingConsumer": notice_typing,
+}
 
 
 def test_every_document_with_code_is_collected() -> None:

@@ -52,6 +52,7 @@ _POP = Script("pop")
 _PUT_BACK = Script("put_back")
 _JOIN = Script("join")
 _MEMBERS = Script("members")
+_SIZE = Script("size")
 
 
 def is_hash_refused(reply: BaseException) -> bool:
@@ -125,6 +126,12 @@ async def members(node: Multiplexer, group: bytes, group_expiry_s: float) -> lis
     """Return the full names of the channels in a group; may be repeated."""
     reply = await Running(node, _MEMBERS, group, group_expiry_s, time.time(), repeatable=True)
     return cast("list[bytes]", reply)
+
+
+async def size(node: Multiplexer, group: bytes, group_expiry_s: float) -> int:
+    """Return the number of channels in a group; may be repeated."""
+    reply = await Running(node, _SIZE, group, group_expiry_s, time.time(), repeatable=True)
+    return cast("int", reply)
 
 
 async def leave(node: Multiplexer, group: bytes, channel: str) -> None:
