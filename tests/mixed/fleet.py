@@ -83,8 +83,10 @@ class RemoteLayer:
         self._process = process
         self._name = name
 
-    async def call(self, method: str, *args: Any) -> Any:
-        return await self._process.request(do="call", name=self._name, method=method, args=args)
+    async def call(self, method: str, *args: Any, **keywords: Any) -> Any:
+        return await self._process.request(
+            do="call", name=self._name, method=method, args=args, keywords=keywords
+        )
 
     async def collect(self, channel: str) -> list[dict[str, Any]]:
         """Receive there until a message of type "stop" comes, and return those before it."""
@@ -110,8 +112,8 @@ class RemoteLayer:
     async def group_discard(self, group: str, channel: str) -> None:
         await self.call("group_discard", group, channel)
 
-    async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
-        await self.call("group_send", group, message)
+    async def group_send(self, group: str, message: Mapping[str, Any], **keywords: Any) -> None:
+        await self.call("group_send", group, message, **keywords)
 
     async def flush(self) -> None:
         await self.call("flush")

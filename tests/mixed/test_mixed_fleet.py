@@ -112,6 +112,34 @@ async def test_a_member_that_left_gets_nothing_more(
     assert await receiver.receive(left) == numbered(2)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+async def test_who_is_excluded_is_known_to_core_and_to_new_processes(
+    fleet: Fleet, kind: str, options: Options, name: str
+) -> None:
+    """On pubsub an old process delivers to all of its members, with the key in the message."""
+    of_sender, of_receiver, message = FORMATS[name]
+    sender = await fleet.new.layer(kind, **options, **of_sender)
+    new = await fleet.new.layer(kind, **options, **of_receiver)
+    old = await fleet.old.layer(kind, **options, **of_receiver)
+    channels = {}
+    for layer in (new, old):
+        channels[layer] = [await layer.new_channel() for _ in range(2)]
+        for channel in channels[layer]:
+            await layer.group_add("room", channel)
+    excluded = sorted(of_layer[0] for of_layer in channels.values())
+    await sender.group_send("room", message, exclude=excluded)
+    seen_by_old = message if kind == "core" else {**message, "__asgi_exclude__": excluded}
+    for layer, seen in [(new, message), (old, seen_by_old)]:
+        out, member = channels[layer]
+        assert await layer.receive(member) == seen
+        await sender.send(out, numbered(1))
+        got = await layer.receive(out)
+        if layer is old and kind == "pubsub":
+            assert got == seen
+            got = await layer.receive(out)
+        assert got == numbered(1)
+
+
 async def test_a_worker_of_core_gets_the_tasks_of_the_other_side(
     direction: Direction, options: Options
 ) -> None:

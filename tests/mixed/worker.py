@@ -5,10 +5,10 @@ both have.  Each request is answered by one line, in the order in which the call
 
     {"id": 1, "do": "layer", "name": "a", "kind": "core", "config": {"prefix": "x"}}
     {"id": 1, "result": null}
-    {"id": 2, "do": "call", "name": "a", "method": "new_channel", "args": []}
+    {"id": 2, "do": "call", "name": "a", "method": "new_channel", "args": [], "keywords": {}}
     {"id": 2, "result": "specific.…!…"}
     {"id": 3, "do": "collect", "name": "a", "channel": "work"}      every message up to type "stop"
-    {"id": 4, "do": "call", "name": "a", "method": "send", "args": ["bad name!!", {}]}
+    {"id": 4, "do": "call", "name": "a", "method": "send", "args": ["bad!!", {}], "keywords": {}}
     {"id": 4, "error": "TypeError", "text": "…"}
 
 Bytes travel as {"$bytes": "<base64>"}.  The process ends with its standard input.
@@ -57,7 +57,7 @@ async def carry_out(request, layers):
     layer = layers[request["name"]]
     if request["do"] == "collect":
         return await collect(layer, request["channel"])
-    return await getattr(layer, request["method"])(*request["args"])
+    return await getattr(layer, request["method"])(*request["args"], **request["keywords"])
 
 
 async def answer(line, layers):
