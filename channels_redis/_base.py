@@ -16,11 +16,12 @@ from ._keyspace import Keyspace, random_hex
 from ._loops import LoopStates
 from ._mailbox import Mailboxes
 from ._messages import Item, Original, Packed, splits_at_will
+from ._observed import ObservedLayer
 from ._outages import Health, Outage
 from ._queues import LocalQueue
-from ._receiving import ReceivingLayer
 from ._session import Session
 from ._steps import Plan, Steps, run, submit
+from ._tally import Tallies
 from .exceptions import ConfigurationError, InvalidName, LayerClosed, MessageTooLarge
 from .sync import SyncFace
 
@@ -33,7 +34,7 @@ Loop = asyncio.AbstractEventLoop
 OTHER_LOOPS_S = 1.0
 
 
-class BaseRedisLayer(ReceivingLayer):
+class BaseRedisLayer(ObservedLayer):
     """The options and the machinery of a channel layer on Redis.
 
     Constructing one opens nothing and needs no event loop; one object serves any number of
@@ -102,6 +103,7 @@ class BaseRedisLayer(ReceivingLayer):
         #: Whether a subclass brings its own ``connection()``.
         self.has_own_connections = type(self).connection is not BaseRedisLayer.connection
         self._keys = Keyspace(self.prefix)
+        self._take_no_hooks()
         self._start_afresh()
         _fork.watch(self)
 
@@ -111,7 +113,8 @@ class BaseRedisLayer(ReceivingLayer):
     def _start_afresh(self) -> None:
         """Make everything that is not an option: for a new object, a copy, a forked child."""
         self.client_prefix = random_hex()
-        self._report = Reporter(self._logger)
+        self._report = Reporter(self._logger, self._on_event)
+        self._tallies = Tallies(self.ring_size)
         self._outage = Outage(self._outage_changed)
         self._health = [
             Health(utils.describe_host(host), self._report, self._outage) for host in self.hosts
@@ -126,6 +129,7 @@ class BaseRedisLayer(ReceivingLayer):
     def __copy__(self) -> BaseRedisLayer:
         twin = type(self).__new__(type(self))
         twin.__dict__.update(self.__dict__)
+        twin._take_no_hooks()
         twin._start_afresh()
         _fork.watch(twin)
         return twin

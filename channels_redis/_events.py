@@ -2,7 +2,8 @@
 
 Every event is counted and handed to the hooks; what an operator must know is also logged, at
 a bounded rate: one WARNING per lost node, one INFO when it is back, drops at once and then in
-a summary at most every :data:`SUMMARY_S` seconds.
+a summary at most every :data:`SUMMARY_S` seconds.  Each record carries its facts as attributes,
+``event`` first.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 #: Seconds between two records about the same ongoing trouble.
 SUMMARY_S = 60.0
@@ -65,13 +68,75 @@ class SenderClockUsed:
     node: str
 
 
+@dataclass(frozen=True)
+class Operation:
+    """A call has ended: ``send``, ``group_send``, ``group_add`` or ``group_discard``, and
+    ``flush`` or ``close`` of ``layer.sync``.
+
+    ``error`` is the qualified name of what it raised, such as
+    ``"channels_redis.exceptions.ConnectionLost"``; None where it returned.
+    """
+
+    name: str
+    duration_s: float
+    error: str | None = None
+
+
 Event = NodeLost | NodeBack | MessagesDropped | GroupOverCapacity | SenderClockUsed
-Hook = Callable[[Event], None]
+T = TypeVar("T")
 
 #: Channels that a summary of drops tells apart, at most.
 _CHANNELS_NOTED = 1000
 #: Reasons that are part of ordinary life and not worth a record.
 _QUIET = frozenset({"expired", "repeated"})
+
+
+class Hooks(Generic[T]):
+    """Callbacks of users, who may come and go on any thread.
+
+    False while there is none.  What a callback raises is logged, and nobody else's affair.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._log = logger
+        self._callbacks: dict[object, Callable[[T], None]] = {}
+
+    def add(self, callback: Callable[[T], None]) -> Callable[[], None]:
+        """Have ``callback`` called from now on; return the function that ends it."""
+        if not callable(callback):
+            raise TypeError(f"A callback must be callable, not {type(callback).__name__}.")
+        key = object()
+        self._callbacks[key] = callback
+
+        def remove() -> None:
+            self._callbacks.pop(key, None)
+
+        return remove
+
+    def __bool__(self) -> bool:
+        return bool(self._callbacks)
+
+    def __call__(self, fact: T) -> None:
+        """Hand a fact to all callbacks."""
+        for callback in list(self._callbacks.values()):
+            try:
+                callback(fact)
+            except Exception:  # noqa: BLE001 (whatever a user's hook raises)
+                self._log.exception("A hook for events of the channel layer failed")
+
+
+@contextmanager
+def timed(name: str, hooks: Hooks[Operation]) -> Iterator[None]:
+    """Tell ``hooks`` how an operation went."""
+    started = time.perf_counter()
+    error: str | None = None
+    try:
+        yield
+    except BaseException as raised:
+        error = f"{type(raised).__module__}.{type(raised).__qualname__}"
+        raise
+    finally:
+        hooks(Operation(name, time.perf_counter() - started, error))
 
 
 class Reporter:
@@ -80,10 +145,10 @@ class Reporter:
     May be used from any thread.
     """
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, logger: logging.Logger, hooks: Hooks[Event]) -> None:
         self._log = logger
         self._lock = threading.Lock()
-        self.hooks: list[Hook] = []
+        self._hooks = hooks
         #: Messages dropped, by reason.
         self.dropped: Counter[str] = Counter()
         self._pending_drops: Counter[tuple[str, str]] = Counter()
@@ -93,22 +158,27 @@ class Reporter:
 
     def __call__(self, event: Event) -> None:
         """Count, log as due, and hand to the hooks."""
+        facts: dict[str, object]
         match event:
             case MessagesDropped():
                 self._drop(event)
             case GroupOverCapacity():
                 self._group_over_capacity(event)
             case NodeLost(node, reason):
-                self._log.warning("Lost Redis at %s: %s; reconnecting", node, reason)
+                facts = {"event": "node_lost", "node": node, "reason": reason}
+                self._log.warning("Lost Redis at %s: %s; reconnecting", node, reason, extra=facts)
             case NodeBack(node, outage_s):
-                self._log.info("Redis at %s is back after %.1f s", node, outage_s)
+                facts = {"event": "node_back", "node": node, "outage_s": outage_s}
+                self._log.info("Redis at %s is back after %.1f s", node, outage_s, extra=facts)
             case SenderClockUsed(node):
                 self._sender_clock(node)
-        for hook in tuple(self.hooks):
-            try:
-                hook(event)
-            except Exception:  # noqa: BLE001 (whatever a user's hook raises)
-                self._log.exception("A hook for events of the channel layer failed")
+        if self._hooks:
+            self._hooks(event)
+
+    def drops(self) -> dict[str, int]:
+        """Return the number of messages dropped, by reason."""
+        with self._lock:
+            return dict(self.dropped)
 
     def flush_due(self) -> None:
         """Write the summaries whose time has come."""
@@ -142,7 +212,11 @@ class Reporter:
         worst = ", ".join(
             f"{count} on {channel} ({reason})" for (reason, channel), count in drops.most_common(5)
         )
-        self._log.warning("Dropped %s messages; most: %s", sum(drops.values()), worst)
+        by_reason: Counter[str] = Counter()
+        for (reason, _), count in drops.items():
+            by_reason[reason] += count
+        facts = {"event": "messages_dropped", "count": drops.total(), "reasons": dict(by_reason)}
+        self._log.warning("Dropped %s messages; most: %s", drops.total(), worst, extra=facts)
 
     def _group_over_capacity(self, event: GroupOverCapacity) -> None:
         now = time.monotonic()
@@ -157,9 +231,14 @@ class Reporter:
             else:
                 self._over_capacity[event.group] = (since, full, members)
         if due:
-            self._log.info(
-                "%s of %s channels over capacity in group %s", full, members, event.group
-            )
+            text = "%s of %s channels over capacity in group %s"
+            facts = {
+                "event": "group_over_capacity",
+                "group": event.group,
+                "full": full,
+                "members": members,
+            }
+            self._log.info(text, full, members, event.group, extra=facts)
 
     def _sender_clock(self, node: str) -> None:
         with self._lock:
@@ -167,5 +246,7 @@ class Reporter:
                 return
             self._clock_reported.add(node)
         self._log.warning(
-            "Redis at %s refuses TIME: allow it, or keep the clocks of all senders together", node
+            "Redis at %s refuses TIME: allow it, or keep the clocks of all senders together",
+            node,
+            extra={"event": "sender_clock_used", "node": node},
         )

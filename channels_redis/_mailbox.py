@@ -162,6 +162,9 @@ class Mailboxes:
         self._dropped = dropped
         self._expiry_s = expiry_s
         self._group_expiry_s = group_expiry_s
+        self._taken = 0
+        self._spoilt = 0
+        self._delivered = 0
 
     def open(self, name: str, demand: Demand | None = None) -> Mailbox:
         """Return the mailbox of a channel, made if need be."""
@@ -227,6 +230,7 @@ class Mailboxes:
             if box.items:
                 box.used_at = time.monotonic()
                 box.cancelled = False
+                self._taken += 1
                 return box.items.popleft()[1]
             if self.boxes.get(box.name) is not box or not box.fed:
                 return None
@@ -250,6 +254,23 @@ class Mailboxes:
                 # It was woken for a message that it will not take: that is the next one's.
                 self._wake_next(box, waiter.get_loop())
             box.used_at, box.cancelled = time.monotonic(), True
+
+    def spoil(self) -> None:
+        """Note that a message that was taken could not be opened, and is none."""
+        with self.lock:
+            self._spoilt += 1
+
+    def delivered(self) -> int:
+        """Return how many messages were taken and could be opened.  Never falls."""
+        with self.lock:
+            self._delivered = max(self._delivered, self._taken - self._spoilt)
+            return self._delivered
+
+    def census(self) -> tuple[int, int, int]:
+        """Return the numbers of mailboxes, of those who wait, and of messages that lie there."""
+        boxes = list(self.boxes.values())
+        waiting = sum(len(box.waiters) for box in boxes)
+        return len(boxes), waiting, sum(len(box.items) for box in boxes if box.items)
 
     def reclaim(self, box: Mailbox, wanted: Callable[[Any], bool]) -> list[Any]:
         """Take back the messages for which ``wanted(message)`` is true."""

@@ -22,6 +22,7 @@ class Outage:
         self._changed = changed
         self._lost_shards = 0
         self._since = 0.0
+        self._past_s = 0.0
 
     def shard_lost(self) -> None:
         """Count a shard that was lost just now."""
@@ -34,7 +35,15 @@ class Outage:
         """Count a shard that is back."""
         self._lost_shards -= 1
         if self._lost_shards == 0:
-            self._changed(False, time.monotonic() - self._since)
+            outage_s = time.monotonic() - self._since
+            self._past_s += outage_s
+            self._changed(False, outage_s)
+
+    def seconds(self) -> tuple[float, float]:
+        """Return how long the present outage lasts (0.0 if none), and all of them together."""
+        with self.lock:
+            outage_s = time.monotonic() - self._since if self._lost_shards else 0.0
+            return outage_s, self._past_s + outage_s
 
 
 class Health:
@@ -50,6 +59,8 @@ class Health:
         self._outage = outage
         self._losers: set[object] = set()
         self._lost_at: float | None = None
+        self._past_s = 0.0
+        #: Outages that have ended.
         self.reconnects = 0
 
     def lost(self, user: object, reason: str) -> None:
@@ -77,8 +88,15 @@ class Health:
             self._lost_at = None
             self.settled = True
             self.reconnects += 1
+            self._past_s += outage_s
             self._outage.shard_back()
         self._report(NodeBack(self.node, outage_s))
+
+    def seconds(self) -> tuple[float, float]:
+        """Return how long the present outage lasts (0.0 if none), and all of them together."""
+        with self._outage.lock:
+            outage_s = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+            return outage_s, self._past_s + outage_s
 
     def gone(self, user: object) -> None:
         """Note that ``user`` no longer cares.  Says nothing about the shard."""

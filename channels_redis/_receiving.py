@@ -123,6 +123,7 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
                 return message
             raise TypeError("not a dict")
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
+            self._mailboxes.spoil()
             self._undecodable(channel, error)
 
     async def _open(self, channel: str) -> Mailbox:
@@ -134,7 +135,9 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         return False
 
     def _undecodable(self, channel: str, error: Exception) -> None:
-        self._logger.debug("Undecodable message for %s: %s", channel, type(error).__name__)
+        kind = type(error).__name__
+        facts = {"event": "undecodable", "channel": channel, "error": kind}
+        self._logger.debug("Undecodable message for %s: %s", channel, kind, extra=facts)
         self._report(MessagesDropped(channel, "undecodable"))
 
     def _dropped(self, channel: str, reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,6 +62,7 @@ class Session:
         self.layer = layer
         self.loop = loop
         self.closing = False
+        self._tally = layer._tallies.open()
         self._pauses = 0
         self._clients: dict[int, Redis] = {}
         self._nodes: dict[int, Node] = {}
@@ -92,6 +94,7 @@ class Session:
                 partial(self._connection, shard),
                 self.layer._health[shard],
                 self.loop,
+                self._tally[shard],
                 connect_wait_s=self.layer.connect_wait_s,
                 command_timeout_s=self.layer.command_timeout_s,
                 first_dialled=self._watch_sentinels,
@@ -108,6 +111,11 @@ class Session:
         watch = watch_sentinels(node, self.loop)
         if watch is not None:
             self._watches.append(watch)
+
+    def in_flight(self) -> Counter[int]:
+        """Return how many commands wait for their replies, by shard; from any thread."""
+        multiplexers = list(self._multiplexers.items())
+        return Counter({shard: multiplexer.pending for shard, multiplexer in multiplexers})
 
     @property
     def busy(self) -> bool:
@@ -169,7 +177,16 @@ class Session:
     def _added(self, shard: int, result: int) -> bool:
         if result & scripts.SENDER_CLOCK:
             self.layer._report(SenderClockUsed(self.layer._health[shard].node))
-        return bool(result & scripts.ADDED)
+        if result & scripts.ADDED:
+            self._tally[shard].sent += 1
+            return True
+        self._tally[shard].refused += 1
+        return False
+
+    async def publish(self, shard: int, command: bytes) -> None:
+        """Publish a message, packed as a command."""
+        await self.multiplexer(shard).call(command)
+        self._tally[shard].sent += 1
 
     async def delete_keys(self, names: set[str] | None = None) -> None:
         """Delete the layer's keys on every shard: all of them, or these queues."""
@@ -212,10 +229,12 @@ class Session:
         users: list[SentinelWatch | Multiplexer] = [*self._watches, *self._multiplexers.values()]
         await asyncio.gather(*[user.aclose() for user in users])
         await asyncio.gather(*[utils._close_redis(client) for client in self._clients.values()])
+        self.layer._tallies.close(self._tally)
 
     def abandon(self) -> None:
         """Let go after the loop was closed without warning."""
         self.closing = True
+        self.layer._tallies.close(self._tally)
         self.layer._mailboxes.forget_loop(self.loop)
         users: list[QueueReader | SentinelWatch | Multiplexer] = [
             *self._readers,

@@ -18,7 +18,7 @@ from ._messages import Message, Whole, check_message, runs_no_user_code
 from ._options import given
 from ._queues import LocalQueue
 from ._session import Frame, Session, failure_of
-from ._steps import Steps, run
+from ._steps import Steps
 from ._transport import scripts
 from .exceptions import ForeignChannelError, InvalidName
 from .serializers import registry
@@ -48,7 +48,7 @@ class RedisChannelLayer(BaseRedisLayer):
         :class:`InvalidMessage`, :class:`MessageTooLarge`, :class:`SerializationError`, and
         :class:`ConnectionLost` when Redis could not be reached or did not answer.
         """
-        await run(self._send_steps(channel, message), self._sessions)
+        await self._run("send", self._send_steps(channel, message))
 
     def _send_steps(self, channel: str, message: dict[str, Any]) -> Steps[None]:
         self._check_channel(channel)
@@ -86,7 +86,7 @@ class RedisChannelLayer(BaseRedisLayer):
 
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel to a group, or refresh its membership for ``group_expiry`` seconds."""
-        await run(self._group_add_steps(group, channel), self._sessions)
+        await self._run("group_add", self._group_add_steps(group, channel))
 
     def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
@@ -101,7 +101,7 @@ class RedisChannelLayer(BaseRedisLayer):
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member."""
-        await run(self._group_discard_steps(group, channel), self._sessions)
+        await self._run("group_discard", self._group_discard_steps(group, channel))
 
     def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
@@ -118,7 +118,7 @@ class RedisChannelLayer(BaseRedisLayer):
         """Send a message to every member of a group but those in ``exclude``, names of
         channels; full channels are skipped and counted.
         """
-        await run(self._group_send_steps(group, message, exclude), self._sessions)
+        await self._run("group_send", self._group_send_steps(group, message, exclude))
 
     def _group_send_steps(
         self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()

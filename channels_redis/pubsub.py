@@ -55,7 +55,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         :class:`SerializationError`, and :class:`ConnectionLost` when Redis could not be
         reached or did not answer.
         """
-        await run(self._send_steps(channel, message), self._sessions)
+        await self._run("send", self._send_steps(channel, message))
 
     def _send_steps(self, channel: str, message: Any) -> Steps[None]:
         self._check_channel(channel)
@@ -79,7 +79,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         payload = self.serialize(frame)
         self._check_size(message, len(payload))
         command, shard = pack(b"PUBLISH", topic, payload), self.consistent_hash(topic)
-        yield lambda session: session.multiplexer(shard).call(command)
+        yield lambda session: session.publish(shard, command)
 
     async def _open(self, channel: str) -> Mailbox:
         self._check_channel(channel)
@@ -109,7 +109,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
         Raises :class:`ForeignChannelError` for a channel that this process does not receive.
         """
-        await run(self._group_add_steps(group, channel), self._sessions)
+        await self._run("group_add", self._group_add_steps(group, channel))
 
     def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
@@ -124,7 +124,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member."""
-        await run(self._group_discard_steps(group, channel), self._sessions)
+        await self._run("group_discard", self._group_discard_steps(group, channel))
 
     def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
@@ -142,7 +142,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         ``exclude``, names of channels.  Processes of releases before 5.0 deliver it to these
         too, with the key ``__asgi_exclude__`` in it.
         """
-        await run(self._group_send_steps(group, message, exclude), self._sessions)
+        await self._run("group_send", self._group_send_steps(group, message, exclude))
 
     def _group_send_steps(
         self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()

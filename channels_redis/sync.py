@@ -39,7 +39,7 @@ class SyncFace:
         self, channel: str, message: dict[str, Any], *, timeout_s: float | None = None
     ) -> None:
         """Send a message to one channel."""
-        self._run(self._layer._send_steps(channel, message), timeout_s)
+        self._run("send", self._layer._send_steps(channel, message), timeout_s)
 
     def group_send(
         self,
@@ -50,38 +50,40 @@ class SyncFace:
         timeout_s: float | None = None,
     ) -> None:
         """Send a message to every member of a group but the channels in ``exclude``."""
-        self._run(self._layer._group_send_steps(group, message, exclude), timeout_s)
+        steps = self._layer._group_send_steps(group, message, exclude)
+        self._run("group_send", steps, timeout_s)
 
     def group_add(self, group: str, channel: str, *, timeout_s: float | None = None) -> None:
         """Add a channel to a group."""
-        self._run(self._layer._group_add_steps(group, channel), timeout_s)
+        self._run("group_add", self._layer._group_add_steps(group, channel), timeout_s)
 
     def group_discard(self, group: str, channel: str, *, timeout_s: float | None = None) -> None:
         """Remove a channel from a group."""
-        self._run(self._layer._group_discard_steps(group, channel), timeout_s)
+        self._run("group_discard", self._layer._group_discard_steps(group, channel), timeout_s)
 
     def group_channels(self, group: str, *, timeout_s: float | None = None) -> list[str]:
         """Return the names of a group's members (core)."""
-        channels: list[str] = self._run(self._layer._group_channels_steps(group), timeout_s)
+        channels: list[str] = self._run("group_channels", self._layer._group_channels_steps(group), timeout_s)
         return channels
 
     def group_size(self, group: str, *, timeout_s: float | None = None) -> int:
         """Return the number of a group's members (core)."""
-        size: int = self._run(self._layer._group_size_steps(group), timeout_s)
+        size: int = self._run("group_size", self._layer._group_size_steps(group), timeout_s)
         return size
 
     def flush(self, *, timeout_s: float | None = None) -> None:
         """Do what the layer's ``flush()`` does."""
-        self._run(self._layer._flush_steps(), timeout_s)
+        self._run("flush", self._layer._flush_steps(), timeout_s)
 
     def close(self, *, timeout_s: float | None = None) -> None:
         """Do what the layer's ``close()`` does."""
-        self._run(self._layer._close_steps(), timeout_s)
+        self._run("close", self._layer._close_steps(), timeout_s)
 
-    def _run(self, steps: Steps[T], timeout_s: float | None) -> T:
+    def _run(self, operation: str, steps: Steps[T], timeout_s: float | None) -> T:
         if running_loop_or_none() is not None:
             raise LoopRunning(
                 "An event loop runs in this thread, and layer.sync would block it: "
                 "await the layer's own method instead."
             )
-        return run_blocking(steps, self._layer._sessions, timeout_s)
+        with self._layer._timed(operation):
+            return run_blocking(steps, self._layer._sessions, timeout_s)

@@ -19,6 +19,7 @@ FLOORS = [
     ["apps", "checks", "management"],
     ["core", "pubsub"],
     ["_base"],
+    ["_observed"],
     ["_receiving"],
     ["_topics"],
     ["_session"],
@@ -34,8 +35,9 @@ FLOORS = [
     ["_transport.topology"],
     ["_transport.connections"],
     ["utils", "_mailbox", "_messages", "_outages"],
-    ["_keyspace", "_events", "_hosts", "_options", "serializers"],
-    ["exceptions", "_plain"],
+    ["events"],
+    ["_keyspace", "_events", "_tally", "_hosts", "_options", "serializers"],
+    ["exceptions", "stats", "_plain"],
 ]
 # What holds nothing but the version, or nothing at all.
 PORCHES = {"", "_transport"}

@@ -128,7 +128,10 @@ def test_the_classifiers_name_every_python_in_the_matrix() -> None:
     assert named == run
 
 
-@pytest.mark.parametrize("module", ["core", "pubsub", "serializers", "utils", "exceptions"])
+PUBLIC = ["core", "pubsub", "serializers", "utils", "exceptions", "events", "stats"]
+
+
+@pytest.mark.parametrize("module", PUBLIC)
 def test_importing_a_module_needs_no_extra(module: str) -> None:
     """Each extra is optional until an option asks for it."""
     code = (

@@ -243,6 +243,7 @@ class QueueReader:
         if reply.expired:
             self._owner.dropped("expired", reply.expired)
         if reply.messages:
+            self._node.tally.received += len(reply.messages)
             self._deliver(reply.messages)
 
     def _deliver(self, messages: list[Popped]) -> None:

@@ -261,6 +261,7 @@ class Subscriber:
         if isinstance(reply, list) and reply[0] == b"message":
             self._loopback.heard()
             if reply[1] != self._own_topic:
+                self._node.tally.received += 1
                 self._on_message(reply[1], reply[2])
             return
         self._loopback.replied()

@@ -26,6 +26,7 @@ from redis.exceptions import (
 )
 
 from .._outages import Health
+from .._tally import NodeTally
 from ..exceptions import ConfigurationError
 from .connections import Loop, Wire, apart
 
@@ -68,6 +69,7 @@ class Node:
         client: Callable[[], Redis],
         health: Health,
         loop: Loop,
+        tally: NodeTally,
         *,
         connect_wait_s: float,
         command_timeout_s: float,
@@ -77,6 +79,7 @@ class Node:
         self._first_dialled: Callable[[Node], None] | None = first_dialled
         self._loop = loop
         self.health = health
+        self.tally = tally
         self.users: weakref.WeakSet[User] = weakref.WeakSet()
         self._renewals = 0
         self.connect_wait_s = connect_wait_s
