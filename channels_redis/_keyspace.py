@@ -10,6 +10,7 @@ group (core)           ``<prefix>:group:<group>``              sorted set: chann
 group (pubsub)         ``<prefix>__group__<group>``            Pub/Sub topic
 channel (pubsub)       its own name, which has the prefix      Pub/Sub topic
 proof of hearing       ``<prefix>__loopback__<random>``        Pub/Sub topic (new in 5.0)
+the doctor's probe     ``<prefix>__doctor__<random>``          sorted set and topic, for seconds
 =====================  ======================================  ===========================
 """
 
@@ -76,6 +77,10 @@ class Keyspace:
         """Return a fresh Pub/Sub topic on which one subscriber listens to itself."""
         return f"{self.prefix}__loopback__{random_hex()}"
 
+    def new_probe(self) -> str:
+        """Return a fresh name, of a key or a topic, with which the doctor tries its rights."""
+        return f"{self.prefix}__doctor__{random_hex()}"
+
     def new_core_channel(self, prefix: str, client_prefix: str) -> str:
         """Return a fresh process-specific name of the core layer."""
         return f"{prefix}.{client_prefix}!{random_hex()}"
@@ -87,6 +92,15 @@ class Keyspace:
     def is_topic_channel(self, channel: str) -> bool:
         """Tell whether a name is one that :meth:`new_topic_channel` of some process made."""
         return self._own_topic.match(channel) is not None
+
+    def name_of(self, key: str) -> tuple[str, str] | None:
+        """Return ``("queue", name)`` or ``("group", name)`` for a sorted set of this layer's."""
+        if not self.owns(key):
+            return None
+        name = key.removeprefix(self.prefix)
+        if name.startswith(":group:"):
+            return "group", name.removeprefix(":group:")
+        return "queue", name
 
     def owned_keys_pattern(self) -> str:
         """Return a glob for SCAN that finds all keys of the layer, and perhaps some others."""

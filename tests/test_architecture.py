@@ -16,7 +16,13 @@ PACKAGE = ROOT / "channels_redis"
 # other: not from above and not from its neighbours. A room owns what lies under its name.
 FLOORS = [
     ["__main__", "testing"],
-    ["apps", "checks", "management"],
+    ["apps", "management"],
+    ["checks"],
+    ["doctor.command"],
+    ["doctor.judge", "doctor.probe", "doctor.census", "doctor.config"],
+    ["doctor.trouble"],
+    ["doctor.facts"],
+    ["doctor.rights", "doctor.findings", "doctor.endpoints"],
     ["core", "pubsub"],
     ["_base"],
     ["_observed"],
@@ -40,11 +46,11 @@ FLOORS = [
     ["exceptions", "stats", "_plain"],
 ]
 # What holds nothing but the version, or nothing at all.
-PORCHES = {"", "_transport"}
+PORCHES = {"", "_transport", "doctor", "management", "management.commands"}
 # Tools for tests and operators stand beside the house and may use all of it.
 BESIDE = "testing"
 
-REDIS_IMPORTERS = ("_transport", "utils", "exceptions", BESIDE)
+REDIS_IMPORTERS = ("_transport", "utils", "exceptions", "doctor", BESIDE)
 LOOP_ASKERS = ("_loops", BESIDE)
 LOOP_QUESTIONS = {"get_running_loop", "get_event_loop", "_get_running_loop"}
 CONNECTION_HANDLERS = ("_transport.connections",)

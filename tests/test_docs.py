@@ -427,7 +427,9 @@ def test_the_picture_of_the_rooms_is_complete() -> None:
     """Every module has its line in ``docs/architecture.rst``, in the order of the floors."""
     text = (ROOT / "docs" / "architecture.rst").read_text()
     shown = re.findall(r"^``([\w.]+)``  +\S", text, re.M)
-    assert sorted(shown) == sorted({BESIDE} | {name for name in MODULES if name and is_room(name)})
+    # Where Django wants a command to lie is no affair of the picture.
+    rooms = {name.partition(".commands.")[0] for name in MODULES if name and is_room(name)}
+    assert sorted(shown) == sorted({BESIDE} | rooms)
     floors = [floor_of(name) or 0 for name in shown if name != BESIDE]
     assert floors == sorted(floors)
 

@@ -1,0 +1,92 @@
+"""What lies on the servers: queues by depth, groups by size.  Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from .. import utils
+from .._base import BaseRedisLayer
+from .._keyspace import Keyspace, glob_escape
+from .._loops import running_loop
+from .._transport.connections import Wire
+
+_SCAN_COUNT = 1000
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Count:
+    """One queue with its messages, or one group with its members.
+
+    A group of pubsub is no key: ``is_topic``, and the number is that of the event loops that
+    have members in it.
+    """
+
+    number: int
+    name: str
+    is_group: bool
+    is_topic: bool = False
+
+
+async def count_shard(layer: BaseRedisLayer, index: int, *, is_pubsub: bool) -> list[Count]:
+    """Return the queues and groups of a layer on one shard, the largest first.
+
+    Raises ``redis.exceptions.RedisError`` or ``OSError`` where the server does not tell.
+    """
+    pool = layer.create_pool(index)
+    try:
+        wire = await Wire.open(pool, running_loop(), layer.connect_wait_s)
+        try:
+            counts = [one async for one in _keys(wire, layer._keys)]
+            if is_pubsub:
+                counts += await _topics(wire, layer._keys)
+        finally:
+            await wire.close()
+    finally:
+        await utils.close_pool(pool)
+    return sorted(counts, reverse=True)
+
+
+async def _keys(wire: Wire, keyspace: Keyspace) -> AsyncIterator[Count]:
+    async for key in _scan(wire, keyspace.owned_keys_pattern()):
+        named = keyspace.name_of(key.decode("utf-8", "replace"))
+        if named is None:
+            continue
+        # Unlike ZCARD, every user of a layer may call it; other types are refused.
+        number = await wire.ask("ZCOUNT", key, "-inf", "+inf")
+        if isinstance(number, int):
+            yield Count(number, named[1], named[0] == "group")
+
+
+async def _scan(wire: Wire, pattern: str) -> AsyncIterator[bytes]:
+    cursor, seen = b"0", set()
+    while True:
+        reply = await wire.ask("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
+        cursor, found = _or_raise(reply)
+        for key in found:
+            if key not in seen:
+                seen.add(key)
+                yield key
+        if cursor == b"0":
+            return
+
+
+async def _topics(wire: Wire, keyspace: Keyspace) -> list[Count]:
+    start = keyspace.group_topic("")
+    topics = _or_raise(await wire.ask("PUBSUB", "CHANNELS", glob_escape(start) + "*"))
+    if not topics:
+        return []
+    reply = _or_raise(await wire.ask("PUBSUB", "NUMSUB", *topics))
+    return [
+        Count(int(number), topic.decode().removeprefix(start), True, True)
+        for topic, number in zip(reply[::2], reply[1::2], strict=True)
+    ]
+
+
+def _or_raise(reply: Any) -> Any:
+    if isinstance(reply, Exception):
+        raise reply if isinstance(reply, RedisError) else RedisError(str(reply))
+    return reply

@@ -1,0 +1,243 @@
+"""What the settings alone tell.  Opens nothing.
+
+What can't work is found by the layer's own constructor, which names the option and says what
+would be right; here it is only asked about each option by itself, so that one mistake does not
+hide the next.  What works and will hurt is found here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .._base import BaseRedisLayer
+from .._keyspace import Keyspace
+from ..exceptions import ConfigurationError
+from ..pubsub import RedisPubSubChannelLayer
+from .endpoints import Endpoint, endpoints_of
+from .findings import Finding, Level
+
+#: Bounds of what makes sense; outside of them something else was probably meant.
+EXPIRY_S = 5, 3600
+CAPACITY_MAX = 100_000
+KEY_LENGTH_MIN, KEY_SIGNS_MIN = 16, 8
+
+_ERROR_IDS = {"hosts": "E003", "symmetric_encryption_keys": "E004"}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One layer of the settings; ``layer`` is None where it can't be constructed."""
+
+    alias: str
+    config: Mapping[str, Any]
+    layer: BaseRedisLayer | None
+    refusals: tuple[Finding, ...] = ()
+
+    @property
+    def is_pubsub(self) -> bool:
+        """Whether messages to consumers travel through Pub/Sub."""
+        return isinstance(self.layer, RedisPubSubChannelLayer)
+
+
+def read_settings(settings: Mapping[str, Mapping[str, Any]]) -> list[Setup]:
+    """Return the layers of ``CHANNEL_LAYERS`` that are this package's."""
+    found = (_read(alias, entry) for alias, entry in settings.items())
+    return [setup for setup in found if setup is not None]
+
+
+def _read(alias: str, entry: Mapping[str, Any]) -> Setup | None:
+    config = entry.get("CONFIG") or {}
+    try:
+        layer_class = pkgutil.resolve_name(entry["BACKEND"])
+    except Exception as error:  # noqa: BLE001 (whatever importing a user's module raises)
+        text = f"BACKEND can't be imported: {type(error).__name__}: {error}"
+        return Setup(alias, config, None, (Finding(Level.ERROR, "E005", alias, text),))
+    if not (isinstance(layer_class, type) and issubclass(layer_class, BaseRedisLayer)):
+        return None
+    try:
+        return Setup(alias, config, layer_class(**config))
+    except Exception as error:  # noqa: BLE001 (whatever a subclass raises)
+        return Setup(alias, config, None, tuple(_refusals(alias, layer_class, config, error)))
+
+
+def _refusals(
+    alias: str, layer_class: Any, config: Mapping[str, Any], whole: Exception
+) -> Iterator[Finding]:
+    known = inspect.signature(BaseRedisLayer).parameters
+    found = False
+    for name, value in config.items():
+        try:
+            layer_class(**{name: value})
+        except ConfigurationError as error:
+            found = True
+            id = _ERROR_IDS.get(name, "E002") if name in known else "E001"
+            yield Finding(Level.ERROR, id, alias, str(error))
+        except Exception:  # noqa: BLE001 (a subclass may need the others; the whole tells)
+            continue
+    if not found:
+        text = f"{layer_class.__name__} can't be constructed: {type(whole).__name__}: {whole}"
+        yield Finding(Level.ERROR, "E005", alias, text)
+
+
+# What will hurt
+
+
+def examine(setups: list[Setup]) -> list[Finding]:
+    """Return what is wrong with the settings of these layers, and what looks wrong."""
+    findings = [finding for setup in setups for finding in setup.refusals]
+    sound = [setup for setup in setups if setup.layer is not None]
+    for setup in sound:
+        findings += [*_odd_numbers(setup), *_repeated_hosts(setup)]
+    for one, other in itertools.combinations(sound, 2):
+        findings += _clash(one, other)
+    return findings
+
+
+def examine_for_deployment(setups: list[Setup]) -> list[Finding]:
+    """Return what must not be so where others can listen: for Django's ``check --deploy``."""
+    findings: list[Finding] = []
+    for setup in setups:
+        if setup.layer is not None:
+            findings += [*_open_secrets(setup), *_weak_keys(setup)]
+    return findings
+
+
+def _odd_numbers(setup: Setup) -> Iterator[Finding]:
+    def warning(id: str, text: str, advice: str) -> Finding:
+        return Finding(Level.WARNING, id, setup.alias, text, advice)
+
+    layer = setup.layer
+    assert layer is not None
+    if layer.group_expiry < layer.expiry:
+        yield warning(
+            "W001",
+            f"group_expiry ({layer.group_expiry:g} s) is below expiry ({layer.expiry:g} s): "
+            "members leave their groups while messages still wait for them.",
+            "Make group_expiry as long as the longest connection of a client (default: a day).",
+        )
+    if not EXPIRY_S[0] <= layer.expiry <= EXPIRY_S[1]:
+        hint = " It is in seconds, not in milliseconds." if layer.expiry > EXPIRY_S[1] else ""
+        yield warning(
+            "W002",
+            f"expiry is {layer.expiry:g} s: messages are lost in the first pause of a reader, or "
+            "lie in Redis long after their reader has gone.",
+            f"Choose {EXPIRY_S[0]} to {EXPIRY_S[1]} s; the default is 60.{hint}",
+        )
+    for name, capacity in _capacities(layer):
+        if capacity > CAPACITY_MAX:
+            yield warning(
+                "W003",
+                f"{name} is {capacity}: a channel that nobody reads may take the memory of the "
+                "server and of the process before it is full.",
+                "Choose what a reader can catch up with, such as 100 to 10,000 messages.",
+            )
+
+
+def _capacities(layer: BaseRedisLayer) -> Iterator[tuple[str, int]]:
+    yield "capacity", layer.capacity
+    for pattern, capacity in layer.channel_capacity:
+        yield f"channel_capacity[{pattern.pattern!r}]", capacity
+
+
+def _endpoints(setup: Setup) -> list[list[Endpoint]]:
+    """Return the endpoints of each entry of ``hosts``."""
+    layer = setup.layer
+    assert layer is not None
+    found = []
+    for index in range(layer.ring_size):
+        try:
+            found.append(endpoints_of(layer.create_pool(index)))
+        except Exception:  # noqa: BLE001 (a subclass's create_pool: nothing is known)
+            found.append([])
+    return found
+
+
+def _repeated_hosts(setup: Setup) -> Iterator[Finding]:
+    seen: dict[tuple[Any, ...], int] = {}
+    for index, endpoints in enumerate(_endpoints(setup)):
+        place = tuple((one.host, one.port, one.database) for one in endpoints)
+        first = seen.setdefault(place, index)
+        if place and first != index:
+            yield Finding(
+                Level.WARNING,
+                "W004",
+                setup.alias,
+                f"hosts[{index}] is the server of hosts[{first}] once more.",
+                "Name each server once: a second entry costs connections and brings nothing.",
+            )
+
+
+def _clash(one: Setup, other: Setup) -> Iterator[Finding]:
+    """Find prefixes under which two layers get at each other's keys or topics."""
+    assert one.layer is not None
+    assert other.layer is not None
+    topics = one.is_pubsub and other.is_pubsub
+    if not _places(one, topics) & _places(other, topics):
+        return
+    short, long = sorted((one.layer.prefix, other.layer.prefix), key=len)
+    if Keyspace(short).owns(Keyspace(long).queue("x")):
+        yield Finding(
+            Level.WARNING,
+            "W005",
+            f"{one.alias}, {other.alias}",
+            f"These layers share a server, and the prefixes {short!r} and {long!r} can't be told "
+            "apart: one may read and delete what is the other's.",
+            f"End each prefix with a colon, such as {short.rstrip(':') + ':'!r}, and make them "
+            "different.",
+        )
+
+
+def _places(setup: Setup, topics: bool) -> set[tuple[Any, ...]]:
+    # Pub/Sub knows no databases.  A primary is known by its Sentinels.
+    return {
+        (one.host, one.port, 0 if topics else endpoints[0].database)
+        for endpoints in _endpoints(setup)
+        for one in endpoints[1:] or endpoints
+    }
+
+
+def _open_secrets(setup: Setup) -> Iterator[Finding]:
+    def warning(id: str, where: Endpoint, text: str, advice: str) -> Finding:
+        return Finding(Level.WARNING, id, setup.alias, f"{where}: {text}", advice)
+
+    encrypted = bool(setup.config.get("symmetric_encryption_keys"))
+    for one in itertools.chain.from_iterable(_endpoints(setup)):
+        if one.local:
+            continue
+        use_tls = "Use TLS: a URL that starts with rediss://, or the keyword ssl."
+        if one.tls and not one.verified:
+            yield warning(
+                "W104",
+                one,
+                "the certificate is not verified: whoever stands between can read everything.",
+                "Give ssl_ca_certs the file of the authority, and leave ssl_cert_reqs out.",
+            )
+        if not one.tls and one.has_password:
+            yield warning("W101", one, "the password travels readable over the network.", use_tls)
+        if not one.tls and not one.is_sentinel and not encrypted:
+            yield warning(
+                "W103",
+                one,
+                "messages travel readable over the network.",
+                f"{use_tls} Or encrypt them: symmetric_encryption_keys.",
+            )
+
+
+def _weak_keys(setup: Setup) -> Iterator[Finding]:
+    for position, key in enumerate(setup.config.get("symmetric_encryption_keys") or ()):
+        text = key if isinstance(key, str) else key.decode("latin-1")
+        if text.startswith("django-insecure-") or (
+            len(text) < KEY_LENGTH_MIN or len(set(text)) < KEY_SIGNS_MIN
+        ):
+            yield Finding(
+                Level.WARNING,
+                "W102",
+                setup.alias,
+                f"symmetric_encryption_keys[{position}] can be guessed.",
+                "Use 32 random bytes, as secrets.token_urlsafe(32) makes them.",
+            )

@@ -1,0 +1,82 @@
+"""Where an entry of ``hosts`` leads to, and how: what redis-py made of it.  Opens nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from redis.asyncio.connection import SSLConnection
+
+from .._hosts import describe_host
+
+_PASSWORDS = ("password", "credential_provider")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server that an entry names, or a Sentinel.  ``host`` is the path of a Unix socket where
+    ``port`` is 0, and that of the first Sentinel where only they know the address.
+    """
+
+    name: str
+    host: str
+    port: int
+    database: int
+    tls: bool
+    verified: bool
+    has_password: bool
+    username: str
+    is_sentinel: bool = False
+    #: Whether only Sentinels know the address.
+    by_sentinels: bool = False
+
+    @property
+    def local(self) -> bool:
+        """Whether nothing leaves this machine."""
+        if not self.port or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def endpoints_of(pool: Any) -> list[Endpoint]:
+    """Return where the connections of a pool lead to: the server first, then Sentinels."""
+    manager = getattr(pool, "sentinel_manager", None)
+    if manager is None:
+        return [_endpoint(pool)]
+    sentinels = list(sentinels_of(pool))
+    name = f"the primary {pool.service_name}"
+    primary = replace(_endpoint(pool), name=name, host=sentinels[0].host, by_sentinels=True)
+    return [primary, *sentinels]
+
+
+def sentinels_of(pool: Any) -> Iterator[Endpoint]:
+    """Yield the Sentinels behind a pool, if there are any."""
+    manager = getattr(pool, "sentinel_manager", None)
+    for client in manager.sentinels if manager is not None else ():
+        yield _endpoint(client.connection_pool, is_sentinel=True)
+
+
+def _endpoint(pool: Any, *, is_sentinel: bool = False) -> Endpoint:
+    keywords = pool.connection_kwargs
+    path = keywords.get("path")
+    host = str(path or keywords.get("host", "localhost"))
+    port = 0 if path else int(keywords.get("port", 6379))
+    return Endpoint(
+        name=describe_host({"path": host} if path else (host, port)),
+        host=host,
+        port=port,
+        database=int(keywords.get("db") or 0),
+        tls=issubclass(pool.connection_class, SSLConnection),
+        verified=keywords.get("ssl_cert_reqs") != "none",
+        has_password=any(keywords.get(name) for name in _PASSWORDS),
+        username=str(keywords.get("username") or "default"),
+        is_sentinel=is_sentinel,
+    )

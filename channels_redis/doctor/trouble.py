@@ -1,0 +1,129 @@
+"""What it means that no conversation with a server came about.  Pure."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.exceptions import AuthenticationError, NoPermissionError, TimeoutError
+
+from .facts import ServerFacts, ShardFacts
+from .findings import Finding, Level
+
+_TLS_EXPECTED = (
+    "tls-expected",
+    "The server speaks TLS on this port, and the settings ask for a plain connection.",
+    "Write rediss:// instead of redis://, or add the keyword ssl: True.",
+)
+_TLS_MISSING = (
+    "tls-missing",
+    "The settings ask for TLS, and the server does not speak it on this port.",
+    "Use the TLS port of the server (tls-port), or redis:// where the network is trusted.",
+)
+_SILENCE = (asyncio.TimeoutError, TimeoutError)
+
+
+def explain_trouble(shard: ShardFacts) -> Finding:
+    """Return the finding for a server with which there was no conversation."""
+    id, text, advice = _explained(shard.server, shard)
+    return Finding(Level.ERROR, id, shard.where, text, advice)
+
+
+def _explained(server: ServerFacts, shard: ShardFacts) -> tuple[str, str, str]:
+    assert server.trouble is not None
+    causes = list(causes_of(server.trouble))
+    said = " ".join(str(cause) for cause in causes)
+    if server.speaks_otherwise:
+        return _TLS_MISSING if shard.endpoint.tls else _TLS_EXPECTED
+    for cause in causes:
+        found = _tls_trouble(cause) or _refusal(cause)
+        if found is not None:
+            return found
+    if "protected mode" in said:
+        return (
+            "protected-mode",
+            "The server is in protected mode: it serves nobody but its own machine.",
+            "Give the server a password (requirepass, or an ACL user), or bind it to a private "
+            "address and set protected-mode to no.",
+        )
+    if any(isinstance(cause, MasterNotFoundError) for cause in causes):
+        return (
+            "no-primary",
+            "No Sentinel names a primary that is up.",
+            "Look at what is said of the Sentinels below or above this line.",
+        )
+    if any(isinstance(cause, _SILENCE) for cause in causes) or "no answer" in said:
+        return (
+            "unreachable",
+            f"{shard.endpoint} does not answer: {first_line(server.trouble)}.",
+            "Is the address right, does the server run, and does no firewall swallow the packets?",
+        )
+    return (
+        "unreachable",
+        f"{shard.endpoint} can't be reached: {first_line(server.trouble)}.",
+        "Check host name and port, that the server runs, and that it listens on this address "
+        "(bind, protected-mode, firewall).",
+    )
+
+
+def _refusal(cause: BaseException) -> tuple[str, str, str] | None:
+    said = str(cause)
+    if isinstance(cause, AuthenticationError):
+        if "without any password" in said:
+            return (
+                "password-unwanted",
+                "A password is configured, and the server has none for this user.",
+                "Remove the password from hosts, or set one on the server (requirepass).",
+            )
+        if "required" in said.lower():
+            return (
+                "password-missing",
+                "The server asks for a password, and this entry of hosts gives none.",
+                "Add username and password to this entry of hosts.",
+            )
+        return (
+            "wrong-password",
+            "The server refuses the user name or password.",
+            "Correct username and password of this entry of hosts; percent-encode special "
+            "characters in a URL. ACL LOG on the server shows refused attempts.",
+        )
+    if isinstance(cause, NoPermissionError):
+        return "rights", f"The server refuses the connection: {said}.", "Allow +select or use db 0."
+    if "DB index" in said:
+        return (
+            "wrong-database",
+            "The server has no database of this number.",
+            "Correct db in this entry of hosts (a cluster has only 0), or raise databases on the "
+            "server.",
+        )
+    return None
+
+
+def _tls_trouble(cause: BaseException) -> tuple[str, str, str] | None:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return (
+            "certificate",
+            f"The certificate of the server can't be verified: {cause.verify_message}.",
+            "Give ssl_ca_certs the file of the authority that signed it, and name the host as the "
+            "certificate does.",
+        )
+    if isinstance(cause, ssl.SSLError):
+        return _TLS_MISSING
+    return None
+
+
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what led to it."""
+    for _ in range(10):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line without the stop at its end."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said.rstrip(".")

@@ -1,0 +1,55 @@
+"""``manage.py channel_layer doctor`` and ``manage.py channel_layer queues``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from channels_redis.doctor.command import Output, add_commands, run
+from channels_redis.doctor.config import read_settings
+from channels_redis.doctor.findings import Level
+
+
+class Command(BaseCommand):  # type: ignore[misc]  # Django has no annotations
+    """Looks at the channel layers of ``CHANNEL_LAYERS`` and at their servers."""
+
+    help = "Says what is right and wrong with the Redis channel layers, and what lies in them."
+    # What is wrong with the settings is what this is asked for.
+    requires_system_checks: list[str] = []  # noqa: RUF012 (Django's declaration)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Teach the parser the commands."""
+        add_commands(parser, self._add_target)
+
+    @staticmethod
+    def _add_target(parser: Any) -> None:
+        parser.add_argument(
+            "--alias", action="append", help="only this layer of CHANNEL_LAYERS; may be repeated"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run a command; ``CommandError`` if its status is not 0."""
+        configured = getattr(settings, "CHANNEL_LAYERS", {})
+        aliases = options.get("alias") or list(configured)
+        for alias in aliases:
+            if alias not in configured:
+                raise CommandError(f"CHANNEL_LAYERS has no layer {alias!r}.", returncode=2)
+        setups = read_settings({alias: configured[alias] for alias in aliases})
+        if not setups:
+            raise CommandError("CHANNEL_LAYERS has no layer of channels_redis.", returncode=2)
+        wanted = {name: options[name] for name in ("fail_level", "limit") if name in options}
+        status = run(options["action"], setups, self._output(), **wanted)
+        if status:
+            raise CommandError("Not all is well; see above.", returncode=status)
+
+    def _output(self) -> Output:
+        style = self.style
+        styles = {
+            Level.OK: style.SUCCESS,
+            Level.NOTE: style.NOTICE,
+            Level.WARNING: style.WARNING,
+            Level.ERROR: style.ERROR,
+        }
+        return Output(self.stdout.write, styles)
