@@ -17,7 +17,7 @@ PACKAGE = ROOT / "channels_redis"
 FLOORS = [
     ["__main__", "testing"],
     ["apps", "management"],
-    ["checks"],
+    ["checks", "opentelemetry"],
     ["doctor.command"],
     ["doctor.judge", "doctor.probe", "doctor.census", "doctor.config"],
     ["doctor.trouble"],

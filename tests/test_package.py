@@ -128,7 +128,7 @@ def test_the_classifiers_name_every_python_in_the_matrix() -> None:
     assert named == run
 
 
-PUBLIC = ["core", "pubsub", "serializers", "utils", "exceptions", "events", "stats"]
+PUBLIC = ["core", "pubsub", "serializers", "utils", "exceptions", "events", "stats", "__main__"]
 
 
 @pytest.mark.parametrize("module", PUBLIC)

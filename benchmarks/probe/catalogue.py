@@ -1,8 +1,8 @@
 """All scenarios and bounds: importing this module registers them, in the order of the tables."""
 
-from benchmarks.probe import direct, groups, lifetimes, processes, raw, synchronous
+from benchmarks.probe import direct, groups, lifetimes, processes, raw, synchronous, watched
 from benchmarks.probe.registry import BOTH, BOUNDS, SCENARIOS, Scenario
 
-MODULES = (direct, groups, lifetimes, processes, raw, synchronous)
+MODULES = (direct, groups, lifetimes, processes, raw, synchronous, watched)
 
 __all__ = ["BOTH", "BOUNDS", "MODULES", "SCENARIOS", "Scenario"]
