@@ -63,13 +63,11 @@ class SyncFace:
 
     def group_channels(self, group: str, *, timeout_s: float | None = None) -> list[str]:
         """Return the names of a group's members (core)."""
-        channels: list[str] = self._run("group_channels", self._layer._group_channels_steps(group), timeout_s)
-        return channels
+        return self._run("group_channels", self._layer._group_channels_steps(group), timeout_s)
 
     def group_size(self, group: str, *, timeout_s: float | None = None) -> int:
         """Return the number of a group's members (core)."""
-        size: int = self._run("group_size", self._layer._group_size_steps(group), timeout_s)
-        return size
+        return self._run("group_size", self._layer._group_size_steps(group), timeout_s)
 
     def flush(self, *, timeout_s: float | None = None) -> None:
         """Do what the layer's ``flush()`` does."""
