@@ -61,11 +61,13 @@ class Demand:
 
     def add(self, loop: Loop) -> bool:
         """Count one who waits; tell whether nobody did before."""
-        self._loops[loop] = self._loops.get(loop, 0) + 1
-        if len(self._loops) > 1:
+        here = self._loops[loop] = self._loops.get(loop, 0) + 1
+        if len(self._loops) == 1:
+            self.waiting = here
+        else:
             # Who waits on a loop that was closed bare never leaves by itself.
             self._loops = {one: n for one, n in self._loops.items() if not one.is_closed()}
-        self.waiting = sum(self._loops.values())
+            self.waiting = sum(self._loops.values())
         return self.waiting == 1
 
     def remove(self, loop: Loop) -> None:

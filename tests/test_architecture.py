@@ -40,6 +40,7 @@ FLOORS = [
     ["_transport.multiplexer"],
     ["_transport.topology"],
     ["_transport.connections"],
+    ["_transport.replies"],
     ["utils", "_mailbox", "_messages", "_outages"],
     ["events"],
     ["_keyspace", "_events", "_tally", "_hosts", "_options", "serializers"],
@@ -53,7 +54,7 @@ BESIDE = "testing"
 REDIS_IMPORTERS = ("_transport", "utils", "exceptions", "doctor", BESIDE)
 LOOP_ASKERS = ("_loops", BESIDE)
 LOOP_QUESTIONS = {"get_running_loop", "get_event_loop", "_get_running_loop"}
-CONNECTION_HANDLERS = ("_transport.connections",)
+CONNECTION_HANDLERS = ("_transport.connections", "_transport.replies")
 PREFIX_ADDERS = ("_keyspace",)
 
 MODULE_LINES = 400

@@ -20,6 +20,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from .replies import short_way
+
 _pack_in_c: Callable[[tuple[Any, ...]], bytes] | None = None
 with contextlib.suppress(ImportError):  # an extra, which halves the time of packing
     from hiredis import pack_command as _pack_in_c
@@ -67,6 +69,7 @@ class Wire:
         "_pool",
         "_read_response",
         "_reason",
+        "_replies",
         "_settings",
         "_transport",
     )
@@ -79,6 +82,7 @@ class Wire:
         self._loop = loop
         self._deadline_s = deadline_s
         self._reason = ""
+        self._replies = short_way(connection, loop)
         self._read_response = _reading_method(connection)
         self._settings = (connection.socket_timeout, connection.health_check_interval)
         parser = connection._parser
@@ -137,6 +141,8 @@ class Wire:
         Raises ``redis.exceptions.ConnectionError`` when the connection is lost.
         """
         try:
+            if self._replies is not None:
+                return await self._replies.read()
             return await self._read_response(
                 disable_decoding=True, disconnect_on_error=False, push_request=True
             )

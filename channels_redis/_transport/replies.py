@@ -1,0 +1,110 @@
+"""Replies as they arrive: the short way from a socket to whoever reads a connection.
+
+redis-py reads through a stream and six coroutines per reply, which is most of what a reply costs.
+Once its handshake is over, the parser that it uses where hiredis is installed can as well be fed
+by the transport itself.  Without hiredis, or where a class of the user's reads in its own way,
+redis-py goes on reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.sentinel import SentinelManagedConnection
+from redis.exceptions import ConnectionError, InvalidResponse
+
+if TYPE_CHECKING:
+    from redis._parsers.base import BaseParser
+
+_new_parser: Any = None
+with contextlib.suppress(ImportError):  # an extra
+    from hiredis import Reader as _new_parser
+
+#: Where redis-py itself reads replies.
+_REDIS_PY = (AbstractConnection.read_response, SentinelManagedConnection.read_response)
+
+
+class Replies(asyncio.Protocol):
+    """What a connection receives, parsed; errors that the server replied are among it.
+
+    Takes the place of the stream's protocol, which hears of nothing more than the end.
+    """
+
+    def __init__(self, connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -> None:
+        assert connection._reader is not None
+        assert connection._writer is not None
+        transport: Any = connection._writer.transport
+        errors: BaseParser = connection._parser
+        self._loop = loop
+        self._parser = _new_parser(protocolError=InvalidResponse, replyError=errors.parse_error)
+        self._arrived: deque[Any] = deque()
+        self._lost: Exception | None = None
+        self._reading: asyncio.Future[None] | None = None
+        self._stream: Any = transport.get_protocol()
+        transport.set_protocol(self)
+        if connection._reader.at_eof():
+            self._end(ConnectionError("Connection closed by server."))
+
+    async def read(self) -> Any:
+        """Return the next reply.  Raises ``redis.exceptions.RedisError`` or ``OSError`` when the
+        connection is lost, after all replies that came before.
+        """
+        while not self._arrived:
+            if self._lost is not None:
+                raise self._lost
+            self._reading = self._loop.create_future()
+            try:
+                await self._reading
+            finally:
+                self._reading = None
+        return self._arrived.popleft()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, as far as it is complete."""
+        self._parser.feed(data)
+        try:
+            while (reply := self._parser.gets()) is not False:
+                self._arrived.append(reply)
+        except InvalidResponse as error:
+            self._end(error)
+            return
+        if self._arrived:
+            self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Let the reader know, and the stream, whose end redis-py awaits."""
+        self._stream.connection_lost(error)
+        self._end(error or ConnectionError("Connection closed by server."))
+
+    def pause_writing(self) -> None:
+        """Let the stream know."""
+        self._stream.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Let the stream know."""
+        self._stream.resume_writing()
+
+    def _end(self, error: Exception) -> None:
+        self._lost = self._lost or error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._reading is not None and not self._reading.done():
+            self._reading.set_result(None)
+
+
+def short_way(connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -> Replies | None:
+    """Return the replies of a connection whose handshake is over; None where redis-py has to go
+    on reading: without hiredis, in RESP3, and for classes that read in their own way.
+    """
+    reads = type(connection).read_response
+    if _new_parser is None or reads not in _REDIS_PY or str(connection.protocol) != "2":
+        return None
+    buffered = getattr(connection._reader, "_buffer", None)
+    if buffered is None or len(buffered):
+        return None
+    return Replies(connection, loop)

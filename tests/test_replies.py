@@ -1,0 +1,129 @@
+"""The short way of replies: in pieces of any size, errors among them, and up to the end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis.exceptions
+from hypothesis import given
+from hypothesis import strategies as st
+from redis._parsers.base import BaseParser
+from redis.asyncio.connection import Connection
+
+from channels_redis._transport.replies import Replies, short_way
+
+hiredis = pytest.importorskip("hiredis")
+
+SENT = b"+OK\r\n:7\r\n-READONLY no\r\n*2\r\n$3\r\na\r\n\r\n$-1\r\n$0\r\n\r\n"
+READ = [b"OK", 7, redis.exceptions.ReadOnlyError, [b"a\r\n", None], b""]
+
+
+class Stream(asyncio.Protocol):
+    """What redis-py put on the transport."""
+
+    ended = False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.ended = True
+
+
+def connected(loop: Any, *, buffered: bytes = b"", at_eof: bool = False) -> tuple[Any, Stream]:
+    """A connection whose handshake is over, without a socket."""
+    stream = Stream()
+    transport = SimpleNamespace(get_protocol=lambda: stream, set_protocol=lambda protocol: None)
+    connection = Connection(protocol=2)
+    connection._writer = SimpleNamespace(transport=transport)  # type: ignore[assignment]  # no socket
+    reader: Any = SimpleNamespace(_buffer=bytearray(buffered), at_eof=lambda: at_eof)
+    connection._reader = reader
+    connection._parser = SimpleNamespace(parse_error=BaseParser.parse_error)  # type: ignore[assignment]  # as above
+    return connection, stream
+
+
+def taken(replies: Replies) -> Any:
+    """Read one reply that must be there."""
+    reading = replies.read()
+    try:
+        reading.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("the reply is not there")
+
+
+@given(st.lists(st.integers(1, len(SENT) - 1), max_size=10))
+def test_replies_arrive_whole_however_they_were_cut(cuts: list[int]) -> None:
+    """Any pieces make the same replies; an error reply is read like the others."""
+    loop = asyncio.new_event_loop()
+    connection, _ = connected(loop)
+    replies = Replies(connection, loop)
+    edges = [0, *sorted(cuts), len(SENT)]
+    for start, end in itertools.pairwise(edges):
+        replies.data_received(SENT[start:end])
+    for expected in READ:
+        reply = taken(replies)
+        assert reply == expected or isinstance(reply, expected)  # type: ignore[arg-type]  # a class
+    connection._writer = None
+    loop.close()
+
+
+async def test_what_came_before_the_end_is_read_before_the_end_is_told() -> None:
+    """The stream of redis-py hears of it as well, as its close waits for that."""
+    connection, stream = connected(asyncio.get_running_loop())
+    replies = Replies(connection, asyncio.get_running_loop())
+    reading = asyncio.create_task(replies.read())
+    await asyncio.sleep(0)
+    replies.data_received(b"+first\r\n+second\r\n$10\r\nhalf")
+    replies.connection_lost(None)
+    assert (await reading, await replies.read()) == (b"first", b"second")
+    assert stream.ended
+    for _ in range(2):
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await replies.read()
+    connection._writer = None
+
+
+async def test_what_is_no_protocol_is_an_end() -> None:
+    """A peer that speaks something else is given up, and nobody waits for it."""
+    connection, _ = connected(asyncio.get_running_loop())
+    replies = Replies(connection, asyncio.get_running_loop())
+    replies.data_received(b"HTTP/1.1 400 Bad Request\r\n")
+    with pytest.raises(redis.exceptions.InvalidResponse):
+        await replies.read()
+    connection._writer = None
+
+
+async def test_a_cancelled_read_loses_nothing() -> None:
+    """The next one gets the reply that was on its way."""
+    connection, _ = connected(asyncio.get_running_loop())
+    replies = Replies(connection, asyncio.get_running_loop())
+    reading = asyncio.create_task(replies.read())
+    await asyncio.sleep(0)
+    replies.data_received(b":1\r\n")
+    reading.cancel()
+    await asyncio.wait({reading})
+    assert reading.cancelled()
+    assert await replies.read() == 1
+    connection._writer = None
+
+
+class Own(Connection):
+    """Reads in its own way."""
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        return await super().read_response(*args, **options)
+
+
+async def test_redis_py_reads_where_there_is_something_only_it_knows() -> None:
+    """A class of the user's, RESP3, or bytes that lie in the stream already."""
+    loop = asyncio.get_running_loop()
+    own, _ = connected(loop)
+    own.__class__ = Own
+    third, _ = connected(loop)
+    third.protocol = 3
+    behind, _ = connected(loop, buffered=b"+late\r\n")
+    for connection in (own, third, behind):
+        assert short_way(connection, loop) is None
+        connection._writer = None
