@@ -39,6 +39,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--profile", type=Path, metavar="DIR", help="write a cProfile of every measurement")
     add("--json", type=Path, metavar="FILE", help="write everything measured")
     add("--load", type=Path, metavar="FILE", help="show what --json wrote; measure nothing")
+    add("--csv", type=Path, metavar="FILE", help="write the table, as the documentation shows it")
     add("--charts", type=Path, metavar="DIR", help="draw charts as SVG")
     add("--targets", action="store_true", help="print the promises beside what was measured")
     return parser.parse_args(arguments)
@@ -106,6 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(tables.targets_table(rows))
     if parsed.json:
         records.save(parsed.json, facts, measurements, rows)
+    if parsed.csv:
+        tables.write_csv(parsed.csv, rows)
     if parsed.charts:
         from benchmarks.charts import draw
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +15,7 @@ from benchmarks.targets import judge
 
 #: Wide enough for the table where the output is a file.
 FILE_WIDTH = 180
+TEXT_COLUMNS = ("scenario", "layer", "loop", "figure")
 NUMBER_COLUMNS = ("bound", "4.3.0", "new", "ratio")
 PAIRS = {
     "client_cpu_us": "client CPU us",
@@ -49,27 +52,39 @@ def notes(row: Row) -> str:
     return ", ".join(f"{name} {pair(row, name)}" for name in SCENARIOS[row.scenario].notes)
 
 
+def cells(row: Row) -> list[str]:
+    """What both the main table and the file for the documentation say of a row."""
+    medians = [row.figure(name, "headline") for name in ("bound", "old", "new")]
+    return [
+        row.scenario,
+        row.kind,
+        row.loop,
+        row.headline,
+        *map(number, medians),
+        f"{row.ratio:.2f}" if row.ratio is not None else "",
+        *[pair(row, name) for name in PAIRS],
+    ]
+
+
 def rows_table(rows: list[Row]) -> Table:
     """The main table."""
     table = Table(title="Medians; less is better but for the ratio (4.3.0 divided by new)")
-    for title in ("scenario", "layer", "loop", "figure"):
+    for title in TEXT_COLUMNS:
         table.add_column(title, no_wrap=True)
     for title in (*NUMBER_COLUMNS, *PAIRS.values()):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("also (4.3.0 > new)")
     for row in rows:
-        medians = [row.figure(name, "headline") for name in ("bound", "old", "new")]
-        table.add_row(
-            row.scenario,
-            row.kind,
-            row.loop,
-            row.headline,
-            *map(number, medians),
-            f"{row.ratio:.2f}" if row.ratio is not None else "",
-            *[pair(row, name) for name in PAIRS],
-            notes(row),
-        )
+        table.add_row(*cells(row), notes(row))
     return table
+
+
+def write_csv(path: Path, rows: list[Row]) -> None:
+    """Write the main table for the documentation."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*TEXT_COLUMNS, *NUMBER_COLUMNS, *PAIRS.values()])
+        writer.writerows(map(cells, rows))
 
 
 def targets_table(rows: list[Row]) -> Table:
