@@ -37,7 +37,7 @@ async def run(options: argparse.Namespace) -> bool:
             )
             for number, kind in enumerate(KINDS)
         ]
-        trouble = Troublemaker(server, proxy, random.Random(options.seed))
+        trouble = Troublemaker(server, proxy, random.Random(options.seed), options.harmless)
         await live(communities, trouble, options)
         accounts = [
             settle(one.site(), [member.witness() for member in one.members]) for one in communities
@@ -75,6 +75,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=2600, help="messages a second (2600)")
     parser.add_argument("--pause", type=float, default=3, help="seconds between two faults (3)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the faults")
+    parser.add_argument("--harmless", action="store_true", help="no fault breaks a connection")
     return 0 if asyncio.run(run(parser.parse_args())) else 1
 
 
