@@ -154,6 +154,7 @@ async def test_connections_killed_by_type(
         await ordeal(gathered, kill, "connections killed", rounds)
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("planned", [True, False], ids=["planned", "crash"])
 async def test_a_failover_of_the_sentinels(
     make_layer: Callable[..., Any], own_sentinels: SentinelSet, planned: bool

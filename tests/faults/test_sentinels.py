@@ -95,6 +95,7 @@ async def test_a_failover_is_heard_of_though_a_sentinel_is_down(
     await wait_for(lambda: subscribers(primary, channels["pubsub"]))
 
 
+@pytest.mark.measured
 async def test_a_planned_failover_loses_only_what_was_acknowledged_before_the_notice(
     make_layer: Callable[..., Any], own_sentinels: SentinelSet
 ) -> None:
