@@ -21,7 +21,8 @@ RECEIVERS = 4
 #: What a process has popped of a general channel: for each receiver one that it holds, and one
 #: that is on its way to it.
 POPPED = 2 * RECEIVERS
-MESSAGES = 1000
+MESSAGES = 2000
+AT_ONCE = 50
 DEAD = 1000
 
 
@@ -65,19 +66,21 @@ async def workers(count: int, *arguments: str) -> AsyncIterator[list[Worker]]:
         yield started
 
 
+@pytest.mark.measured
 async def test_a_killed_worker_takes_no_more_with_it_than_it_had_popped(
     make_layer: Callable[..., Any], kind: str, server: Any, prefix: str
 ) -> None:
     """SIGKILL of one of four in midstream; the others get all the rest, and nothing twice."""
     layer = make_layer(kind, capacity=MESSAGES)
     async with workers(4, kind, server.url, prefix, "work") as crew:
-        for number in range(MESSAGES):
-            await layer.send("work", numbered(number))
-            if number == MESSAGES // 2:
-                await wait_for(lambda: len(crew[0].received) > 10, 30)
-                await crew[0].kill()
+        sending = asyncio.create_task(_stream(layer))
+        await wait_for(lambda: len(crew[0].received) > MESSAGES // 20, 30)
+        await crew[0].kill()
+        await sending
         await wait_for(lambda: server.command("EXISTS", queue_key(prefix, "work")) == 0, 30)
-        await asyncio.gather(*[_take_the_last(layer, worker) for worker in crew[1:]])
+        received = [worker.received for worker in crew]
+        await wait_for(lambda: sum(map(len, received)) >= MESSAGES - POPPED, 30)
+        await asyncio.gather(*map(_take_the_last, crew[1:]))
         times = Counter(number for worker in crew for number in worker.received)
     lost = set(range(MESSAGES)) - times.keys()
     print(f"\n{kind}: {len(lost)} of {MESSAGES} lost with the worker that was killed")
@@ -85,7 +88,14 @@ async def test_a_killed_worker_takes_no_more_with_it_than_it_had_popped(
     assert max(times.values()) == 1
 
 
-async def _take_the_last(layer: Any, worker: Worker) -> None:
+async def _stream(layer: Any) -> None:
+    """Send faster than the workers receive, so that all of them are busy all the time."""
+    for first in range(0, MESSAGES, AT_ONCE):
+        sends = [layer.send("work", numbered(n)) for n in range(first, first + AT_ONCE)]
+        await asyncio.gather(*sends)
+
+
+async def _take_the_last(worker: Worker) -> None:
     """Wait until a worker has printed all that it has taken: nothing more comes for a while."""
     while True:
         before = len(worker.received)
@@ -94,6 +104,7 @@ async def _take_the_last(layer: Any, worker: Worker) -> None:
             return
 
 
+@pytest.mark.measured
 async def test_a_group_of_the_dead_costs_two_round_trips_and_one_line(
     make_layer: Callable[..., Any],
     private_server: Any,
