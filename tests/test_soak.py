@@ -119,6 +119,14 @@ def test_a_report_explains_as_many_as_it_names(target: int, reason: str) -> None
     assert (account.missing, account.reported, account.unexplained) == (3, 2, 1)
 
 
+def test_a_report_is_not_spent_on_what_an_outage_explains() -> None:
+    """A slow consumer has lost one to the outage, and one later for lack of room."""
+    lost = [sent(4, SLOW), sent(9, SLOW)]
+    one = replace(QUIET, sendings=lost, receipts=[received(3)], dropped=Counter(capacity=1))
+    account = settle(SITE, [one])
+    assert (account.explained, account.reported, account.unexplained) == (1, 1, 0)
+
+
 def test_a_fast_consumer_is_not_excused_by_reports_of_others() -> None:
     """Drops for lack of room are those of the slow ones."""
     one = replace(QUIET, receipts=without(9), dropped=Counter({"capacity": 5, "put_back": 5}))

@@ -16,11 +16,13 @@ from tests.proxy import Proxy
 from tests.soak.accounts import settle
 from tests.soak.community import Community, community
 from tests.soak.faults import Troublemaker
-from tests.soak.report import kept, table, title
+from tests.soak.report import kept, riddle, table, title
 
 KINDS = ("core", "pubsub")
 #: Before the first fault and after the last one, in seconds.
 WARM_UP_S, CALM_S = 5.0, 5.0
+#: So many of the messages without an explanation are told of one by one.
+RIDDLES = 20
 #: What was acknowledged survives the death of the server's process (not that of the machine).
 LASTING = {"appendonly": "yes", "appendfsync": "no", "save": ""}
 
@@ -44,6 +46,9 @@ async def run(options: argparse.Namespace) -> bool:
         ]
         print(title(trouble, options.minutes, options.seed))
         print(table(accounts, communities, WARM_UP_S))
+        for one, it in zip(communities, accounts, strict=True):
+            for sending, channel in it.riddles[:RIDDLES]:
+                print(riddle(one, sending, channel))
         kept_by = {
             one.kind: kept(one.kind, it) for one, it in zip(communities, accounts, strict=True)
         }

@@ -59,6 +59,8 @@ class Account:
     reported: int = 0
     explained: int = 0
     unexplained: int = 0
+    #: The same one by one, each with the channel that it did not reach.
+    riddles: list[tuple[Sending, int]] = field(default_factory=list)
     #: The most that one outage of one connection has swallowed.
     worst_cut: int = 0
     outages: int = 0
@@ -102,18 +104,25 @@ def _explain(
     windows = Windows(site, processes)
     cuts: Counter[tuple[int, int, int]] = Counter()
     account.missing = len(missing)
+    cut_off: list[tuple[int, tuple[int, int, int]]] = []
     for sending, channel in missing:
         cut = windows.swallowing(sending, channel)
+        reason = "capacity" if channel in site.slow else "put_back"
+        if cut is not None:
+            cut_off.append((channel, cut))
+        elif channel in site.slow | site.general and dropped[reason]:
+            dropped[reason] -= 1
+            account.reported += 1
+        else:
+            account.riddles.append((sending, channel))
+    # Reports say how many, and not which: so they go first to those that no outage explains.
+    for channel, cut in cut_off:
         if channel in site.slow and dropped["capacity"]:
             dropped["capacity"] -= 1
             account.reported += 1
-        elif cut is not None:
-            cuts[cut] += 1
-        elif channel in site.general and dropped["put_back"]:
-            dropped["put_back"] -= 1
-            account.reported += 1
         else:
-            account.unexplained += 1
+            cuts[cut] += 1
+    account.unexplained = len(account.riddles)
     account.explained = sum(cuts.values())
     account.worst_cut = max(cuts.values(), default=0)
 

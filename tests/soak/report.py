@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ from channels_redis._transport.pops import DEPTH
 from tests.soak.accounts import Account
 from tests.soak.community import Community
 from tests.soak.faults import Troublemaker
+from tests.soak.journal import Sending
 
 ROWS = [
     ("messages whose send returned", "returned"),
@@ -38,6 +40,21 @@ def kept(kind: str, account: Account) -> bool:
     bounded = kind != "core" or account.worst_cut <= BATCH + DEPTH
     broken = account.doubled or account.ghosts or account.unexplained or account.raised
     return bounded and not broken
+
+
+def riddle(community: Community, sending: Sending, channel: int) -> str:
+    """Say what is known of a message that is missing without an explanation."""
+    site = community.site()
+    source = "a general channel" if channel in site.general else f"channel {channel}"
+    lines = [
+        f"unexplained: {community.kind}, {source}, sent at {sending.began:.3f}-{sending.ended:.3f}"
+    ]
+    for index, member in enumerate(community.members):
+        facts = member.facts
+        spans = zip(facts["losses"], [*facts["returns"], math.inf], strict=False)
+        near = [f"{lost:.3f}-{back:.3f}" for lost, back in spans if abs(lost - sending.began) < 20]
+        lines.append(f"  outages of process {index} near it: {', '.join(near) or 'none'}")
+    return "\n".join(lines)
 
 
 def title(trouble: Troublemaker, minutes: float, seed: int) -> str:
