@@ -59,6 +59,14 @@ async def receive_until_marker(layer: Any, channel: str, sender: Any = None) -> 
         messages.append(message)
 
 
+def complaints(errors: str) -> str:
+    """What was printed, but for the slow steps that a loop in debug mode warns of: how slow they
+    are is the machine's affair.
+    """
+    lines = errors.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("Executing "))
+
+
 class ExternalServer:
     """The server that ``REDIS_URL`` names; it may hold other people's data."""
 

@@ -23,6 +23,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from channels_redis.testing.servers import wait_until
+from tests.helpers import complaints
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAT = ROOT / "examples" / "chat"
@@ -31,14 +32,6 @@ ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 }
-
-
-def complaints(errors: str) -> str:
-    """What was printed, but for the slow steps that a loop in debug mode warns of: how slow they
-    are is the machine's affair.
-    """
-    lines = errors.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("Executing "))
 
 
 @dataclass
