@@ -113,7 +113,7 @@ def test_the_check_sees_every_message_cross_the_processes_on_both_layers() -> No
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=110,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

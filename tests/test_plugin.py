@@ -103,7 +103,7 @@ def run_project(folder: Path, *files: tuple[str, str]) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=110,
         check=False,
     )
     assert completed.returncode == 0, completed.stdout + completed.stderr

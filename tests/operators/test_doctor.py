@@ -378,7 +378,7 @@ def test_the_doctor_needs_no_django_project(redis_url: str) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=50,
+            timeout=110,
             env={**os.environ, **environment},
         )
 
