@@ -15,6 +15,7 @@ from redis._parsers.base import BaseParser
 from redis.asyncio.connection import Connection
 
 from channels_redis._transport.replies import Replies, short_way
+from tests.proxy import Proxy
 
 hiredis = pytest.importorskip("hiredis")
 
@@ -34,10 +35,14 @@ class Stream(asyncio.Protocol):
 def connected(loop: Any, *, buffered: bytes = b"", at_eof: bool = False) -> tuple[Any, Stream]:
     """A connection whose handshake is over, without a socket."""
     stream = Stream()
-    transport = SimpleNamespace(get_protocol=lambda: stream, set_protocol=lambda protocol: None)
+    transport = SimpleNamespace(
+        get_protocol=lambda: stream, set_protocol=lambda protocol: None, is_closing=lambda: False
+    )
     connection = Connection(protocol=2)
     connection._writer = SimpleNamespace(transport=transport)  # type: ignore[assignment]  # no socket
-    reader: Any = SimpleNamespace(_buffer=bytearray(buffered), at_eof=lambda: at_eof)
+    reader: Any = SimpleNamespace(
+        _buffer=bytearray(buffered), at_eof=lambda: at_eof, exception=lambda: None
+    )
     connection._reader = reader
     connection._parser = SimpleNamespace(parse_error=BaseParser.parse_error)  # type: ignore[assignment]  # as above
     return connection, stream
@@ -83,6 +88,30 @@ async def test_what_came_before_the_end_is_read_before_the_end_is_told() -> None
         with pytest.raises(redis.exceptions.ConnectionError):
             await replies.read()
     connection._writer = None
+
+
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
+async def test_a_connection_that_ended_before_it_was_taken_is_lost(
+    server: Any, reset: bool
+) -> None:
+    """The network broke after the handshake, and the stream of redis-py was told, nobody else."""
+    with Proxy(server.host, server.port) as proxy:
+        connection = Connection(host=proxy.host, port=proxy.port, protocol=2)
+        await connection.connect()
+        assert connection._writer is not None
+        transport = connection._writer.transport
+        if reset:
+            proxy.cut()
+        else:
+            transport.close()
+        ended = transport.get_protocol()._closed  # type: ignore[attr-defined]  # asyncio's streams
+        await asyncio.wait({ended}, timeout=10)
+        replies = Replies(connection, asyncio.get_running_loop())
+        reading = asyncio.create_task(replies.read())
+        await asyncio.wait({reading}, timeout=5)
+        assert reading.done(), "a reader that is deaf for ever"
+        assert isinstance(reading.exception(), (redis.exceptions.ConnectionError, OSError))
+        await connection.disconnect()
 
 
 async def test_what_is_no_protocol_is_an_end() -> None:

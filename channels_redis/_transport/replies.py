@@ -46,8 +46,10 @@ class Replies(asyncio.Protocol):
         self._reading: asyncio.Future[None] | None = None
         self._stream: Any = transport.get_protocol()
         transport.set_protocol(self)
-        if connection._reader.at_eof():
-            self._end(ConnectionError("Connection closed by server."))
+        # Whatever the stream was told of the end is not told again.
+        error = connection._reader.exception()
+        if error is not None or connection._reader.at_eof() or transport.is_closing():
+            self._end(error or ConnectionError("Connection closed by server."))
 
     async def read(self) -> Any:
         """Return the next reply.  Raises ``redis.exceptions.RedisError`` or ``OSError`` when the
