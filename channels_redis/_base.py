@@ -309,11 +309,11 @@ class BaseRedisLayer(ObservedLayer):
 
     def _after_fork(self) -> Any:
         """Start afresh in a forked child; return what was inherited, which must stay alive."""
-        sessions = self._sessions.reset()
-        for session in sessions:
-            for descriptor in session.descriptors():
+        entries = self._sessions.inherited()
+        for entry in entries:
+            for descriptor in entry.state.descriptors():
                 _fork.silence(descriptor)
-        inherited = (sessions, self._mailboxes, self._queues)
+        inherited = (entries, self._sessions, self._mailboxes, self._queues)
         self._start_afresh()
         return inherited
 

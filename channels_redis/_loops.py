@@ -118,13 +118,13 @@ class LoopStates(Generic[S]):
             if one.closer is not None:
                 await one.closer.aclose()
 
-    def reset(self) -> list[S]:
-        """Forget everything, as a forked child must; return what was there."""
-        with self._lock:
-            entries, self._entries = list(self._entries.values()), {}
+    def inherited(self) -> list[_Entry[S]]:
+        """Return everything, in a forked child, which must keep it alive and use none of it."""
+        # The lock may be held by a thread that does not exist here.
+        entries = [*self._entries.values(), *self._ending]
         for entry in entries:
             entry.disarm()
-        return [entry.state for entry in entries]
+        return entries
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> _Entry[S]:
         entry = _Entry(loop, self._factory(loop))

@@ -14,7 +14,7 @@ from ._events import SenderClockUsed
 from ._portal import portal
 from ._queues import LocalQueue
 from ._transport import flushing, scripts
-from ._transport.connections import forget
+from ._transport.connections import descriptors, forget
 from ._transport.multiplexer import Multiplexer
 from ._transport.queue import QueueReader
 from ._transport.sentinels import SentinelWatch, watch_sentinels
@@ -248,14 +248,16 @@ class Session:
         for task in self._tasks:
             forget(task)
 
-    def descriptors(self) -> list[int]:
-        """Return the file descriptors of all connections."""
+    def descriptors(self) -> set[int]:
+        """Return the file descriptors of all connections, those of :meth:`client` included."""
         users: list[QueueReader | Multiplexer | SentinelWatch] = [
             *self._readers,
             *self._multiplexers.values(),
             *self._watches,
         ]
-        return [user.descriptor for user in users if user.descriptor is not None]
+        mine = {user.descriptor for user in users if user.descriptor is not None}
+        pools = [client.connection_pool for client in self._clients.values()]
+        return mine.union(*[descriptors(pool) for pool in pools])
 
     def _sweep(self) -> None:
         self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)

@@ -110,11 +110,11 @@ class TopicSession(Session):
         """Whether messages come in on this loop."""
         return bool(self._members) or super().receiving
 
-    def descriptors(self) -> list[int]:
+    def descriptors(self) -> set[int]:
         """Return the file descriptors of all connections."""
         subscribers = self._subscribers.values()
-        own = [one.descriptor for one in subscribers if one.descriptor is not None]
-        return own + super().descriptors()
+        mine = {one.descriptor for one in subscribers if one.descriptor is not None}
+        return mine | super().descriptors()
 
     async def _join(
         self, topic: str, box: Mailbox, limit_s: float | None, group: str | None = None

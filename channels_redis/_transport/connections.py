@@ -127,8 +127,7 @@ class Wire:
     @property
     def descriptor(self) -> int | None:
         """The file descriptor of the socket, while it is open."""
-        sock = self._transport.get_extra_info("socket")
-        return sock.fileno() if sock is not None and sock.fileno() >= 0 else None
+        return _descriptor(self._transport)
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the transport.  Does nothing on a lost connection: reading tells."""
@@ -237,6 +236,19 @@ def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[A
     if isinstance(connection, SentinelManagedConnection):
         return super(SentinelManagedConnection, connection).read_response
     return connection.read_response
+
+
+def descriptors(pool: ConnectionPool) -> set[int]:
+    """Return the file descriptors of a pool's connections: idle, in use, and being dialled."""
+    connections = [*pool._available_connections, *pool._in_use_connections]
+    writers = [one._writer for one in connections if one._writer is not None]
+    found = {_descriptor(writer.transport) for writer in writers}
+    return {descriptor for descriptor in found if descriptor is not None}
+
+
+def _descriptor(transport: asyncio.BaseTransport) -> int | None:
+    sock = transport.get_extra_info("socket")
+    return sock.fileno() if sock is not None and sock.fileno() >= 0 else None
 
 
 def forget(task: asyncio.Task[Any]) -> None:
