@@ -135,7 +135,6 @@ class Portal:
         self._thread: threading.Thread | None = None
         self._guests: weakref.WeakSet[Guest] = weakref.WeakSet()
         self._calls: set[Call] = set()
-        # What callers have in their context variables must not live on in our tasks.
         self._context = contextvars.Context()
 
     def serves(self, loop: Loop) -> bool:
@@ -232,6 +231,9 @@ class Portal:
         if self._loop is not None:
             return self._loop
         self._loop = asyncio.new_event_loop()
+        # What callers have in their context variables must not live on in our tasks.  A new one,
+        # as the last loop may still be ending, and two threads can't be in one context at once.
+        self._context = contextvars.Context()
         self._thread = threading.Thread(
             target=_serve, args=(self._loop, self._calls), name="channels_redis portal", daemon=True
         )
@@ -270,7 +272,7 @@ async def _finish(calls: set[Call]) -> None:
     if under_way:
         _, late = await asyncio.wait(under_way, timeout=EXIT_S)
         if late:
-            logger.warning("%s calls did not end within %g s, and were given up", len(late), EXIT_S)
+            logger.warning("Gave up calls that did not end within %g s: %s", EXIT_S, len(late))
 
 
 def _release(future: asyncio.Future[None]) -> None:
