@@ -141,7 +141,7 @@ def test_a_call_to_a_hung_server_ends_within_its_timeout(
             assert "0.4 s" in str(error)
             assert 0.4 <= waited_s < 5
         list(pool.map(lambda n: layer.sync.send("work", numbered(n)), range(THREADS)))
-        assert set(threading.enumerate()) == threads
+        assert threads <= set(threading.enumerate())
     received = asyncio.run(receive_numbers(layer, "work", 2 * THREADS))
     assert sorted(received) == sorted([*range(THREADS)] * 2)
 
