@@ -60,15 +60,16 @@ class Demand:
         self.wanted = wanted
 
     def add(self, loop: Loop) -> bool:
-        """Count one who waits; tell whether nobody did before."""
+        """Count one who waits; tell whether nobody did before whose loop runs."""
         here = self._loops[loop] = self._loops.get(loop, 0) + 1
-        if len(self._loops) == 1:
-            self.waiting = here
-        else:
+        if len(self._loops) > 1:
             # Who waits on a loop that was closed bare never leaves by itself.
             self._loops = {one: n for one, n in self._loops.items() if not one.is_closed()}
-            self.waiting = sum(self._loops.values())
-        return self.waiting == 1
+        if len(self._loops) == 1:
+            self.waiting = here
+            return here == 1
+        self.waiting = sum(self._loops.values())
+        return here == 1 and not any(one.is_running() for one in self._loops if one is not loop)
 
     def remove(self, loop: Loop) -> None:
         """Count one who waited."""
@@ -219,7 +220,8 @@ class Mailboxes:
             if loop is running:
                 waiter.set_result(None)
                 return
-            if wake(waiter, running):
+            # A loop that stands still may never run again: the next one is woken too.
+            if wake(waiter, running) and loop.is_running():
                 return
 
     def take(self, box: Mailbox, loop: Loop) -> Any:

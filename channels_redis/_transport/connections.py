@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -184,10 +185,12 @@ class Wire:
         """Shut the socket, without the loop: the server must see the end of the connection, or
         a message vanishes into a ghost's blocking pop.
         """
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None:
-            with contextlib.suppress(OSError, TypeError):  # uvloop's sockets can't be shut
-                sock.shutdown(socket.SHUT_RDWR)
+        descriptor = self.descriptor
+        if descriptor is None:
+            return
+        # Through a twin, as uvloop's own objects can't do it.
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as twin:
+            twin.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
         """Close the socket after the loop was closed without warning.

@@ -1,0 +1,233 @@
+"""Any number of event loops, one after the other and at once, on one layer object."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from channels_redis.testing.servers import wait_until
+from tests.defects.steps import numbered, receive_numbers
+from tests.helpers import receive
+from tests.proxy import Proxy
+from tests.sync.steps import holdings
+
+THREADS = 32
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def new_loop(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
+    """A function that makes an event loop of either kind."""
+    if request.param == "asyncio":
+        return asyncio.new_event_loop
+    uvloop = pytest.importorskip("uvloop", reason="no dependency of the package")
+    make: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return make
+
+
+def close_in_order(loop: asyncio.AbstractEventLoop) -> None:
+    """As ``asyncio.run()`` does."""
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+def forgotten(task: asyncio.Task[Any]) -> asyncio.Task[Any]:
+    """Keep Python from saying that a task was left waiting on a closed loop (see sync.rst)."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # not in the annotations
+    return task
+
+
+def possessions() -> tuple[int, int, int]:
+    """Descriptors, threads, and tasks that were not freed."""
+    holding = holdings()
+    return *holding, sum(issubclass(type(one), asyncio.Task) for one in gc.get_objects())
+
+
+# uvloop says so of every transport that is open when its loop is closed, whoever made it.
+@pytest.mark.filterwarnings("ignore:unclosed resource <TCPTransport:ResourceWarning")
+@pytest.mark.parametrize(
+    "loops", [100, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
+def test_loops_that_are_opened_and_closed_leave_nothing(
+    loops: int,
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    build: Callable[..., Any],
+    proxy: Proxy,
+) -> None:
+    """Every other one is closed bare: no socket, task, thread or object stays, and no message
+    is missed on the next loop.
+    """
+    layer = build(hosts=[proxy.url])
+
+    async def work(number: int) -> None:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer.group_send("room", numbered(number))
+        assert await receive(layer, channel) == numbered(number)
+        await layer.group_discard("room", channel)
+        if number:
+            assert await receive(layer, "work") == numbered(number - 1)
+        await layer.send("work", numbered(number))
+
+    def use(first: int, last: int) -> tuple[tuple[int, int, int], int]:
+        for number in range(first, last):
+            loop = new_loop()
+            loop.run_until_complete(work(number))
+            if number % 2:
+                loop.close()
+            else:
+                close_in_order(loop)
+        wait_until(lambda: proxy.links == [], "rid of all connections")
+        return possessions(), len(gc.get_objects())
+
+    begun, objects_begun = use(0, 10)
+    ended, objects_ended = use(10, loops)
+    assert ended == begun
+    # A layer keeps a mailbox for an hour where a consumer may come back to it.
+    assert (objects_ended - objects_begun) / (loops - 10) < 10
+
+
+@pytest.mark.filterwarnings("ignore:unclosed resource <TCPTransport:ResourceWarning")
+def test_a_loop_that_was_closed_bare_while_it_received_eats_nothing(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], build: Callable[..., Any], proxy: Proxy
+) -> None:
+    """Its servers see its end at once; what it had popped and nobody taken, the next receives."""
+    layer = build(hosts=[proxy.url])
+
+    async def wait() -> list[asyncio.Task[Any]]:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        waiting = []
+        for name in (channel, "work"):
+            await layer.send(name, {})
+            await receive(layer, name)
+            waiting.append(forgotten(asyncio.create_task(layer.receive(name))))
+        await asyncio.sleep(0.05)
+        return waiting
+
+    for _ in range(3):
+        loop = new_loop()
+        waiting = loop.run_until_complete(wait())
+        loop.close()
+        del waiting, loop
+    wait_until(lambda: proxy.links == [], "rid of all connections")
+    for number in range(20):
+        layer.sync.send("work", numbered(number))
+    assert asyncio.run(receive_numbers(layer, "work", 20)) == list(range(20))
+
+
+@pytest.mark.filterwarnings("ignore:unclosed resource <TCPTransport:ResourceWarning")
+def test_a_loop_that_is_abandoned_in_mid_flight_harms_no_other(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], build: Callable[..., Any]
+) -> None:
+    """Loops are closed bare while they send and receive; another one goes on receiving all that
+    is sent to it, and the portal goes on sending.
+    """
+    layer = build(capacity=1000)
+    channels: list[str] = []
+    listening = threading.Event()
+    total = 200
+
+    async def consume() -> list[int]:
+        channels.append(await layer.new_channel())
+        await layer.group_add("room", channels[0])
+        listening.set()
+        return await receive_numbers(layer, channels[0], total)
+
+    async def rush() -> list[asyncio.Task[Any]]:
+        channel = await layer.new_channel()
+        for name in (channel, "work"):
+            await layer.send(name, {})
+            await receive(layer, name)
+        works = [layer.receive(channel), layer.receive("work")]
+        works += [layer.group_send("elsewhere", {}) for _ in range(20)]
+        tasks = [forgotten(asyncio.create_task(work)) for work in works]
+        await asyncio.sleep(0)
+        return tasks
+
+    with ThreadPoolExecutor(1) as pool:
+        received = pool.submit(asyncio.run, consume())
+        listening.wait()
+        for number in range(total):
+            layer.sync.group_send("room", numbered(number))
+            if number % 20 == 0:
+                loop = new_loop()
+                loop.run_until_complete(rush())
+                loop.close()
+        assert received.result(30) == list(range(total))
+    for number in range(20):
+        layer.sync.send("work", numbered(number))
+    assert asyncio.run(receive_numbers(layer, "work", 20)) == list(range(20))
+
+
+def test_a_receiver_on_a_loop_that_stands_still_keeps_no_message_from_another(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], build: Callable[..., Any]
+) -> None:
+    """A loop that is not closed, and that nobody runs at present, has a worker that waits: so
+    has one that runs, and that one gets the messages.  Run again, the first has its turn.
+    """
+    layer = build()
+
+    async def wait() -> asyncio.Task[Any]:
+        await layer.send("work", numbered(0))
+        assert await receive(layer, "work") == numbered(0)
+        waiting = asyncio.create_task(receive(layer, "work"))
+        await asyncio.sleep(0.05)
+        return waiting
+
+    async def take_over() -> None:
+        waiting = asyncio.create_task(receive_numbers(layer, "work", 3))
+        await layer.send("warm-up", {})
+        await receive(layer, "warm-up")
+        for number in range(3):
+            await layer.send("work", numbered(number))
+        assert await waiting == [0, 1, 2]
+
+    standing = new_loop()
+    waiting = standing.run_until_complete(wait())
+    asyncio.run(take_over())
+    layer.sync.send("work", numbered(9))
+    assert standing.run_until_complete(waiting) == numbered(9)
+    close_in_order(standing)
+
+
+def test_32_threads_send_and_receive_at_once_on_loops_of_their_own(
+    build: Callable[..., Any], proxy: Proxy
+) -> None:
+    """Each gets what its neighbours send to it and what all send to the group, once; in the
+    end there is nothing left of the loops.
+    """
+    layer = build(hosts=[proxy.url], capacity=1000)
+    layer.sync.send("warm-up", {})
+    before, links = holdings(), len(proxy.links)
+    channels: dict[int, str] = {}
+    everybody = threading.Barrier(THREADS, timeout=30)
+    troubles: list[Any] = []
+
+    async def talk(number: int) -> list[int]:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: troubles.append(context))
+        channels[number] = await layer.new_channel()
+        await layer.group_add("room", channels[number])
+        await asyncio.to_thread(everybody.wait)
+        for count in range(10):
+            await layer.send(channels[(number + 1) % THREADS], numbered(count))
+        await layer.group_send("room", numbered(100 + number))
+        received = await receive_numbers(layer, channels[number], 10 + THREADS)
+        await layer.group_discard("room", channels[number])
+        await asyncio.to_thread(everybody.wait)
+        return received
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        outcomes = list(pool.map(lambda number: asyncio.run(talk(number)), range(THREADS)))
+    for received in outcomes:
+        assert [one for one in received if one < 100] == list(range(10))
+        assert sorted(one for one in received if one >= 100) == list(range(100, 100 + THREADS))
+    assert troubles == []
+    wait_until(lambda: len(proxy.links) == links, "rid of the loops' connections")
+    assert holdings() == before
