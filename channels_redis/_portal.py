@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from asgiref.sync import AsyncToSync
+from django.core.signals import setting_changed
 
 from .exceptions import ConnectionLost, LayerClosed
 
@@ -280,6 +281,13 @@ def _release(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+def _setting_changed(*, setting: str, **_: Any) -> None:
+    # The layers of the old settings are thrown away unclosed; here they would live on.
+    if setting == "CHANNEL_LAYERS":
+        portal.pause()
+
+
 portal = Portal()
 
 atexit.register(portal.stop)
+setting_changed.connect(_setting_changed)
