@@ -8,6 +8,7 @@ still handed over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from functools import partial
 from typing import Any, Protocol
 
@@ -133,6 +134,8 @@ class QueueReader:
         self._stopping = True
         if self._wire is not None:
             self._wire.shut()
+        with contextlib.suppress(RuntimeError):  # Closed this moment.
+            self.loop.call_soon_threadsafe(self._wake)
 
     def abandon(self) -> None:
         """Let go after the loop was closed without warning; what was popped stays."""

@@ -196,6 +196,23 @@ def test_a_receiver_on_a_loop_that_stands_still_keeps_no_message_from_another(
     close_in_order(standing)
 
 
+def test_a_loop_that_stood_still_ends_at_once_though_another_took_its_queue_over(
+    build: Callable[..., Any],
+) -> None:
+    """Its idle reader does not wait out the time for which readers stay."""
+    layer = build(command_timeout_s=80)
+
+    async def converse() -> None:
+        await layer.send("work", numbered(1))
+        assert await receive(layer, "work") == numbered(1)
+
+    standing = asyncio.new_event_loop()
+    standing.run_until_complete(converse())
+    asyncio.run(converse())
+    standing.run_until_complete(asyncio.wait_for(layer.close(), 20))
+    close_in_order(standing)
+
+
 def test_32_threads_send_and_receive_at_once_on_loops_of_their_own(
     build: Callable[..., Any], proxy: Proxy
 ) -> None:
