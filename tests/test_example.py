@@ -119,9 +119,12 @@ def test_the_check_sees_every_message_cross_the_processes_on_both_layers() -> No
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [re.split(r"  +", line) for line in done.stdout.splitlines()]
     everywhere, nobody_else = ["20 of 20"] * 4, ["20 of 20", "-", "-", "20 of 20"]
+    from_one = ["20 of 20", "20 of 20", "-", "-"]
     for layer in ("core", "pubsub"):
         assert [layer, "WebSocket, group_send", *everywhere] in rows
-        assert [layer, "plain view, async_to_sync", *everywhere] in rows
+        assert [layer, "plain view, layer.sync", *everywhere] in rows
+        assert [layer, "management command, layer.sync", *from_one] in rows
+        assert [layer, "forked task workers, layer.sync", *from_one] in rows
         assert [layer, "worker, group_send", *everywhere] in rows
         assert [layer, "worker, direct reply", *nobody_else] in rows
         assert [layer, "another room, only its own", *["1 of 1"] * 4] in rows

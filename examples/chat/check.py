@@ -10,7 +10,7 @@ import secrets
 import urllib.parse
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -24,11 +24,21 @@ TIMEOUT_S = 20.0
 LAST_WORDS = "the end"
 
 WEBSOCKET = "WebSocket, group_send"
-PLAIN_VIEW = "plain view, async_to_sync"
+PLAIN_VIEW = "plain view, layer.sync"
+COMMAND = "management command, layer.sync"
+TASKS = "forked task workers, layer.sync"
 WORKER_GROUP = "worker, group_send"
 WORKER_DIRECT = "worker, direct reply"
 OTHER_ROOM = "another room, only its own"
-WAYS = (WEBSOCKET, PLAIN_VIEW, WORKER_GROUP, WORKER_DIRECT, OTHER_ROOM)
+WAYS = (WEBSOCKET, PLAIN_VIEW, COMMAND, TASKS, WORKER_GROUP, WORKER_DIRECT, OTHER_ROOM)
+
+#: Ways in which no web process takes part: who stands in the table as their sender has only
+#: lent its name.
+TERMINAL = {"command": COMMAND, "task": TASKS}
+TASK_WORKERS = 3
+
+#: Runs a command of manage.py in a process of the given name.
+Manage = Callable[..., Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,8 @@ class Route:
 
     @property
     def crosses_processes(self) -> bool:
-        return self.sender != self.receiver or self.way in (WORKER_GROUP, WORKER_DIRECT)
+        elsewhere = (WORKER_GROUP, WORKER_DIRECT, *TERMINAL.values())
+        return self.sender != self.receiver or self.way in elsewhere
 
     def __str__(self) -> str:
         if not self.sent and not self.arrived:
@@ -58,18 +69,21 @@ class Route:
         return ", ".join([f"{len(self.arrived)} of {len(self.sent)}", *self.faults])
 
 
-async def check(sites: Mapping[str, str]) -> list[Route]:
+async def check(sites: Mapping[str, str], manage: Manage) -> list[Route]:
     """Talk to the web processes at ``sites`` (name -> URL) and return every route with its count.
 
     The last message of each route is sent when all the others are in, so that a copy that came
     too often had its time to arrive.
     """
     async with contextlib.AsyncExitStack() as stack:
-        members = await _enter_all(stack, sites, f"check-{secrets.token_hex(4)}")
+        room = f"check-{secrets.token_hex(4)}"
+        members = await _enter_all(stack, sites, room)
         outsiders = await _enter_all(stack, sites, f"check-{secrets.token_hex(4)}")
+        await _speak_from_terminals(manage, room, members[0].author)
         for numbers in (range(1, MESSAGES_PER_ROUTE), [MESSAGES_PER_ROUTE]):
             # Of each number, every member hears three messages from everybody and one reply.
             messages, replies = 3 * len(members) * numbers[-1], numbers[-1]
+            messages += len(TERMINAL) * MESSAGES_PER_ROUTE
             await asyncio.gather(
                 *(member.speak(numbers) for member in members),
                 *(member.hear(messages, replies) for member in members),
@@ -80,11 +94,23 @@ async def check(sites: Mapping[str, str]) -> list[Route]:
         route
         for sender in members
         for receiver, outsider in zip(members, outsiders, strict=True)
-        for route in _routes(sender, receiver, outsider)
+        for route in _routes(sender, receiver, outsider, lent=sender is members[0])
     ]
 
 
-def _routes(sender: Client, receiver: Client, outsider: Client) -> list[Route]:
+async def _speak_from_terminals(manage: Manage, room: str, author: str) -> None:
+    """Say each number with ``manage.py say``, and again from forked workers."""
+
+    def texts(process: str) -> list[str]:
+        return [f"{process} {number}" for number in range(1, MESSAGES_PER_ROUTE + 1)]
+
+    await asyncio.gather(
+        manage("command", "say", room, author, *texts("command")),
+        manage("task", "say", f"--workers={TASK_WORKERS}", room, author, *texts("task")),
+    )
+
+
+def _routes(sender: Client, receiver: Client, outsider: Client, *, lent: bool) -> list[Route]:
     def route(way: str, sent: list[str], arrived: list[str]) -> Route:
         return Route(way, sender.process, receiver.process, sent, arrived)
 
@@ -95,9 +121,18 @@ def _routes(sender: Client, receiver: Client, outsider: Client) -> list[Route]:
     greeting = f"{sender.author}, the worker took your "
     replies = [f"{greeting}{n}d1. Only you see this." for n in numbers if sender is receiver]
     replied = [reply for reply in receiver.replies if reply.startswith(greeting)]
+    terminal = [
+        route(
+            way,
+            [f"{process} {number} from {process}" for number in numbers if lent],
+            receiver.heard_from(sender, process),
+        )
+        for process, way in TERMINAL.items()
+    ]
     return [
         route(WEBSOCKET, spoken, receiver.heard_from(sender, "WebSocket")),
         route(PLAIN_VIEW, announced, receiver.heard_from(sender, "plain view")),
+        *terminal,
         route(WORKER_GROUP, rolled, receiver.heard_from(sender, "worker")),
         route(WORKER_DIRECT, replies, replied),
         route(OTHER_ROOM, [f"{LAST_WORDS} from {sender.process}"], outsider.heard_from(sender)),

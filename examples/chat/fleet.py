@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import socket
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Coroutine
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from channels_redis.testing.servers import RedisServer
-from processes import ChatFailed, Child
+from processes import HERE, ChatFailed, Child
 
 WEB_PROCESSES = ("web-1", "web-2")
 GRACE_S = 1.0
@@ -73,6 +74,27 @@ class Fleet:
     def log(self) -> str:
         """The last lines that each process printed."""
         return "\n".join(child.log for child in self.children)
+
+    async def manage(self, name: str, *arguments: str) -> None:
+        """Run a command of ``manage.py`` to its end, as a process of this name; raise
+        ``ChatFailed`` with what it printed if it fails.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "manage.py", *arguments),
+            env={**self._env, "CHAT_PROCESS": name},
+            cwd=HERE,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            output, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            raise ChatFailed(f"manage.py {arguments[0]} failed:\n{output.decode()}")
 
     async def guard(self, work: Coroutine[Any, Any, T]) -> T:
         """Do ``work``; raise ``ChatFailed`` as soon as a process or the server is gone."""

@@ -111,7 +111,7 @@ async def run_check(layers: Sequence[str]) -> int:
 async def check_layer(server: RedisServer, layer: str) -> list[Route]:
     async with Fleet(server, layer, echo=False) as fleet:
         try:
-            routes = await fleet.guard(check(fleet.sites))
+            routes = await fleet.guard(check(fleet.sites, fleet.manage))
         except (WebSocketException, OSError) as error:
             raise ChatFailed(f"A client of the {layer} layer: {error}\n{fleet.log}") from error
         if any(route.faults for route in routes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -30,7 +29,7 @@ def room(request: HttpRequest, room: str) -> HttpResponse:
 def announce(request: HttpRequest, room: str) -> HttpResponse:
     try:
         message = chat_message(Post.from_client(request.POST.dict()), "plain view")
-        async_to_sync(get_channel_layer().group_send)(group_name(room), message)
+        get_channel_layer().sync.group_send(group_name(room), message)
     except Refused as refusal:
         return JsonResponse({"text": str(refusal)}, status=400)
     except RedisConnectionError:
