@@ -34,6 +34,7 @@ CHANNEL_LAYERS = {
         "CONFIG": {
             "hosts": [os.environ.get("CHAT_REDIS_URL", "redis://localhost:6379")],
             "prefix": "chat",
+            "on_reconnect": "redis.back",
         },
     }
 }
