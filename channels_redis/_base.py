@@ -69,10 +69,8 @@ class BaseRedisLayer(ObservedLayer):
             options.refuse_unknown(
                 unknown, [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
             )
-        super().__init__(
-            expiry=options.check_seconds("expiry", expiry),
-            capacity=options.check_count("capacity", capacity),
-        )
+        super().__init__(capacity=options.check_count("capacity", capacity))
+        self.expiry = options.check_seconds("expiry", expiry)
         self.channel_capacity = self.compile_capacities(options.check_capacities(channel_capacity))
         self.hosts = utils.decode_hosts(hosts)
         self.ring_size = len(self.hosts)

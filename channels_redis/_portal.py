@@ -39,6 +39,7 @@ class Guest(Protocol):
     @property
     def receiving(self) -> bool:
         """Whether messages come in on this loop."""
+        ...
 
 
 class Limit:

@@ -54,6 +54,7 @@ class QueueLayer(Protocol):
 
     def _members_are_unique(self) -> bool:
         """Tell whether no two messages of any sender are the same bytes."""
+        ...
 
 
 class LocalQueue:

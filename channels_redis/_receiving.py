@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import re
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from channels.layers import BaseChannelLayer
 
 from ._events import MessagesDropped, Reporter
-from ._keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY
+from ._keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY, Keyspace
 from ._loops import LoopStates, running_loop, running_loop_or_none
 from ._mailbox import Mailbox, Mailboxes
 from ._messages import Item, Whole
@@ -19,11 +21,17 @@ from ._queues import LocalQueue
 from ._session import Session
 
 Loop = asyncio.AbstractEventLoop
+Capacities = list[tuple[re.Pattern[str], int]]
 
 
 class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no annotations
     """The receiving half of a channel layer; what it builds on is made by the whole one."""
 
+    # Others describe Channels' attributes as they are before a layer sets its own.
+    expiry: float  # pyright: ignore[reportIncompatibleVariableOverride]
+    channel_capacity: Capacities  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    capacity: int
     ring_size: int
     on_disconnect: str | None
     on_reconnect: str | None
@@ -32,13 +40,19 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
     #: Whether an outage of Redis can lose messages that were sent in it.
     _loses_in_outage: ClassVar[bool]
 
+    _keys: Keyspace
     _mailboxes: Mailboxes
     _queues: dict[str, LocalQueue]
     _report: Reporter
     _sessions: LoopStates[Any]
+    _turn: Iterator[int]
 
     def deserialize(self, message: bytes) -> Any:
         """Return the message inside the bytes that came over the wire."""
+        raise NotImplementedError
+
+    def _members_are_unique(self) -> bool:
+        """Tell whether no two messages of any sender are the same bytes."""
         raise NotImplementedError
 
     # Queues
@@ -66,8 +80,7 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
 
     def _next_shard(self) -> int:
         """Return the shard for the next direct message to a general channel."""
-        shard: int = next(self._turn) % self.ring_size
-        return shard
+        return next(self._turn) % self.ring_size
 
     def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
         """Put a message of a process-specific queue into the mailboxes it is for."""

@@ -52,11 +52,13 @@ class InvalidSerializer(ConfigurationError, AssertionError):
 class Crypter(Protocol):
     """What ``BaseMessageSerializer.crypter`` offers: Fernet's interface."""
 
-    def encrypt(self, data: bytes) -> bytes:
+    def encrypt(self, data: bytes, /) -> bytes:
         """Return the token that carries ``data``."""
+        ...
 
-    def decrypt(self, token: bytes) -> bytes:
+    def decrypt(self, token: bytes, /) -> bytes:
         """Undo ``encrypt``; raise where no key fits."""
+        ...
 
 
 class BaseMessageSerializer(abc.ABC):

@@ -86,9 +86,9 @@ class Wire:
         self._replies = short_way(connection, loop)
         self._read_response = _reading_method(connection)
         self._settings = (connection.socket_timeout, connection.health_check_interval)
-        parser = connection._parser
-        if hasattr(parser, "set_pubsub_push_handler"):
-            parser.set_pubsub_push_handler(_take_push)  # redis-py's own logs the contents
+        set_push_handler = getattr(connection._parser, "set_pubsub_push_handler", None)
+        if set_push_handler is not None:
+            set_push_handler(_take_push)  # redis-py's own logs the contents
         # Time-outs and health checks of redis-py would read from under our reading task.
         connection.socket_timeout = None
         connection.health_check_interval = 0

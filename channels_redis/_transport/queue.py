@@ -37,9 +37,11 @@ class QueueOwner(Protocol):
 
     def demand(self) -> int:
         """Return how many receivers wait."""
+        ...
 
     def limit(self) -> int:
         """Return how many messages there is use or room for."""
+        ...
 
     def deliver(self, reader: QueueReader, messages: list[Popped]) -> None:
         """Take popped messages over."""
@@ -51,6 +53,7 @@ class QueueOwner(Protocol):
         """Hand back what this reader delivered ``before`` a time of its loop and nobody took;
         tell whether more is left.
         """
+        ...
 
     def failed(self, error: Exception) -> None:
         """Raise ``error`` in those who wait: no retry will help."""

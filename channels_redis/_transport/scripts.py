@@ -34,8 +34,8 @@ class Script:
     """A file of ``lua/``."""
 
     def __init__(self, name: str) -> None:
-        source = (resources.files(__package__) / "lua" / f"{name}.lua").read_text("utf-8")
-        self._source = source.encode()
+        files = resources.files("channels_redis._transport")
+        self._source = (files / "lua" / f"{name}.lua").read_bytes()
         self._sha = hashlib.sha1(self._source, usedforsecurity=False).hexdigest().encode()
 
     def by_hash(self, *args: Arg) -> bytes:

@@ -99,7 +99,7 @@ async def _no_conversation(
 
 
 async def _interview(layer: BaseRedisLayer, endpoint: Endpoint, wire: Wire) -> ServerFacts:
-    latencies = []
+    latencies, greeting = [], None
     for _ in range(_PINGS):
         asked = time.perf_counter()
         greeting = await wire.ask("PING")

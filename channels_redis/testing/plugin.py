@@ -90,7 +90,7 @@ def _clean_up(layers: dict[str, Any]) -> None:
     from channels.layers import channel_layers  # As above.
 
     for alias in filter(lambda alias: _is_ours(layers[alias]), layers):
-        layer = channel_layers.backends.get(alias)
+        layer: Any = channel_layers.backends.get(alias)
         if layer is not None and hasattr(layer, "sync"):
             layer.sync.flush()
             layer.sync.close()

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from channels.layers import DEFAULT_CHANNEL_LAYER, channel_layers
+from channels import DEFAULT_CHANNEL_LAYER
+from channels.layers import channel_layers
 
 #: Messages that an error shows.
 _SHOWN = 10
@@ -148,7 +149,8 @@ def recording(alias: str = DEFAULT_CHANNEL_LAYER) -> Iterator[RecordingChannelLa
     """Put a :class:`RecordingChannelLayer` around a layer of ``CHANNEL_LAYERS`` for a while."""
     layer = channel_layers[alias]
     recorder = RecordingChannelLayer(layer)
-    channel_layers.set(alias, recorder)
+    in_its_place: Any = recorder  # It is like a BaseChannelLayer, and none.
+    channel_layers.set(alias, in_its_place)
     try:
         yield recorder
     finally:

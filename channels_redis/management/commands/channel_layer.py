@@ -45,7 +45,7 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no annotations
             raise CommandError("Not all is well; see above.", returncode=status)
 
     def _output(self) -> Output:
-        style = self.style
+        style: Any = self.style  # Its attributes are made from a palette.
         styles = {
             Level.OK: style.SUCCESS,
             Level.NOTE: style.NOTICE,

@@ -1,0 +1,77 @@
+"""The typing test, which only type checkers read, is about the whole public interface."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from channels_redis import events, exceptions, serializers, stats, sync
+from channels_redis._base import BaseRedisLayer
+from channels_redis.core import RedisChannelLayer
+from channels_redis.pubsub import RedisPubSubChannelLayer
+from channels_redis.testing import recording, resilience, servers
+
+TREE = ast.parse((Path(__file__).parent / "typing_api.py").read_text())
+MODULES = [events, exceptions, serializers, servers, stats]
+CLASSES = [
+    RedisChannelLayer,
+    RedisPubSubChannelLayer,
+    sync.SyncFace,
+    stats.LayerStats,
+    stats.NodeStats,
+    events.Operation,
+    recording.RecordingChannelLayer,
+    recording.Sent,
+    resilience.UnreliableChannelLayer,
+    servers.RedisServer,
+    servers.SentinelSet,
+]
+# A placeholder that nobody makes.
+UNTYPED = {"MissingSerializer"}
+
+
+def used() -> set[str]:
+    """Every name that the typing test uses, however it does."""
+    names = set()
+    for node in ast.walk(TREE):
+        match node:
+            case ast.Attribute(attr=name) | ast.Name(id=name) | ast.keyword(arg=str(name)):
+                names.add(name)
+    return names
+
+
+def own_names(module: ModuleType) -> list[str]:
+    classes = (name for name, value in vars(module).items() if inspect.isclass(value))
+    found = (name for name in classes if getattr(module, name).__module__ == module.__name__)
+    return list(getattr(module, "__all__", found))
+
+
+def members(owner: type) -> Iterator[str]:
+    for one in owner.__mro__:
+        if one.__module__.startswith("channels_redis."):
+            yield from vars(one)
+            yield from getattr(one, "__annotations__", {})
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_the_typing_test_uses_every_name_of_a_module(module: ModuleType) -> None:
+    """What a module offers is typed as we promise."""
+    assert {name for name in own_names(module) if name[0] != "_"} - used() - UNTYPED == set()
+
+
+@pytest.mark.parametrize("owner", CLASSES, ids=lambda owner: owner.__name__)
+def test_the_typing_test_uses_every_member_of_a_class(owner: type) -> None:
+    """So is every method and attribute, those of base classes included."""
+    assert {name for name in members(owner) if name[0] != "_"} - used() == set()
+
+
+def test_the_typing_test_uses_every_option() -> None:
+    """Each option takes what the reference says."""
+    parameters = inspect.signature(BaseRedisLayer).parameters.values()
+    options = {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
+    assert options - used() == set()

@@ -1,0 +1,307 @@
+"""What type checkers make of the public interface.  Never run: mypy and pyright read it.
+
+Each function is what a project might write; ``assert_type`` fails where a checker sees another
+type than we promise.  tests/test_package.py holds that nothing public is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from redis.asyncio import ConnectionPool, Redis
+from typing_extensions import assert_never, assert_type
+
+from channels_redis import events, exceptions
+from channels_redis.core import RedisChannelLayer
+from channels_redis.events import Event, Operation
+from channels_redis.opentelemetry import instrument
+from channels_redis.pubsub import RedisPubSubChannelLayer
+from channels_redis.serializers import (
+    BaseMessageSerializer,
+    InvalidSerializer,
+    JSONSerializer,
+    MsgPackSerializer,
+    SerializerDoesNotExist,
+    SerializersRegistry,
+    encode_default,
+    registry,
+)
+from channels_redis.stats import LayerStats, NodeStats
+from channels_redis.sync import SyncFace
+from channels_redis.testing.conformance import ChannelLayerConformance
+from channels_redis.testing.plugin import (
+    channels_redis_server,
+    channels_redis_url,
+    recorded_channel_layer,
+    redis_channel_layers,
+)
+from channels_redis.testing.recording import RecordingChannelLayer, Sent, recording
+from channels_redis.testing.resilience import UnreliableChannelLayer
+from channels_redis.testing.servers import (
+    BINARY_VARIABLE,
+    Certificate,
+    ErrorReply,
+    RedisServer,
+    SentinelSet,
+    ServerNotFound,
+    command,
+    find_server,
+    free_port,
+    server_version,
+    supports_tls,
+    wait_until,
+)
+
+Layer = RedisChannelLayer | RedisPubSubChannelLayer
+
+
+def options() -> tuple[RedisChannelLayer, RedisPubSubChannelLayer]:
+    core = RedisChannelLayer(
+        hosts=["redis://localhost:6379", ("localhost", 6380), {"address": "valkey://other"}],
+        prefix="chat",
+        expiry=0.5,
+        group_expiry=3600,
+        capacity=10,
+        channel_capacity={"http.request": 200},
+        symmetric_encryption_keys=["secret"],
+        random_prefix_length=12,
+        serializer_format="json",
+        on_disconnect="redis.away",
+        on_reconnect="redis.back",
+        max_message_bytes=1024,
+        connect_wait_s=1.5,
+        command_timeout_s=2.5,
+        serializer_default=encode_default,
+    )
+    return core, RedisPubSubChannelLayer()
+
+
+def attributes(layer: Layer) -> None:
+    assert_type(layer.prefix, str)
+    assert_type(layer.expiry, float)
+    assert_type(layer.group_expiry, float)
+    assert_type(layer.capacity, int)
+    assert_type(layer.on_disconnect, str | None)
+    assert_type(layer.on_reconnect, str | None)
+    assert_type(layer.max_message_bytes, int)
+    assert_type(layer.connect_wait_s, float)
+    assert_type(layer.command_timeout_s, float)
+    assert_type(layer.random_prefix_length, int)
+    assert_type(layer.ring_size, int)
+    assert_type(layer.client_prefix, str)
+    assert_type(layer.extensions, list[str])
+    assert_type(layer.has_own_connections, bool)
+    assert_type(layer.MessageTooLarge, type[exceptions.MessageTooLarge])
+
+
+async def messages(layer: Layer) -> None:
+    channel = await layer.new_channel()
+    assert_type(channel, str)
+    assert_type(await layer.new_channel("specific"), str)
+    await layer.send(channel, {"type": "greeting"})
+    assert_type(await layer.receive(channel), Any)
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"type": "greeting"})
+    await layer.group_send("room", {"type": "greeting"}, exclude=[channel])
+    await layer.group_discard("room", channel)
+    assert_type(await layer.group_channels("room"), list[str])
+    assert_type(await layer.group_size("room"), int)
+    await layer.flush()
+    await layer.close()
+
+
+def blocking_messages(layer: Layer) -> None:
+    face = layer.sync
+    assert_type(face, SyncFace)
+    face.send("worker", {"type": "job"}, timeout_s=0.5)
+    face.group_add("room", "worker")
+    face.group_send("room", {"type": "greeting"}, exclude={"worker"}, timeout_s=None)
+    face.group_discard("room", "worker")
+    assert_type(face.group_channels("room"), list[str])
+    assert_type(face.group_size("room"), int)
+    face.flush()
+    face.close()
+
+
+def seams(layer: Layer) -> None:
+    assert_type(layer.create_pool(0), ConnectionPool)
+    assert_type(layer.connection(0), Redis)
+    assert_type(layer.consistent_hash("room"), int)
+    assert_type(layer.serialize({"type": "greeting"}), bytes)
+    assert_type(layer.deserialize(b""), Any)
+
+
+async def names_of_earlier_releases(
+    core: RedisChannelLayer, pubsub: RedisPubSubChannelLayer
+) -> None:
+    await core.close_pools()
+    await core.wait_received()
+    assert_type(core.receive_buffer["specific!"].qsize(), int)
+    assert_type(list(pubsub.channels), list[str])
+    assert_type(pubsub.groups, dict[str, set[str]])
+
+
+def statistics(layer: Layer) -> None:
+    stats = layer.stats()
+    assert_type(stats, LayerStats)
+    assert_type(stats.sent + stats.refused + stats.received + stats.delivered, int)
+    assert_type(stats.in_flight + stats.reconnects + stats.decode_failures, int)
+    assert_type(stats.mailboxes + stats.waiting + stats.buffered, int)
+    assert_type(stats.dropped, dict[str, int])
+    assert_type(stats.outage_s + stats.outage_total_s, float)
+    for node in stats.nodes:
+        assert_type(node, NodeStats)
+        assert_type(node.node, str)
+        assert_type(node.sent + node.refused + node.received, int)
+        assert_type(node.in_flight + node.reconnects, int)
+        assert_type(node.outage_s + node.outage_total_s, float)
+
+
+def take_event(event: Event) -> None:
+    match event:
+        case events.NodeLost(node, reason):
+            assert_type((node, reason), tuple[str, str])
+        case events.NodeBack(node, outage_s):
+            assert_type((node, outage_s), tuple[str, float])
+        case events.MessagesDropped(channel, reason, count):
+            assert_type((channel, reason, count), tuple[str, str, int])
+        case events.GroupOverCapacity(group, full, members):
+            assert_type((group, full, members), tuple[str, int, int])
+        case events.SenderClockUsed(node):
+            assert_type(node, str)
+        case _:
+            assert_never(event)
+
+
+def take_operation(operation: Operation) -> None:
+    assert_type(operation.name, str)
+    assert_type(operation.duration_s, float)
+    assert_type(operation.error, str | None)
+
+
+def subscriptions(layer: Layer) -> None:
+    unsubscribe = layer.on_event(take_event)
+    assert_type(unsubscribe(), None)
+    layer.on_operation(take_operation)()
+    instrument({"default": layer}, durations=False)()
+
+
+def errors(error: exceptions.ChannelsRedisError) -> None:
+    if isinstance(error, exceptions.ConnectionLost):
+        assert_type(error.maybe_executed, bool)
+    family: list[type[exceptions.ChannelsRedisError]] = [
+        exceptions.ConfigurationError,
+        exceptions.ForeignChannelError,
+        exceptions.InvalidMessage,
+        exceptions.InvalidName,
+        exceptions.LayerClosed,
+        exceptions.LoopRunning,
+        exceptions.MessageTooLarge,
+        exceptions.SerializationError,
+        exceptions.Unsupported,
+        InvalidSerializer,
+        SerializerDoesNotExist,
+    ]
+    assert_type(family[0]("what is wrong").args, tuple[Any, ...])
+
+
+class Reversed(BaseMessageSerializer):
+    def as_bytes(self, message: Any) -> bytes:
+        return JSONSerializer().as_bytes(message)[::-1]
+
+    def from_bytes(self, message: bytes) -> Any:
+        return MsgPackSerializer().from_bytes(message[::-1])
+
+
+def formats() -> None:
+    assert_type(registry, SerializersRegistry)
+    registry.register_serializer("reversed", Reversed)
+    registry.get_serializer("reversed", random_prefix_length=12)
+    one = Reversed(["secret"], random_prefix_length=4, expiry=60, default=encode_default)
+    assert_type(one.deserialize(one.serialize({})), Any)
+    assert_type(encode_default(Path()), Any)
+
+
+def servers() -> None:
+    binary = find_server(tls=supports_tls(find_server()))
+    assert_type(binary, str)
+    assert_type(server_version(binary), tuple[str, tuple[int, ...]])
+    assert_type(os.environ[BINARY_VARIABLE], str)
+    assert_type(free_port(), int)
+    with RedisServer(binary=binary, config={"save": ""}, unix_socket=True, tls=True) as server:
+        assert_type(server, RedisServer)
+        assert_type(server.address, tuple[str, int])
+        assert_type(server.url + server.tls_url + server.unix_url + server.unix_path, str)
+        assert_type(server.directory, Path)
+        assert_type(server.certificate, Certificate | None)
+        assert_type(server.log, str)
+        assert_type(server.pid, int)
+        server.freeze()
+        server.thaw()
+        server.stop()
+        assert_type(server.start(), RedisServer)
+        server.kill()
+        server.restart()
+        wait_until(lambda: server.running, "the server runs", timeout_s=5)
+        assert_type(server.command("GET", "key"), Any)
+        assert_type(server.info("server"), dict[str, str])
+        assert_type(command(server.address, "PING", timeout_s=0.5), Any)
+        server.close()
+    wrong: tuple[type[Exception], ...] = (ErrorReply, ServerNotFound)
+    assert_type(wrong[0]("no").args, tuple[Any, ...])
+
+
+def sentinels() -> None:
+    with SentinelSet() as sentinel_set:
+        assert_type(sentinel_set, SentinelSet)
+        assert_type(sentinel_set.host_entry(), dict[str, Any])
+        assert_type(sentinel_set.sentinels, list[tuple[str, int]])
+        assert_type(sentinel_set.primary, RedisServer)
+        assert_type(sentinel_set.replicas, list[RedisServer])
+        sentinel_set.settle(timeout_s=5)
+        assert_type(sentinel_set.failover(), RedisServer)
+        assert_type(sentinel_set.wait_for_new_primary(sentinel_set.primary), RedisServer)
+
+
+def recorded() -> None:
+    with recording("default") as layer:
+        assert_type(layer, RecordingChannelLayer)
+        assert_type(layer.sent, list[Sent])
+        first = layer.sent[0]
+        assert_type((first.to, first.is_group), tuple[str, bool])
+        assert_type((first.message, first.exclude), tuple[Any, frozenset[str]])
+        assert_type(layer.assert_sent("worker", {"type": "job"}), list[Any])
+        assert_type(layer.assert_group_sent("room", text="Hello"), list[Any])
+        layer.sync.group_send("room", {"type": "greeting"})
+        layer.sync.send("worker", {"type": "job"})
+        layer.clear()
+        layer.assert_nothing_sent()
+
+
+async def wrapped(layer: Layer) -> None:
+    recorder = RecordingChannelLayer(layer)
+    await recorder.send("worker", {"type": "job"})
+    await recorder.group_send("room", {"type": "greeting"}, exclude=["worker"])
+    unreliable = UnreliableChannelLayer(layer, drop=0.1, delay=0.2, delay_s=0.5, seed=None)
+    await asyncio.wait_for(unreliable.receive("worker"), timeout=5)
+    assert_type((unreliable.dropped, unreliable.delayed), tuple[int, int])
+
+
+FIXTURES = (
+    channels_redis_server,
+    channels_redis_url,
+    recorded_channel_layer,
+    redis_channel_layers,
+)
+
+
+class TestMine(ChannelLayerConformance):
+    bound_s = 30
+    deviations: ClassVar[Mapping[str, str]] = {"test_something": "It can't."}
+
+    def new_layer(self, **options: Any) -> Any:
+        return RedisChannelLayer(prefix=self.unique, **options)
