@@ -128,6 +128,36 @@ def test_the_classifiers_name_every_python_in_the_matrix() -> None:
     assert named == run
 
 
+def tox_names() -> dict[str, set[str]]:
+    """Return the environments of tox.ini that have a section, and those of the matrix."""
+    tox = configparser.ConfigParser()
+    tox.read(ROOT / "tox.ini")
+    labelled = tox["tox"]["labels"].partition("ci =")[0].partition("=")[2]
+    return {
+        "sections": {name.removeprefix("testenv:") for name in tox.sections()},
+        "matrix": set(re.findall(r"py3[\w-]+", labelled)),
+    }
+
+
+def test_what_is_run_elsewhere_are_environments_that_exist() -> None:
+    """The workflows and .ci/run ask tox for what it has, and the whole matrix is run."""
+    workflows = "".join(path.read_text() for path in (ROOT / ".github").rglob("*.yml"))
+    if not workflows:
+        pytest.skip("a source distribution has no workflows")
+    known = tox_names()
+    assert set(re.findall(r"env: (py3[\w-]+)", workflows)) == known["matrix"]
+    (listed,) = re.findall(r"env: \[(.+)\]", workflows)
+    asked = {*listed.split(", "), *re.findall(r"tox -e (\w+)", workflows)}
+    asked |= set(re.findall(r'\]}" -e (\w+)', (ROOT / ".ci" / "run").read_text()))
+    assert asked - known["sections"] == set()
+
+
+def test_the_hooks_before_a_commit_take_the_same_tools() -> None:
+    """Nobody's ruff disagrees with that of the checks."""
+    versions = re.findall(r"ruff==[\d.*]+", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert set(versions) == set(re.findall(r"ruff==[\d.*]+", (ROOT / "tox.ini").read_text()))
+
+
 PUBLIC = ["core", "pubsub", "serializers", "utils", "exceptions", "events", "stats", "__main__"]
 
 
