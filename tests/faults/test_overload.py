@@ -36,6 +36,7 @@ async def flood(sender: Any, channel: str) -> None:
         await asyncio.gather(*sends)
 
 
+@pytest.mark.timeout(180)
 async def test_a_consumer_that_stops_reading_costs_its_capacity(
     make_layer: Callable[..., Any], kind: str
 ) -> None:

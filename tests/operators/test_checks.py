@@ -216,7 +216,8 @@ def test_a_project_gets_checks_and_command_from_its_installed_apps(redis_url: st
     good = manage(redis_url, "channel_layer", "--force-color", "doctor")
     assert good.returncode == 0, good.stderr
     assert "\x1b[" in good.stdout
-    assert "[reachable]" in good.stdout
+    # The second is what a machine may say that is busy with something else.
+    assert "[reachable]" in good.stdout or "[latency]" in good.stdout
     bad = manage(f"redis://127.0.0.1:{free_port()}", "channel_layer", "doctor")
     assert bad.returncode == 1
     assert "[unreachable]" in bad.stdout

@@ -78,6 +78,12 @@ def entry(server: RedisServer, **keywords: Any) -> dict[str, Any]:
     return {"host": server.host, "port": server.port, **keywords}
 
 
+@pytest.fixture(autouse=True)
+def _machine_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no busy machine pass for a far server."""
+    monkeypatch.setattr(judge, "LATENCY_NOTE_S", 60)
+
+
 # What is right
 
 
@@ -343,6 +349,20 @@ def test_a_server_that_never_answers_is_found_in_time(
         private_server.thaw()
     assert status == 1
     assert "answer" in ear.complaint("unreachable").text
+
+
+@pytest.mark.parametrize(("warning_s", "level"), [(60, Level.NOTE), (0, Level.WARNING)])
+def test_a_server_that_is_far_away_is_found(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, warning_s: float, level: Level
+) -> None:
+    """Each send would wait for it: a note first, and a warning from some tens of milliseconds."""
+    monkeypatch.setattr(judge, "LATENCY_NOTE_S", 0)
+    monkeypatch.setattr(judge, "LATENCY_WARNING_S", warning_s)
+    ear, status = examined(hosts=[redis_url])
+    assert status == 0
+    (found,) = ear.of("latency")
+    assert found.level is level
+    assert "same data centre" in found.advice
 
 
 def test_a_replica_is_found(kind: str, sentinel_set: SentinelSet) -> None:
