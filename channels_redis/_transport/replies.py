@@ -77,10 +77,10 @@ class Replies(asyncio.Protocol):
         if self._arrived:
             self._wake()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """Let the reader know, and the stream, whose end redis-py awaits."""
-        self._stream.connection_lost(error)
-        self._end(error or ConnectionError("Connection closed by server."))
+        self._stream.connection_lost(exc)
+        self._end(exc or ConnectionError("Connection closed by server."))
 
     def pause_writing(self) -> None:
         """Let the stream know."""
