@@ -31,9 +31,10 @@ logger = logging.getLogger("channels_redis.core")
 class RedisChannelLayer(BaseRedisLayer):
     """Channels over queues in Redis: a message waits up to ``expiry`` seconds for its reader.
 
-    The options are those of :class:`~channels_redis._base.BaseRedisLayer`, in the order
-    ``hosts, prefix, expiry, group_expiry, capacity, channel_capacity,
-    symmetric_encryption_keys, random_prefix_length, serializer_format``.
+    Options by position: ``hosts``, ``prefix``, ``expiry`` and ``group_expiry`` (seconds),
+    ``capacity`` and ``channel_capacity`` (messages), ``symmetric_encryption_keys``,
+    ``random_prefix_length`` (bytes), ``serializer_format``; all others by keyword only. Each is
+    described in :doc:`configuration`. Raises :class:`ConfigurationError` for what can't work.
     """
 
     _logger = logger
