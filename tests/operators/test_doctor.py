@@ -68,12 +68,6 @@ def examined(kind: str = "core", fail_level: str = "ERROR", **config: Any) -> tu
     return ear, status
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How fast the servers of the tests answer is the machine's affair."""
-    monkeypatch.setattr(judge, "LATENCY_NOTE_S", 5.0)
-
-
 def entry(server: RedisServer, **keywords: Any) -> dict[str, Any]:
     return {"host": server.host, "port": server.port, **keywords}
 
