@@ -87,6 +87,58 @@ async def test_a_live_server_is_forked_from_a_process_that_used_the_layer(
     assert "Ran 2 tests" in output.decode()
 
 
+RELOADED = """
+import json, os, pathlib
+import django
+from django.conf import settings
+from django.utils import autoreload
+from django.utils.module_loading import import_string
+
+settings.configure()
+layer = import_string(os.environ["SITE_LAYER"])(**json.loads(os.environ["SITE_OPTIONS"]))
+runs = pathlib.Path(__file__).with_name("runs")
+
+def serve():
+    django.setup()
+    layer.sync.group_send("room", {"n": 0})
+    with runs.open("a") as log:
+        log.write("run\\n")
+    if len(runs.read_text().split()) == 3:
+        os._exit(0)
+    while True:  # until the reloader has noticed
+        layer.sync.group_send("room", {"n": 0})
+        os.utime(__file__)
+
+autoreload.run_with_reloader(serve)
+"""
+
+
+@pytest.mark.slow
+async def test_a_reload_of_the_development_server_ends_and_starts_the_portal(
+    script_arguments: tuple[str, str], tmp_path: Path
+) -> None:
+    """Django's reloader ends the process while a daemon thread serves; three times in a row."""
+    site = tmp_path / "site.py"
+    site.write_text(RELOADED)
+    path, options = script_arguments
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "dev", str(site)),
+        env={**script_environment(), "SITE_LAYER": path, "SITE_OPTIONS": options},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), 50)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, output.decode()
+    assert (tmp_path / "runs").read_text() == "run\n" * 3
+    assert "Warning" not in output.decode()
+    assert "Traceback" not in output.decode()
+
+
 @pytest.fixture(scope="session")
 def shared(redis_url: str) -> Any:
     """One layer of each kind for tests on loops of all scopes, as a module of a project has it."""
