@@ -41,6 +41,9 @@ class Guest(Protocol):
         """Whether messages come in on this loop."""
         ...
 
+    async def retire(self) -> None:
+        """End, unless somebody uses it; called on the loop."""
+
 
 class Limit:
     """How long a caller goes on blocking: ``limit_s`` seconds from now, which may be infinite."""
@@ -206,6 +209,12 @@ class Portal:
         if not self._calls and not any(guest.receiving for guest in list(self._guests)):
             self.stop()
 
+    def retire_guests(self) -> None:
+        """Have all end who live here and are not in use; the next call starts them again."""
+        with self._lock:
+            for guest in list(self._guests) if self._loop is not None else ():
+                self.submit(guest.retire, lambda: None)
+
     def host(self, guest: Guest) -> None:
         """Note who lives on the portal's loop."""
         self._guests.add(guest)
@@ -285,7 +294,7 @@ def _release(future: asyncio.Future[None]) -> None:
 def _setting_changed(*, setting: str, **_: Any) -> None:
     # The layers of the old settings are thrown away unclosed; here they would live on.
     if setting == "CHANNEL_LAYERS":
-        portal.pause()
+        portal.retire_guests()
 
 
 portal = Portal()

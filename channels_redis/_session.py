@@ -231,6 +231,11 @@ class Session:
         await asyncio.gather(*[utils._close_redis(client) for client in self._clients.values()])
         self.layer._tallies.close(self._tally)
 
+    async def retire(self) -> None:
+        """End, unless somebody uses this session; the layer makes another one if it goes on."""
+        if not (self.closing or self.receiving or self.busy):
+            await self.layer._sessions.aclose()
+
     def abandon(self) -> None:
         """Let go after the loop was closed without warning."""
         self.closing = True

@@ -7,6 +7,7 @@ import gc
 import json
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,15 @@ def test_overridden_settings_give_another_layer_and_then_the_first_anew(
 
 
 def test_layers_that_settings_have_replaced_leave_no_connection(
-    script_arguments: tuple[str, str], proxy: Proxy
+    script_arguments: tuple[str, str], proxy: Proxy, build: Callable[..., Any]
 ) -> None:
-    """A suite overrides the setting in each test, and closes nothing."""
+    """A suite overrides the setting in each test, and closes nothing.  A layer that goes on
+    receiving on the portal is left in peace.
+    """
+    bystander = build()
+    channel = async_to_sync(bystander.new_channel)()
+    bystander.sync.send(channel, numbered(1))
+    assert async_to_sync(receive)(bystander, channel) == numbered(1)
     for number in range(20):
         with layers(script_arguments, hosts=[proxy.url]):
             get_channel_layer().sync.send("work", numbered(number))
@@ -59,6 +66,8 @@ def test_layers_that_settings_have_replaced_leave_no_connection(
             asyncio.run(get_channel_layer().send("work", numbered(number)))
     gc.collect()
     wait_until(lambda: proxy.links == [], "rid of the connections of replaced layers")
+    bystander.sync.send(channel, numbered(2))
+    assert async_to_sync(receive)(bystander, channel) == numbered(2)
 
 
 async def test_a_live_server_is_forked_from_a_process_that_used_the_layer(
