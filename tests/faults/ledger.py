@@ -129,8 +129,7 @@ class Crowd:
 
     async def gather(self, consumers: int, senders: int) -> None:
         """Have everybody at work, each consumer with a first message."""
-        naming = [self._receiver.new_channel() for _ in range(consumers)]
-        self.channels = await asyncio.gather(*naming)
+        self.channels = await asyncio.gather(*[self._new_channel() for _ in range(consumers)])
         for channel in self.channels:
             self.ledger.received[channel] = []
             self.ledger.back[channel] = []
@@ -140,6 +139,13 @@ class Crowd:
             channels = self.channels[share::senders]
             self._senders.append(asyncio.create_task(self._send_to(channels)))
         await wait_for(lambda: all(self.ledger.received.values()), timeout_s=30)
+
+    async def _new_channel(self) -> str:
+        """Return a new channel, however long the first connection takes on a busy machine."""
+        while True:
+            with contextlib.suppress(ConnectionLost):
+                name: str = await self._receiver.new_channel()
+                return name
 
     async def finish(self) -> Ledger:
         """Stop sending; return when whatever was under way has arrived or never will."""
