@@ -31,6 +31,8 @@ from tests.helpers import wait_for
 from tests.proxy import Proxy
 
 BOUND_S = 10.0
+#: In place of the number of a message that was certainly not sent.
+UNSENT = -1
 GROUPS = ["red", "green", "blue"]
 WORK = ["work.a", "work.b"]
 FAULTS = [
@@ -63,6 +65,9 @@ class Inbox:
         self.name = name
         self.process = process
         self.pending: deque[Pending] = deque()
+        #: All that were ever for it, and what it may overhear, as it joined a group on their way.
+        self.due: set[int] = set()
+        self.overheard: set[int] = set()
         self.waiting: asyncio.Task[Any] | None = None
         self._ordered = ordered
 
@@ -75,8 +80,17 @@ class Inbox:
         for message in self.pending:
             message.certain = False
 
+    def expect(self, number: int, certain: bool) -> None:
+        """Note a message that has to come, or may."""
+        self.due.add(number)
+        self.pending.append(Pending(number, certain))
+
     def take(self, number: int) -> None:
         """Compare what came with what was expected."""
+        if number in self.overheard:
+            self.overheard.remove(number)
+            self.due.add(number)
+            return
         expected = [message.number for message in self.pending]
         assert number in expected, f"{number} came to {self.name}, unlike {expected}"
         if not self._ordered:
@@ -107,7 +121,11 @@ class Fleet:
         self.inboxes: list[Inbox] = []
         self.work = {name: Inbox(name, 0, ordered=False) for name in WORK}
         self.groups: dict[str, set[Inbox]] = {name: set() for name in GROUPS}
+        self.sent_to: dict[str, set[int]] = {name: set() for name in GROUPS}
         self.numbers = itertools.count()
+        #: What was done, and what callers were told: times make each run another, so that
+        #: hypothesis often can't play a failure again.
+        self.history: list[str] = []
         self.probes: list[str] = []
         # Whether subscriptions may be missing since the last cut.
         self.shaken = False
@@ -126,6 +144,9 @@ class Fleet:
         self.inboxes.append(Inbox(name, process, ordered=True))
 
     async def group_add(self, group: str, inbox: Inbox) -> None:
+        if self.kind == "pubsub" and inbox not in self.groups[group]:
+            # Where the process listens to the group already, what is on its way is for all members.
+            inbox.overheard |= self.sent_to[group] - inbox.due
         await self.layers[inbox.process].group_add(group, inbox.name)
         self.groups[group].add(inbox)
 
@@ -139,21 +160,27 @@ class Fleet:
 
     async def group_send(self, process: int, group: str) -> None:
         layer, members = self.layers[process], list(self.groups[group])
-        await self._send(members, lambda message: layer.group_send(group, message))
+        number = await self._send(members, lambda message: layer.group_send(group, message))
+        self.sent_to[group].add(number)
 
-    async def _send(self, targets: list[Inbox], sending: Callable[[Any], Awaitable[None]]) -> None:
-        """Send, and note what has to come of it."""
+    async def _send(self, targets: list[Inbox], sending: Callable[[Any], Awaitable[None]]) -> int:
+        """Send, and note what has to come of it; return the number of the message."""
         number = next(self.numbers)
+        names = [inbox.name[-8:] for inbox in targets]
         try:
             await sending({"type": "test.model", "number": number})
             certain = True
         except ConnectionLost as error:
+            self.history.append(f"{number} to {names}: {error}")
             if not error.maybe_executed:
-                return
+                return UNSENT
             certain = False
+        else:
+            self.history.append(f"{number} to {names}: sent")
         for inbox in targets:
             may_be_deaf = self.shaken and self.kind == "pubsub" and inbox.name not in self.work
-            inbox.pending.append(Pending(number, certain and not may_be_deaf))
+            inbox.expect(number, certain and not may_be_deaf)
+        return number
 
     async def receive(self, process: int, inbox: Inbox) -> None:
         """Receive what has to come next, and what may come before it."""
@@ -335,7 +362,12 @@ class LayerMachine(RuleBasedStateMachine):
 
     def _do(self, name: str, work: Coroutine[Any, Any, Any]) -> None:
         self.steps[name] += 1
-        self.fleet.run(work)
+        self.fleet.history.append(name)
+        try:
+            self.fleet.run(work)
+        except BaseException:
+            print("\n  ".join(["\nWhat was done:", *self.fleet.history]))
+            raise
 
     # What applications do
 
