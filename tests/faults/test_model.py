@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Container, Coroutine
 from functools import partial
 from typing import Any, ClassVar
 
@@ -75,10 +75,11 @@ class Inbox:
     def certain(self) -> int:
         return sum(message.certain for message in self.pending)
 
-    def doubt(self) -> None:
-        """A fault may have swallowed whatever is on its way."""
+    def doubt(self, numbers: Container[int] | None = None) -> None:
+        """Whatever is on its way may not come, or whichever of these messages."""
         for message in self.pending:
-            message.certain = False
+            if numbers is None or message.number in numbers:
+                message.certain = False
 
     def expect(self, number: int, certain: bool) -> None:
         """Note a message that has to come, or may."""
@@ -151,6 +152,9 @@ class Fleet:
         self.groups[group].add(inbox)
 
     async def group_discard(self, group: str, inbox: Inbox) -> None:
+        if self.kind == "pubsub":
+            # It goes to those who are members when it arrives.
+            inbox.doubt(self.sent_to[group])
         await self.layers[inbox.process].group_discard(group, inbox.name)
         self.groups[group].discard(inbox)
 
