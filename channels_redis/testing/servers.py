@@ -9,6 +9,9 @@ the process that started it is killed::
 
     with SentinelSet() as sentinels:
         layer = RedisChannelLayer(hosts=[sentinels.host_entry()])
+
+    with ClusterSet(primaries=3, replicas=1) as cluster:
+        layer = RedisChannelLayer(hosts=[cluster.host_entry()])
 """
 
 from channels_redis.testing._binaries import (
@@ -19,6 +22,7 @@ from channels_redis.testing._binaries import (
     supports_tls,
 )
 from channels_redis.testing._certificates import Certificate
+from channels_redis.testing._cluster import ClusterSet
 from channels_redis.testing._resp import ErrorReply, command
 from channels_redis.testing._sentinel import SentinelSet
 from channels_redis.testing._server import RedisServer, free_port, wait_until
@@ -26,6 +30,7 @@ from channels_redis.testing._server import RedisServer, free_port, wait_until
 __all__ = [
     "BINARY_VARIABLE",
     "Certificate",
+    "ClusterSet",
     "ErrorReply",
     "RedisServer",
     "SentinelSet",
