@@ -26,7 +26,7 @@ from .exceptions import ConfigurationError, InvalidName, LayerClosed, MessageToo
 from .sync import SyncFace
 
 if TYPE_CHECKING:
-    from redis.asyncio import ConnectionPool, Redis
+    from redis.asyncio import ConnectionPool, Redis, RedisCluster
 
 Loop = asyncio.AbstractEventLoop
 
@@ -151,21 +151,24 @@ class BaseRedisLayer(ObservedLayer):
         """Return a new connection pool for the host with this index; opens nothing."""
         return utils.create_pool(self.hosts[index])
 
-    def connection(self, index: int) -> Redis:
+    def connection(self, index: int) -> Redis | RedisCluster:
         """Return this event loop's client of the host with this index; replies are bytes.
 
-        Raises ``ValueError`` for an index that is not on the ring.
+        It is a ``redis.asyncio.RedisCluster`` where the host is a cluster.  Raises
+        ``ValueError`` for an index that is not on the ring.
         """
         if not 0 <= index < self.ring_size:
             raise ValueError(f"There is no host {index}; the ring has {self.ring_size}.")
-        client: Redis = self._sessions.get().client(index)
+        client: Redis | RedisCluster = self._sessions.get().client(index)
         return client
 
     def consistent_hash(self, name: str | bytes) -> int:
         """Return the index of the host that serves a name."""
         return utils._consistent_hash(name, self.ring_size)
 
-    def _make_client(self, index: int) -> Redis:
+    def _make_client(self, index: int) -> Redis | RedisCluster:
+        if utils.is_cluster(self.hosts[index]):
+            return utils.create_cluster_client(self.hosts[index])
         return utils.create_client(self.create_pool(index))
 
     def _make_session(self, loop: Loop) -> Session:

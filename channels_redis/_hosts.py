@@ -26,6 +26,9 @@ URL_SCHEMES = {
     "valkeys": "rediss",
 }
 
+#: What only an entry for a cluster has.
+CLUSTER_KEYWORDS = frozenset({"cluster", "startup_nodes", "address_remap", "sharded_pubsub"})
+
 _DEFAULT_PORT = 6379
 _URL_FORMS = "redis://, rediss://, unix://, valkey:// or valkeys://"
 _ENTRY_FORMS = (
@@ -73,6 +76,8 @@ def _check_host(where: str, host: Host) -> None:
         raise ConfigurationError(f"{where} has a keyword that is not a str.")
     if host.get("decode_responses"):
         raise ConfigurationError(f"{where}: decode_responses must go, the layer needs bytes.")
+    if host.keys() & CLUSTER_KEYWORDS:
+        _check_cluster(where, host)
     if "sentinels" in host or "master_name" in host:
         _check_sentinels(where, host)
     if "address" in host:
@@ -128,6 +133,65 @@ def _check_sentinels(where: str, host: Host) -> None:
     sentinel_kwargs = host.get("sentinel_kwargs")
     if sentinel_kwargs is not None and not isinstance(sentinel_kwargs, Mapping):
         raise ConfigurationError(f"{where}: sentinel_kwargs must be a dict of keywords.")
+
+
+def _check_cluster(where: str, host: Host) -> None:
+    if not isinstance(host.get("cluster", True), bool):
+        raise ConfigurationError(f"{where}: cluster must be True or False.")
+    if not is_cluster(host):
+        others = sorted(host.keys() & (CLUSTER_KEYWORDS - {"cluster"}))
+        if others:
+            raise ConfigurationError(f'{where}: {others[0]} needs "cluster": True.')
+        return
+    for keyword in ("sentinels", "master_name", "path", "unix_socket_path"):
+        if host.get(keyword) is not None:
+            raise ConfigurationError(f"{where}: a cluster has no {keyword}; one of both must go.")
+    starts = [key for key in ("address", "host", "startup_nodes") if host.get(key) is not None]
+    if len(starts) != 1:
+        raise ConfigurationError(
+            f"{where}: a cluster is found by its servers; give either address or host or "
+            'startup_nodes, such as "startup_nodes": [("localhost", 6379)].'
+        )
+    if "startup_nodes" in starts:
+        _check_startup_nodes(where, host["startup_nodes"])
+    _check_cluster_options(where, host)
+
+
+def _check_cluster_options(where: str, host: Host) -> None:
+    if host.get("db") or _database_in(host.get("address")):
+        raise ConfigurationError(f"{where}: a cluster has database 0 only, so db must go.")
+    if not callable(host.get("address_remap", print)):
+        raise ConfigurationError(
+            f"{where}: address_remap must be a function of a pair (host, port) that returns one."
+        )
+    if host.get("sharded_pubsub") not in (None, True, False):
+        raise ConfigurationError(f"{where}: sharded_pubsub must be True, False or None.")
+
+
+def _check_startup_nodes(where: str, nodes: Any) -> None:
+    if not isinstance(nodes, (list, tuple)) or not nodes:
+        raise ConfigurationError(
+            f'{where}: startup_nodes must be a list of pairs, such as [("localhost", 6379)].'
+        )
+    for index, pair in enumerate(nodes):
+        _check_pair(f"{where}: startup_nodes[{index}]", pair)
+
+
+def _database_in(address: Any) -> bool:
+    """Tell whether a URL asks for another database than 0, or for what no cluster has."""
+    if not isinstance(address, str):
+        return False
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # refused as an address
+        return False
+    database = parse_qs(parts.query).get("db", [parts.path.strip("/")])[0]
+    return database not in ("", "0")
+
+
+def is_cluster(host: Mapping[str, Any]) -> bool:
+    """Tell whether an entry stands for a cluster."""
+    return host.get("cluster") is True
 
 
 def _check_address(where: str, address: Any) -> None:
@@ -211,6 +275,10 @@ def redact_hosts(hosts: Any) -> str:
 
 
 def _describe_mapping(host: Mapping[str, Any]) -> str:
+    if host.get("startup_nodes"):
+        return "cluster " + ",".join(_describe_location(*pair) for pair in host["startup_nodes"])
+    if is_cluster(host):
+        return "cluster " + _describe_mapping({**host, "cluster": False})
     if "sentinels" in host:
         sentinels = ",".join(_describe_location(*pair) for pair in host["sentinels"])
         return f"sentinel {host.get('master_name')}@{sentinels}"

@@ -63,6 +63,11 @@ class Health:
         #: Outages that have ended.
         self.reconnects = 0
 
+    @property
+    def down(self) -> bool:
+        """Whether the shard, or a part of it, is lost just now."""
+        return self._lost_at is not None
+
     def lost(self, user: object, reason: str) -> None:
         """Note that ``user`` has lost its connection, or can't get one."""
         with self._outage.lock:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from . import utils
 from ._events import SenderClockUsed
 from ._portal import portal
 from ._queues import LocalQueue
+from ._slots import Address
 from ._transport import flushing, scripts
+from ._transport.cluster import Cluster
+from ._transport.cluster import Entry as ClusterEntry
 from ._transport.connections import descriptors, forget
-from ._transport.multiplexer import Multiplexer
+from ._transport.multiplexer import Commands
 from ._transport.queue import QueueReader
-from ._transport.sentinels import SentinelWatch, watch_sentinels
+from ._transport.shards import Shard, SingleServer
 from ._transport.topology import Node
 from .exceptions import COMMAND_ERRORS, ConnectionLost
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
+    from redis.asyncio import Redis, RedisCluster
 
     from ._base import BaseRedisLayer
 
@@ -64,10 +67,8 @@ class Session:
         self.closing = False
         self._tally = layer._tallies.open()
         self._pauses = 0
-        self._clients: dict[int, Redis] = {}
-        self._nodes: dict[int, Node] = {}
-        self._multiplexers: dict[int, Multiplexer] = {}
-        self._watches: list[SentinelWatch] = []
+        self._clients: dict[int, Redis | RedisCluster] = {}
+        self._shards_in_use: dict[int, Shard] = {}
         self._readers: set[QueueReader] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweep_s = max(MIN_SWEEP_S, min(SWEEP_S, layer.expiry / 4))
@@ -75,66 +76,84 @@ class Session:
             portal.host(self)
         self._sweeper: asyncio.TimerHandle | None = loop.call_later(self._sweep_s, self._sweep)
 
-    def client(self, shard: int) -> Redis:
+    def client(self, shard: int) -> Redis | RedisCluster:
         """Return the redis-py client of a shard, which owns the pool of all connections."""
         client = self._clients.get(shard)
         if client is None:
             client = self._clients[shard] = self.layer._make_client(shard)
         return client
 
-    def clients(self) -> dict[int, Redis]:
+    def clients(self) -> dict[int, Redis | RedisCluster]:
         """Return the clients that were made, by shard."""
         return dict(self._clients)
 
-    def node(self, shard: int) -> Node:
-        """Return the node behind a shard."""
-        node = self._nodes.get(shard)
-        if node is None:
-            node = self._nodes[shard] = Node(
-                partial(self._connection, shard),
-                self.layer._health[shard],
+    def shard(self, index: int) -> Shard:
+        """Return what stands behind an entry of ``hosts`` on this loop."""
+        shard = self._shards_in_use.get(index)
+        if shard is None:
+            host = self.layer.hosts[index]
+            make = self._cluster if utils.is_cluster(host) else self._single_server
+            shard = self._shards_in_use[index] = make(index)
+        return shard
+
+    def _single_server(self, index: int) -> Shard:
+        def make_node(first_dialled: Callable[[Node], None]) -> Node:
+            return Node(
+                partial(self._connection, index),
+                self.layer._health[index],
                 self.loop,
-                self._tally[shard],
+                self._tally[index],
                 connect_wait_s=self.layer.connect_wait_s,
                 command_timeout_s=self.layer.command_timeout_s,
-                first_dialled=self._watch_sentinels,
+                first_dialled=first_dialled,
             )
-        return node
+
+        return SingleServer(make_node, self.loop)
+
+    def _cluster(self, index: int) -> Shard:
+        def make_client(address: Address) -> Redis:
+            return utils.create_client(utils.aim_pool(self.layer.create_pool(index), address))
+
+        host = self.layer.hosts[index]
+        entry = ClusterEntry(
+            utils.startup_nodes(host), host.get("address_remap"), host.get("sharded_pubsub")
+        )
+        return Cluster(
+            entry,
+            make_client,
+            self.layer._health[index],
+            self.loop,
+            self._tally[index],
+            connect_wait_s=self.layer.connect_wait_s,
+            command_timeout_s=self.layer.command_timeout_s,
+        )
 
     def _connection(self, shard: int) -> Redis:
         """Return what the layer's ``connection(shard)`` does; also while this session ends."""
-        if self.layer.has_own_connections:
-            return self.layer.connection(shard)
-        return self.client(shard)
-
-    def _watch_sentinels(self, node: Node) -> None:
-        watch = watch_sentinels(node, self.loop)
-        if watch is not None:
-            self._watches.append(watch)
+        own = self.layer.has_own_connections
+        client = self.layer.connection(shard) if own else self.client(shard)
+        return cast("Redis", client)
 
     def in_flight(self) -> Counter[int]:
         """Return how many commands wait for their replies, by shard; from any thread."""
-        multiplexers = list(self._multiplexers.items())
-        return Counter({shard: multiplexer.pending for shard, multiplexer in multiplexers})
+        shards = list(self._shards_in_use.items())
+        return Counter({index: shard.pending for index, shard in shards})
 
     @property
     def busy(self) -> bool:
         """Whether somebody waits for a reply on this loop."""
-        return any(multiplexer.pending for multiplexer in self._multiplexers.values())
+        return any(shard.pending for shard in self._shards_in_use.values())
 
-    def multiplexer(self, shard: int) -> Multiplexer:
-        """Return the shared connection for short commands."""
-        multiplexer = self._multiplexers.get(shard)
-        if multiplexer is None:
-            multiplexer = Multiplexer(self.node(shard), self.loop)
-            self._multiplexers[shard] = multiplexer
-        return multiplexer
+    def commands(self, shard: int, key: bytes | str) -> Commands:
+        """Return what sends short commands about a key, over a shared connection."""
+        return self.shard(shard).commands(key)
 
     def start_reader(self, queue: LocalQueue, shard: int) -> QueueReader | None:
         """Start the reader of a queue on one shard; None if this session is about to end."""
         if self.closing or self._pauses:
             return None
-        reader = QueueReader(queue, self.node(shard), self.multiplexer(shard), self.loop)
+        there = self.shard(shard)
+        reader = QueueReader(queue, there.node(queue.key), there.commands(queue.key), self.loop)
         self._readers.add(reader)
         reader.task.add_done_callback(lambda _: self._readers.discard(reader))
         return reader
@@ -171,7 +190,7 @@ class Session:
 
     def _issue(self, shard: int, name: str, member: bytes, capacity: int) -> scripts.Running:
         key: str = self.layer._keys.queue(name)
-        node = self.multiplexer(shard)
+        node = self.commands(shard, key)
         return scripts.send(node, key, member, self.layer.expiry, capacity)
 
     def _added(self, shard: int, result: int) -> bool:
@@ -183,20 +202,24 @@ class Session:
         self._tally[shard].refused += 1
         return False
 
-    async def publish(self, shard: int, command: bytes) -> None:
-        """Publish a message, packed as a command."""
-        await self.multiplexer(shard).call(command)
+    async def publish(self, shard: int, topic: str, payload: bytes) -> None:
+        """Publish a message."""
+        await self.shard(shard).publish(topic, payload)
         self._tally[shard].sent += 1
 
     async def delete_keys(self, names: set[str] | None = None) -> None:
         """Delete the layer's keys on every shard: all of them, or these queues."""
-        keyspace = self.layer._keys
-        nodes = [self.multiplexer(shard) for shard in range(self.layer.ring_size)]
+        await asyncio.gather(
+            *[self._delete_keys(self.shard(shard), names) for shard in range(self.layer.ring_size)]
+        )
+
+    async def _delete_keys(self, shard: Shard, names: set[str] | None) -> None:
+        keyspace, at = self.layer._keys, shard.commands
         if names is None:
-            await asyncio.gather(*[flushing.delete_owned(node, keyspace) for node in nodes])
+            nodes = await shard.everywhere()
+            await asyncio.gather(*[flushing.delete_owned(node, at, keyspace) for node in nodes])
         else:
-            keys = [keyspace.queue(name).encode() for name in names]
-            await asyncio.gather(*[flushing.delete_keys(node, keys) for node in nodes])
+            await flushing.delete_keys(at, [keyspace.queue(name).encode() for name in names])
 
     @contextlib.asynccontextmanager
     async def without_readers(self) -> AsyncIterator[None]:
@@ -226,8 +249,7 @@ class Session:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        users: list[SentinelWatch | Multiplexer] = [*self._watches, *self._multiplexers.values()]
-        await asyncio.gather(*[user.aclose() for user in users])
+        await asyncio.gather(*[shard.aclose() for shard in self._shards_in_use.values()])
         await asyncio.gather(*[utils._close_redis(client) for client in self._clients.values()])
         self.layer._tallies.close(self._tally)
 
@@ -241,11 +263,7 @@ class Session:
         self.closing = True
         self.layer._tallies.close(self._tally)
         self.layer._mailboxes.forget_loop(self.loop)
-        users: list[QueueReader | SentinelWatch | Multiplexer] = [
-            *self._readers,
-            *self._watches,
-            *self._multiplexers.values(),
-        ]
+        users: list[QueueReader | Shard] = [*self._readers, *self._shards_in_use.values()]
         for user in users:
             # One that can't be let go properly is no reason to keep the others.
             with contextlib.suppress(Exception):
@@ -255,13 +273,13 @@ class Session:
 
     def descriptors(self) -> set[int]:
         """Return the file descriptors of all connections, those of :meth:`client` included."""
-        users: list[QueueReader | Multiplexer | SentinelWatch] = [
-            *self._readers,
-            *self._multiplexers.values(),
-            *self._watches,
-        ]
-        mine = {user.descriptor for user in users if user.descriptor is not None}
-        pools = [client.connection_pool for client in self._clients.values()]
+        found = {reader.descriptor for reader in self._readers}
+        for shard in self._shards_in_use.values():
+            found.update(shard.descriptors)
+        clients = self._clients.values()
+        # The one for a cluster has no pool.
+        pools = [one.connection_pool for one in clients if hasattr(one, "connection_pool")]
+        mine = {descriptor for descriptor in found if descriptor is not None}
         return mine.union(*[descriptors(pool) for pool in pools])
 
     def _sweep(self) -> None:

@@ -10,10 +10,13 @@ from ._loops import running_loop_or_none
 from ._mailbox import Mailbox
 from ._messages import Recent
 from ._session import Loop, Session
+from ._transport.cluster import Cluster
+from ._transport.sharded import ClusterSubscriber
+from ._transport.shards import Shard, SingleServer
 from ._transport.subscriber import Subscriber
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
+    from redis.asyncio import Redis, RedisCluster
 
     from .pubsub import RedisPubSubChannelLayer
 
@@ -25,7 +28,7 @@ class TopicSession(Session):
 
     def __init__(self, layer: RedisPubSubChannelLayer, loop: Loop) -> None:
         super().__init__(layer, loop)
-        self._subscribers: dict[int, Subscriber] = {}
+        self._subscribers: dict[int, Subscriber | ClusterSubscriber] = {}
         self._members: dict[bytes, dict[str, Mailbox]] = {}
         self._recalls = layer._publications_are_unique()
         self._recent = Recent()
@@ -76,20 +79,30 @@ class TopicSession(Session):
                 if box.name.encode() != topic or alive.get(box.name) is not box:
                     self._part(topic.decode(), box)
 
-    def subscriber(self, shard: int) -> Subscriber:
-        """Return the Pub/Sub connection of a shard."""
+    def subscriber(self, shard: int) -> Subscriber | ClusterSubscriber:
+        """Return the Pub/Sub connections of a shard."""
         subscriber = self._subscribers.get(shard)
         if subscriber is None:
-            subscriber = Subscriber(
-                self.node(shard),
-                self.multiplexer(shard),
-                self.loop,
-                self._published,
-                self._members.__contains__,
-                self.layer._keys.new_own_topic().encode(),
-            )
-            self._subscribers[shard] = subscriber
+            subscriber = self._subscribers[shard] = self._make_subscriber(self.shard(shard))
         return subscriber
+
+    def _make_subscriber(self, shard: Shard) -> Subscriber | ClusterSubscriber:
+        in_use = self._members.__contains__
+        if isinstance(shard, Cluster):
+            return ClusterSubscriber(shard, self.loop, self._published, in_use, self._new_own_topic)
+        assert isinstance(shard, SingleServer)
+        own_topic = self._new_own_topic()
+        return Subscriber(
+            shard.node(own_topic),
+            self.loop,
+            self._published,
+            in_use,
+            lambda: own_topic,
+            shard.publish,
+        )
+
+    def _new_own_topic(self) -> bytes:
+        return self.layer._keys.new_own_topic().encode()
 
     async def aclose(self) -> None:
         """End all tasks and close all connections of this loop."""
@@ -112,9 +125,8 @@ class TopicSession(Session):
 
     def descriptors(self) -> set[int]:
         """Return the file descriptors of all connections."""
-        subscribers = self._subscribers.values()
-        mine = {one.descriptor for one in subscribers if one.descriptor is not None}
-        return mine | super().descriptors()
+        own = {fd for one in self._subscribers.values() for fd in one.descriptors}
+        return own | super().descriptors()
 
     async def _join(
         self, topic: str, box: Mailbox, limit_s: float | None, group: str | None = None
@@ -215,7 +227,7 @@ class ShardView:
         return host
 
     @property
-    def _redis(self) -> Redis | None:
+    def _redis(self) -> Redis | RedisCluster | None:
         """The client of the running loop, once it was used."""
         loop = running_loop_or_none()
         session = self._layer._sessions.find(loop) if loop is not None else None

@@ -97,7 +97,7 @@ class RedisChannelLayer(BaseRedisLayer):
             box.groups = (box.groups or set()) | {group}
         key, shard = self._group_key(group), self.consistent_hash(group)
         yield lambda session: scripts.join(
-            session.multiplexer(shard), key, channel, self.group_expiry
+            session.commands(shard, key), key, channel, self.group_expiry
         )
 
     async def group_discard(self, group: str, channel: str) -> None:
@@ -111,7 +111,7 @@ class RedisChannelLayer(BaseRedisLayer):
         if box is not None and box.groups:
             box.groups.discard(group)
         key, shard = self._group_key(group), self.consistent_hash(group)
-        yield lambda session: scripts.leave(session.multiplexer(shard), key, channel)
+        yield lambda session: scripts.leave(session.commands(shard, key), key, channel)
 
     async def group_send(
         self, group: str, message: dict[str, Any], *, exclude: Iterable[str] = ()
@@ -145,8 +145,9 @@ class RedisChannelLayer(BaseRedisLayer):
         await self._send_frames(session, group, frames)
 
     async def _members(self, session: Session, group: str) -> list[str]:
-        node = session.multiplexer(self.consistent_hash(group))
-        members = await scripts.members(node, self._group_key(group), self.group_expiry)
+        key = self._group_key(group)
+        node = session.commands(self.consistent_hash(group), key)
+        members = await scripts.members(node, key, self.group_expiry)
         return [member.decode("utf-8", "replace") for member in members]
 
     def _frames(self, message: Message, members: list[str]) -> list[Frame]:
@@ -184,7 +185,7 @@ class RedisChannelLayer(BaseRedisLayer):
         self._check_group(group)
         key, shard = self._group_key(group), self.consistent_hash(group)
         size: int = yield lambda session: scripts.size(
-            session.multiplexer(shard), key, self.group_expiry
+            session.commands(shard, key), key, self.group_expiry
         )
         return size
 
@@ -243,12 +244,11 @@ class RedisChannelLayer(BaseRedisLayer):
             session.background(self._leave_groups(session, leaving), "leave groups")
 
     async def _leave_groups(self, session: Session, leaving: list[tuple[str, str]]) -> None:
-        leaves = [
-            scripts.leave(
-                session.multiplexer(self.consistent_hash(group)), self._group_key(group), channel
-            )
-            for group, channel in leaving
-        ]
+        leaves = []
+        for group, channel in leaving:
+            key = self._group_key(group)
+            node = session.commands(self.consistent_hash(group), key)
+            leaves.append(scripts.leave(node, key, channel))
         # What can't be left now is forgotten by Redis after group_expiry.
         await asyncio.gather(*leaves, return_exceptions=True)
 
@@ -266,7 +266,8 @@ class RedisChannelLayer(BaseRedisLayer):
         """
         session = self._sessions.find(running_loop())
         for client in session.clients().values() if session is not None else ():
-            await client.connection_pool.disconnect(inuse_connections=False)
+            if hasattr(client, "connection_pool"):  # the one for a cluster has many
+                await client.connection_pool.disconnect(inuse_connections=False)
 
     async def wait_received(self) -> None:
         """Return at once: nothing is received in the background without an owner."""

@@ -23,7 +23,6 @@ from ._queues import LocalQueue
 from ._session import Session
 from ._steps import Steps, run
 from ._topics import ShardView, TopicSession
-from ._transport.connections import pack
 from .exceptions import ConnectionLost, ForeignChannelError, InvalidName, Unsupported
 from .serializers import BaseMessageSerializer, registry
 
@@ -78,8 +77,8 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         frame = {**message, EXCLUDE_KEY: sorted(excluded)} if excluded else message
         payload = self.serialize(frame)
         self._check_size(message, len(payload))
-        command, shard = pack(b"PUBLISH", topic, payload), self.consistent_hash(topic)
-        yield lambda session: session.publish(shard, command)
+        shard = self.consistent_hash(topic)
+        yield lambda session: session.publish(shard, topic, payload)
 
     async def _open(self, channel: str) -> Mailbox:
         self._check_channel(channel)

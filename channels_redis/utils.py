@@ -18,7 +18,8 @@ import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import (
     Connection,
     ConnectionPool,
@@ -35,10 +36,27 @@ from redis.asyncio.sentinel import (
 )
 from redis.backoff import NoBackoff
 
-from ._hosts import URL_SCHEMES, Host, copied, decode_entries, describe_host, redact_hosts
+from ._hosts import (
+    CLUSTER_KEYWORDS,
+    URL_SCHEMES,
+    Host,
+    copied,
+    decode_entries,
+    describe_host,
+    is_cluster,
+    redact_hosts,
+)
+from ._slots import Address
 from .exceptions import ConfigurationError
 
-__all__ = ["close_pool", "create_pool", "decode_hosts", "describe_host", "redact_hosts"]
+__all__ = [
+    "close_pool",
+    "create_pool",
+    "decode_hosts",
+    "describe_host",
+    "is_cluster",
+    "redact_hosts",
+]
 
 _RING_POSITIONS = 4096
 _UNLIMITED_CONNECTIONS = 2**31
@@ -47,7 +65,13 @@ _CLOSE_TIMEOUT_S = 0.5
 # Taken beside the keywords of the Sentinel client and of the connections.
 _SENTINEL_KEYWORDS = frozenset({"master_name", "check_connection"})
 # Worked out before redis-py sees the rest.
-_OWN_KEYWORDS = frozenset({"address", "ssl", "unix_socket_path", "sentinels", "master_name"})
+_OWN_KEYWORDS = CLUSTER_KEYWORDS | {
+    "address",
+    "ssl",
+    "unix_socket_path",
+    "sentinels",
+    "master_name",
+}
 
 # Names that others use for these keywords, where no likeness of letters leads to the right one.
 _OTHER_NAMES = {
@@ -178,6 +202,32 @@ def create_pool(host: Mapping[str, Any]) -> ConnectionPool:
     return pool
 
 
+def create_cluster_client(host: Mapping[str, Any]) -> RedisCluster:
+    """Make a redis-py client of a whole cluster; opens nothing."""
+    options = _connection_options(host)
+    tls = _is_subclass(options["connection_class"], SSLConnection)
+    known = _keywords(RedisCluster) - {"host", "port", "startup_nodes"}
+    options = {key: value for key, value in options.items() if key in known}
+    if host.get("address_remap") is not None:
+        options["address_remap"] = host["address_remap"]
+    nodes = [ClusterNode(name, port) for name, port in startup_nodes(host)]
+    return RedisCluster(startup_nodes=nodes, ssl=tls, **options)
+
+
+def startup_nodes(host: Mapping[str, Any]) -> list[Address]:
+    """Return where to ask about a cluster first, of a dict as ``decode_hosts`` makes them."""
+    if host.get("startup_nodes"):
+        return [(name, int(port)) for name, port in host["startup_nodes"]]
+    options = _connection_options(host)
+    return [(options.get("host", "localhost"), int(options.get("port", 6379)))]
+
+
+def aim_pool(pool: ConnectionPool, address: Address) -> ConnectionPool:
+    """Have a pool connect to one server of its cluster."""
+    pool.connection_kwargs["host"], pool.connection_kwargs["port"] = address
+    return pool
+
+
 def create_client(pool: ConnectionPool) -> Redis:
     """Make a client of a pool; opens nothing."""
     return Redis(connection_pool=pool)
@@ -186,6 +236,10 @@ def create_client(pool: ConnectionPool) -> Redis:
 def _connection_options(host: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords of the pool, with TLS, Unix sockets and safe values worked out."""
     options = {key: copied(value) for key, value in host.items()}
+    for keyword in CLUSTER_KEYWORDS & options.keys():
+        value = options.pop(keyword)
+        if keyword == "startup_nodes" and value:
+            options["host"], options["port"] = value[0][0], int(value[0][1])
     # As in redis-py, the URL wins; but a class of the user's can't stand in a URL.
     own_class = {key: options[key] for key in ("connection_class",) if key in options}
     options.update(_parsed_address(options.pop("address", None)) or {}, **own_class)
@@ -292,8 +346,11 @@ async def _close_connections(pool: ConnectionPool) -> None:
     await asyncio.wait_for(pool.aclose(), _CLOSE_TIMEOUT_S)
 
 
-async def _close_redis(client: Redis) -> None:
+async def _close_redis(client: Redis | RedisCluster) -> None:
     """Close a client and its pool, on every redis-py in range."""
+    if isinstance(client, RedisCluster):
+        await client.aclose()
+        return
     await client.aclose(close_connection_pool=False)
     await close_pool(client.connection_pool)
 

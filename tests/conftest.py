@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from channels_redis.testing.servers import (
+    ClusterSet,
     RedisServer,
     SentinelSet,
     ServerNotFound,
@@ -25,6 +26,9 @@ from tests.helpers import ExternalServer
 RING_SIZE = 4
 
 REDIS_URL = os.environ.get("REDIS_URL")
+
+#: On what every contract test runs; the environment ``topologies`` in tox.ini adds the others.
+TOPOLOGIES = os.environ.get("CHANNELS_REDIS_TEST_TOPOLOGIES", "single ring").split()
 
 
 if os.environ.get("CHANNELS_REDIS_TEST_UVLOOP"):
@@ -80,6 +84,14 @@ def sentinel_set() -> Iterator[SentinelSet]:
         yield sentinels
 
 
+@pytest.fixture(scope="session")
+def cluster_set() -> Iterator[ClusterSet]:
+    """A shared cluster of three primaries with a replica each; for tests that break nothing."""
+    find_server_or_skip()
+    with ClusterSet(primaries=3, replicas=1) as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def private_server() -> Iterator[RedisServer]:
     """A server of this test's own, to be stopped, killed, frozen and reconfigured."""
@@ -95,9 +107,9 @@ def tls_server() -> Iterator[RedisServer]:
         yield private
 
 
-@pytest.fixture(params=["single", "ring"])
+@pytest.fixture(params=TOPOLOGIES)
 def topology(request: pytest.FixtureRequest) -> str:
-    """``single`` or ``ring``; parametrise it indirectly to add ``sentinel``."""
+    """What servers the test's layers have: ``single``, ``ring``, ``sentinel`` or ``cluster``."""
     name: str = request.param
     return name
 
@@ -111,6 +123,8 @@ def hosts(topology: str, request: pytest.FixtureRequest) -> list[Any]:
         return list(request.getfixturevalue("ring_urls"))
     if topology == "sentinel":
         return [request.getfixturevalue("sentinel_set").host_entry()]
+    if topology == "cluster":
+        return [request.getfixturevalue("cluster_set").host_entry()]
     raise ValueError(f"There is no topology {topology!r}.")
 
 

@@ -38,7 +38,7 @@ from django.conf import settings
 from django.test.utils import override_settings
 
 from channels_redis._base import BaseRedisLayer
-from channels_redis.testing.servers import RedisServer
+from channels_redis.testing.servers import ClusterSet, RedisServer
 from tests.conftest import class_of, find_server_or_skip
 from tests.helpers import receive
 from tests.test_architecture import BESIDE, MODULES, PORCHES, floor_of
@@ -165,6 +165,9 @@ class Places:
         if kind == "sentinel":
             sentinels = self._request.getfixturevalue("sentinel_set").sentinels
             return tuple(sentinels[int(number) - 1])
+        if kind == "cluster":
+            servers: list[RedisServer] = self._request.getfixturevalue("small_cluster").servers
+            return servers[int(number) - 1].address
         raise ValueError(f"No server stands for {name!r}; see Places.")
 
     def put_into(self, source: str) -> str:
@@ -199,6 +202,13 @@ class Places:
         else:
             exec(code, names)
         return names
+
+
+@pytest.fixture(scope="module")
+def small_cluster() -> Iterator[ClusterSet]:
+    find_server_or_skip()
+    with ClusterSet(3) as cluster:
+        yield cluster
 
 
 @pytest.fixture

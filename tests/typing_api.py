@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from typing_extensions import assert_never, assert_type
 
 from channels_redis import events, exceptions
@@ -129,7 +129,7 @@ def blocking_messages(layer: Layer) -> None:
 
 def seams(layer: Layer) -> None:
     assert_type(layer.create_pool(0), ConnectionPool)
-    assert_type(layer.connection(0), Redis)
+    assert_type(layer.connection(0), Redis | RedisCluster)
     assert_type(layer.consistent_hash("room"), int)
     assert_type(layer.serialize({"type": "greeting"}), bytes)
     assert_type(layer.deserialize(b""), Any)

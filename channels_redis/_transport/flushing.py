@@ -3,61 +3,68 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
 from .._keyspace import Keyspace
 from .connections import pack
-from .multiplexer import Multiplexer
+from .multiplexer import Commands
 
 _SCAN_COUNT = 1000
 
 
-async def delete_owned(node: Multiplexer, keyspace: Keyspace) -> None:
-    """Delete all queues and groups of a layer; without the right to SCAN, found with KEYS."""
+At = Callable[[bytes], Commands]
+"""What sends commands about a key: in a cluster, each goes by its slot."""
+
+
+async def delete_owned(node: Commands, at: At, keyspace: Keyspace) -> None:
+    """Delete all queues and groups of a layer that ``node`` has; without the right to SCAN,
+    found with KEYS.
+    """
     try:
         cursor = b"0"
         while True:
             cursor, found = await _ask(
                 node, "SCAN", cursor, "MATCH", keyspace.owned_keys_pattern(), "COUNT", _SCAN_COUNT
             )
-            await _delete_sorted_sets(node, _owned(found, keyspace))
+            await _delete_sorted_sets(at, _owned(found, keyspace))
             if cursor == b"0":
                 return
     except NoPermissionError:
         found = await _ask(node, "KEYS", keyspace.owned_keys_pattern())
-        await _delete_sorted_sets(node, _owned(found, keyspace))
+        await _delete_sorted_sets(at, _owned(found, keyspace))
 
 
-async def delete_keys(node: Multiplexer, keys: list[bytes]) -> None:
-    """Delete keys; without the right to UNLINK, with DEL."""
-    await asyncio.gather(*[_delete(node, key) for key in keys])
+async def delete_keys(at: At, keys: list[bytes]) -> None:
+    """Delete keys, each by a command of its own; without the right to UNLINK, with DEL."""
+    await asyncio.gather(*[_delete(at(key), key) for key in keys])
 
 
 def _owned(found: list[bytes], keyspace: Keyspace) -> list[bytes]:
     return [key for key in found if keyspace.owns(key.decode("utf-8", "replace"))]
 
 
-async def _delete_sorted_sets(node: Multiplexer, keys: list[bytes]) -> None:
+async def _delete_sorted_sets(at: At, keys: list[bytes]) -> None:
     # ZCOUNT refuses other types; unlike TYPE, every user of a layer may call it.
     counts = await asyncio.gather(
-        *[_ask(node, "ZCOUNT", key, "-inf", "+inf") for key in keys], return_exceptions=True
+        *[_ask(at(key), "ZCOUNT", key, "-inf", "+inf") for key in keys], return_exceptions=True
     )
     for count in counts:
         if isinstance(count, BaseException) and not isinstance(count, ResponseError):
             raise count
     await delete_keys(
-        node, [key for key, count in zip(keys, counts, strict=True) if isinstance(count, int)]
+        at, [key for key, count in zip(keys, counts, strict=True) if isinstance(count, int)]
     )
 
 
-async def _delete(node: Multiplexer, key: bytes) -> None:
+async def _delete(node: Commands, key: bytes) -> None:
     try:
         await _ask(node, "UNLINK", key)
     except NoPermissionError:
         await _ask(node, "DEL", key)
 
 
-async def _ask(node: Multiplexer, *command: bytes | str | int) -> Any:
+async def _ask(node: Commands, *command: bytes | str | int) -> Any:
     return await node.call(pack(*command), True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 from redis.exceptions import (
     AuthenticationError,
@@ -51,18 +51,33 @@ WINDOW_BYTES = 8 * 1024 * 1024
 BACKLOG_BYTES = 128 * 1024 * 1024
 _COMMAND_BYTES = 1024
 
+#: A reply that takes so long makes one wonder whether the server is still the one to ask.
+SUSPICIOUS_S = 1.0
 
-class _Command:
-    __slots__ = ("asked_at", "data", "future", "repeatable", "written_at")
+
+class Command:
+    """A packed command and the future of its reply.
+
+    In a cluster it knows its slot, and how often it was sent elsewhere.
+    """
+
+    __slots__ = ("asked_at", "data", "future", "hops", "repeatable", "slot", "written_at")
 
     def __init__(
-        self, data: bytes, future: asyncio.Future[Any], now: float, repeatable: bool
+        self,
+        data: bytes,
+        future: asyncio.Future[Any],
+        now: float,
+        repeatable: bool,
+        slot: int | None = None,
     ) -> None:
         self.data = data
         self.future = future
         self.asked_at = now
         self.written_at = now
         self.repeatable = repeatable
+        self.slot = slot
+        self.hops = 0
 
     @property
     def size_bytes(self) -> int:
@@ -70,8 +85,22 @@ class _Command:
         return len(self.data) + _COMMAND_BYTES
 
     def fail(self, error: Exception) -> None:
+        """Raise in the caller, unless it has gone."""
         if not self.future.done():
             self.future.set_exception(error)
+
+
+class Commands(Protocol):
+    """What sends commands about one key: to its server, wherever that is."""
+
+    #: For :mod:`.scripts`: what was sent to this server, and whether it forbids EVALSHA.
+    @property
+    def loaded(self) -> set[Any]: ...
+
+    hash_forbidden: bool
+
+    def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
+        """Queue one packed command; return the future of its reply."""
 
 
 class Multiplexer:
@@ -83,14 +112,14 @@ class Multiplexer:
         self._wire: Wire | None = None
         self._task: asyncio.Task[None] | None = None
         # A command is in one of these: not written; written; refused, to be written again.
-        self._unwritten: deque[_Command] = deque()
-        self._written: deque[_Command] = deque()
-        self._refused: deque[_Command] = deque()
+        self._unwritten: deque[Command] = deque()
+        self._written: deque[Command] = deque()
+        self._refused: deque[Command] = deque()
         self._backlog_bytes = 0
         self._in_flight_bytes = 0
         self._writing_due = False
         self._watch: asyncio.TimerHandle | None = None
-        self._overdue: _Command | None = None
+        self._overdue: Command | None = None
         self._watch_s = min(node.connect_wait_s, node.command_timeout_s) / 10
         self._failures = 0
         self._retiring = False
@@ -107,6 +136,11 @@ class Multiplexer:
         return len(self._unwritten) + len(self._written) + len(self._refused)
 
     @property
+    def connected(self) -> bool:
+        """Whether there is a connection that is not known to be lost."""
+        return self._wire is not None and not self._retiring
+
+    @property
     def descriptor(self) -> int | None:
         """The file descriptor of the connection, if there is one."""
         return self._wire.descriptor if self._wire is not None else None
@@ -120,16 +154,26 @@ class Multiplexer:
         the server refuses what the options ask for.  Cancelling it takes back a command that is
         not yet written.
         """
-        command = _Command(data, self._loop.create_future(), self._loop.time(), repeatable)
+        command = Command(data, self._loop.create_future(), self._loop.time(), repeatable)
+        self.issue(command)
+        return command.future
+
+    def issue(self, command: Command) -> None:
+        """Queue a command, which may be an older one that comes from another server."""
         if self._closed:
             command.fail(self._lost("the layer was closed", maybe_executed=False))
-            return command.future
+            return
         if self._backlog_bytes > BACKLOG_BYTES:
             reason = f"{len(self._unwritten)} commands wait to be sent already"
             command.fail(self._lost(reason, maybe_executed=False))
-            return command.future
-        self._unwritten.append(command)
+            return
         self._backlog_bytes += command.size_bytes
+        waiting = self._unwritten
+        if waiting and waiting[-1].asked_at > command.asked_at:
+            later = sum(one.asked_at > command.asked_at for one in waiting)
+            waiting.insert(len(waiting) - later, command)
+        else:
+            waiting.append(command)
         if self._task is None:
             self._start()
         if self._wire is not None and not self._writing_due:
@@ -137,7 +181,11 @@ class Multiplexer:
             self._loop.call_soon(self._write_waiting)
         if self._watch is None:
             self._watch = self._loop.call_later(self._watch_s, self._check_deadlines)
-        return command.future
+
+    def hand_on(self) -> None:
+        """Give away what other servers of a cluster serve by now."""
+        for command in self._node.reroute(self._unwritten):
+            self._backlog_bytes -= command.size_bytes
 
     def renew(self, reason: str) -> None:
         """Write nothing more to this server, and go to the one that the topology names now.
@@ -224,6 +272,11 @@ class Multiplexer:
         """Try once to get a connection, after a pause if the last ones brought nothing."""
         if self._failures:
             await asyncio.sleep(backoff_s(self._failures - 1))
+        self.hand_on()
+        if self._node.retired:
+            self._failures = 0
+            self._fail_unwritten(None)
+            return
         try:
             wire = await self._node.dial()
         except (RedisError, OSError) as error:
@@ -253,9 +306,12 @@ class Multiplexer:
             self._drop(error)
             await wire.close()
 
-    def _settle(self, command: _Command, reply: Any) -> None:
+    def _settle(self, command: Command, reply: Any) -> None:
         self._in_flight_bytes -= len(command.data)
         if isinstance(reply, Exception):
+            if self._node.redirects(command, reply):
+                self._write_waiting()
+                return
             if self._is_refusal(reply):
                 self._trouble = str(reply)
                 self._refused.append(command)
@@ -291,10 +347,13 @@ class Multiplexer:
                 command.fail(self._lost(str(error), maybe_executed=True))
         self._unwritten.extendleft(reversed(again))
         self._backlog_bytes += sum(command.size_bytes for command in again)
+        self._node.trust(self)
         if at_stake:
             self._note_failure(error)
 
     def _note_failure(self, error: Exception) -> None:
+        if self._node.retired:
+            return
         self._failures += 1
         self._trouble = str(error)
         self._node.health.lost(self, self._trouble)
@@ -303,6 +362,10 @@ class Multiplexer:
         """Give up on what has waited too long."""
         self._watch = None
         now = self._loop.time()
+        if self._written and now - self._written[0].written_at >= SUSPICIOUS_S:
+            self._node.suspect(self)
+        else:
+            self._node.trust(self)
         if self._wire is None:
             self._fail_unwritten(None, asked_before=now - self._node.connect_wait_s)
         elif self._written and now - self._written[0].written_at >= self._node.command_timeout_s:
@@ -318,7 +381,7 @@ class Multiplexer:
             command = self._next_unwritten()
             command.fail(error or self._lost(self._trouble, maybe_executed=False))
 
-    def _next_unwritten(self) -> _Command:
+    def _next_unwritten(self) -> Command:
         command = self._unwritten.popleft()
         self._backlog_bytes -= command.size_bytes
         return command

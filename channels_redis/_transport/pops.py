@@ -26,6 +26,8 @@ SINGLES = 4
 #: Messages that follow each other within this time flow.
 FLOW_S = 0.05
 
+_ASKING = pack("ASKING")
+
 Popped = tuple[bytes, Any]
 """A message as it was in the queue, and its score as the server gave it."""
 
@@ -52,10 +54,13 @@ class Pops:
         self._clock_ahead_s = 0.0
         self.reset()
 
-    def reset(self) -> None:
-        """Start afresh, on a new connection."""
-        # True for a batch, False for a blocking pop; in the order of the replies.
-        self._asked: deque[bool] = deque()
+    def reset(self, *, asking: bool = False) -> None:
+        """Start afresh, on a new connection; where the queue's slot is only on its way to the
+        server, ``asking`` has to go before each command.
+        """
+        # True for a batch, False for a blocking pop, None for ASKING; in the order of the replies.
+        self._asked: deque[bool | None] = deque()
+        self._asking = asking
         # The first batch loads the script, so that none is refused while pops follow it.
         self._by_hash = False
         self._singles = 0
@@ -69,7 +74,7 @@ class Pops:
 
     def ask(self, room: int) -> bytes:
         """Return what to write now, perhaps nothing; ``room`` for so many messages is there."""
-        depth = min(self._depth, max(1, room // 4))
+        depth = 1 if self._asking else min(self._depth, max(1, room // 4))
         missing = depth - len(self._asked)
         if 2 * missing < depth:
             return b""
@@ -80,11 +85,19 @@ class Pops:
             self._asked.append(True)
         self._asked.extend([False] * missing)
         self._singles -= missing
+        if self._asking:
+            return self._with_asking(command)
         return command + self._single * missing
+
+    def _with_asking(self, batch: bytes) -> bytes:
+        self._asked = deque([None, True, None, False] if batch else [None, False])
+        return _ASKING + batch + _ASKING * bool(batch) + self._single
 
     def take(self, reply: Any, now: float) -> Reply:
         """Return what the next reply means; ``now`` is the event loop's time in seconds."""
         is_batch = self._asked.popleft()
+        if is_batch is None:
+            return Reply(error=reply if isinstance(reply, Exception) else None)
         if isinstance(reply, Exception):
             return Reply(error=self._refused(reply) if is_batch else reply)
         return self._take_batch(reply, now) if is_batch else self._take_single(reply, now)

@@ -17,14 +17,16 @@ from redis.exceptions import ConnectionError, RedisError
 from ..exceptions import ConfigurationError, ConnectionLost
 from . import scripts
 from .connections import NO_ANSWER, Deadline, Loop, Wire, forget, pack
-from .multiplexer import Multiplexer
+from .multiplexer import SUSPICIOUS_S, Commands
 from .pops import Popped, Pops, Reply
-from .topology import RENEW_S, Node, backoff_s
+from .topology import RENEW_S, Node, Redirected, backoff_s
 
 #: How long a message of a general channel waits for the receive() that comes back.
 HOLD_S = 0.1
 #: How long a stopped reader waits for its last reply before it closes the socket.
 STOP_S = 0.5
+#: Between a redirection and the next dial.
+REDIRECTED_S = 0.01
 
 
 class QueueOwner(Protocol):
@@ -65,12 +67,13 @@ class QueueOwner(Protocol):
 class QueueReader:
     """A supervised task that pops while anybody waits, and survives every loss."""
 
-    def __init__(self, owner: QueueOwner, node: Node, multiplexer: Multiplexer, loop: Loop) -> None:
+    def __init__(self, owner: QueueOwner, node: Node, multiplexer: Commands, loop: Loop) -> None:
         self._owner = owner
         self._node = node
         self._multiplexer = multiplexer
         self.loop = loop
-        self._block_s = max(1, int(node.command_timeout_s / 2))
+        # In a cluster, what waits at a server from which the slot is moving away hears nothing.
+        self._block_s = 1 if node.in_cluster else max(1, int(node.command_timeout_s / 2))
         self._deadline_s = max(self._block_s + 1.0, node.command_timeout_s * 0.9)
         self._wire: Wire | None = None
         self._client_id: int | None = None
@@ -187,6 +190,10 @@ class QueueReader:
                 await self._pop(self._wire)
         except ConfigurationError:
             raise
+        except Redirected:
+            await self._disconnect()
+            # Two servers that send us back and forth must not keep us busy.
+            await asyncio.sleep(REDIRECTED_S)
         except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
             if not self._stopping:
                 self._failures += 1
@@ -196,8 +203,9 @@ class QueueReader:
     async def _connect(self) -> None:
         self._renewal = ""
         if self._failures:
-            await asyncio.sleep(backoff_s(self._failures - 1))
+            await self._node.pause(backoff_s(self._failures - 1))
         self._wire = await self._node.dial()
+        self._pops.reset(asking=self._node.asking)
         client_id = await self._wire.ask("CLIENT", "ID")
         self._client_id = client_id if isinstance(client_id, int) else None
 
@@ -218,14 +226,24 @@ class QueueReader:
         if not leaving and self._owner.demand():
             wire.write(self._pops.ask(self._owner.limit()))
         if self._pops.pending:
-            deadline = Deadline(self.loop, self._deadline_s, partial(wire.abort, NO_ANSWER))
-            try:
-                reply = await self._reply(wire)
-            finally:
-                deadline.cancel()
+            reply = await self._reply_in_time(wire)
             self._take(self._pops.take(reply, self.loop.time()))
         if self._trouble and not self._pops.pending:
             raise self._trouble
+
+    async def _reply_in_time(self, wire: Wire) -> Any:
+        deadline = Deadline(self.loop, self._deadline_s, partial(wire.abort, NO_ANSWER))
+        doubt: asyncio.TimerHandle | None = None
+        if self._node.in_cluster:
+            doubt_s = self._block_s + SUSPICIOUS_S
+            doubt = self.loop.call_later(doubt_s, self._node.suspect, self)
+        try:
+            return await self._reply(wire)
+        finally:
+            deadline.cancel()
+            if doubt is not None:
+                doubt.cancel()
+                self._node.trust(self)
 
     async def _reply(self, wire: Wire) -> Any:
         """Read a reply.  A cancellation stops the reader, but not before it has its replies."""
@@ -291,10 +309,11 @@ class QueueReader:
     async def _unblock(self, wire: Wire) -> None:
         """Make the server answer the blocking pop now; close the socket if it does not."""
         limit = self.loop.call_later(STOP_S, wire.abort)
+        server = self._node.same_server(self._multiplexer)
         try:
             while self._pops.pending and self._client_id is not None:
                 command = pack("CLIENT", "UNBLOCK", self._client_id)
-                if not await self._multiplexer.call(command):
+                if not await server.call(command):
                     # Not blocked yet, or not any more: so again, until all have answered.
                     await asyncio.sleep(0.002)
         except (RedisError, ConfigurationError):

@@ -18,7 +18,7 @@ from redis.exceptions import NoPermissionError, NoScriptError
 from .connections import pack
 
 if TYPE_CHECKING:
-    from .multiplexer import Multiplexer
+    from .multiplexer import Commands
 
 Arg = bytes | str | int | float
 
@@ -68,7 +68,7 @@ class Running:
     __slots__ = ("_args", "_future", "_node", "_repeatable", "_script")
 
     def __init__(
-        self, node: Multiplexer, script: Script, *args: Arg, repeatable: bool = False
+        self, node: Commands, script: Script, *args: Arg, repeatable: bool = False
     ) -> None:
         self._node = node
         self._script = script
@@ -95,7 +95,7 @@ class Running:
         self._future.cancel()
 
 
-def send(node: Multiplexer, queue: str, member: bytes, expiry_s: float, capacity: int) -> Running:
+def send(node: Commands, queue: str, member: bytes, expiry_s: float, capacity: int) -> Running:
     """Add a message to a queue; awaiting gives bits :data:`ADDED` and :data:`SENDER_CLOCK`."""
     return Running(node, _SEND, queue, member, expiry_s, capacity, time.time())
 
@@ -110,30 +110,30 @@ def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:
 
 
 async def put_back(
-    node: Multiplexer, queue: str, expiry_s: float, messages: Iterable[tuple[bytes, bytes]]
+    node: Commands, queue: str, expiry_s: float, messages: Iterable[tuple[bytes, bytes]]
 ) -> None:
     """Give ``(member, score)`` pairs back to their queue."""
     pairs = [part for member, score in messages for part in (score, member)]
     await Running(node, _PUT_BACK, queue, expiry_s, *pairs)
 
 
-async def join(node: Multiplexer, group: bytes, channel: str, group_expiry_s: float) -> None:
+async def join(node: Commands, group: bytes, channel: str, group_expiry_s: float) -> None:
     """Add a channel to a group; may be repeated."""
     await Running(node, _JOIN, group, channel, group_expiry_s, time.time(), repeatable=True)
 
 
-async def members(node: Multiplexer, group: bytes, group_expiry_s: float) -> list[bytes]:
+async def members(node: Commands, group: bytes, group_expiry_s: float) -> list[bytes]:
     """Return the full names of the channels in a group; may be repeated."""
     reply = await Running(node, _MEMBERS, group, group_expiry_s, time.time(), repeatable=True)
     return cast("list[bytes]", reply)
 
 
-async def size(node: Multiplexer, group: bytes, group_expiry_s: float) -> int:
+async def size(node: Commands, group: bytes, group_expiry_s: float) -> int:
     """Return the number of channels in a group; may be repeated."""
     reply = await Running(node, _SIZE, group, group_expiry_s, time.time(), repeatable=True)
     return cast("int", reply)
 
 
-async def leave(node: Multiplexer, group: bytes, channel: str) -> None:
+async def leave(node: Commands, group: bytes, channel: str) -> None:
     """Remove a channel from a group; may be repeated.  A plain ZREM."""
     await node.call(pack(b"ZREM", group, channel), True)

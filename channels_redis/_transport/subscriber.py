@@ -1,18 +1,18 @@
 """The Pub/Sub connection of one node: subscribe, confirm, read, resubscribe.
 
 Each topic has at most one command on its way, so every confirmation is unambiguous; what is
-wanted may change meanwhile, and is compared again when the confirmation is read::
+wanted may change meanwhile, and is compared again when the confirmation is read.  Topics asked for
+in one tick go out in one command.  Whoever joins is told where the confirmation is read, before
+any message that follows it.
 
-    IDLE --SUBSCRIBE--> JOINING --confirmed--> JOINED --UNSUBSCRIBE--> LEAVING --confirmed--> IDLE
-
-Topics asked for in one tick go out in one command.  Whoever joins is told where the
-confirmation is read, before any message that follows it.
+On sharded Pub/Sub a command carries topics of one slot, and the server may end subscriptions
+unasked, as their slot goes to another server.  They are asked for again at once: where they are
+to be found now, the refusal tells.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,37 +22,11 @@ from redis.exceptions import ConnectionError
 from ..exceptions import ConfigurationError, ConnectionLost
 from .connections import Loop, Wire, forget, pack
 from .loopback import DEAF, Loopback
-from .multiplexer import Multiplexer
+from .subscriptions import CLASSIC, SHARDED, Join, Publish, State, Topic, Topics, Verbs
 from .topology import Node, backoff_s
 
-#: Topics in one command; more go out in several.
-BATCH_TOPICS = 500
-
-
-class _State(enum.Enum):
-    IDLE = enum.auto()
-    JOINING = enum.auto()
-    JOINED = enum.auto()
-    LEAVING = enum.auto()
-
-
-class _Join:
-    """One caller that waits for a subscription to be confirmed."""
-
-    __slots__ = ("arrived", "future")
-
-    def __init__(self, arrived: Callable[[], None], future: asyncio.Future[None]) -> None:
-        self.arrived = arrived
-        self.future = future
-
-
-class _Topic:
-    __slots__ = ("joins", "state", "wanted")
-
-    def __init__(self) -> None:
-        self.state = _State.IDLE
-        self.wanted = True
-        self.joins: list[_Join] = []
+#: How long a subscription waits that was refused, as the cluster is just being rearranged.
+POSTPONED_S = 0.05
 
 
 class Subscriber:
@@ -60,34 +34,42 @@ class Subscriber:
 
     ``on_message(topic, payload)`` takes what is published; ``in_use(topic)`` tells whether
     anybody still listens to a topic.  Both are called on the loop and must be quick.  On
-    ``own_topic`` it listens to itself, published over ``multiplexer`` (see :mod:`.loopback`).
+    a topic of its own, new for each connection, it listens to itself (see :mod:`.loopback`).
+    ``on_drop()`` is called where the server ends a subscription that is wanted.
     """
 
     def __init__(
         self,
         node: Node,
-        multiplexer: Multiplexer,
         loop: Loop,
         on_message: Callable[[bytes, bytes], None],
         in_use: Callable[[bytes], bool],
-        own_topic: bytes,
+        new_own_topic: Callable[[], bytes],
+        publish: Publish,
+        verbs: Verbs = CLASSIC,
+        on_drop: Callable[[], None] = lambda: None,
     ) -> None:
         self._node = node
         self._loop = loop
         self._on_message = on_message
         self._in_use = in_use
-        self._own_topic = own_topic
+        self._on_drop = on_drop
+        self._verbs = verbs
+        self._new_own_topic = new_own_topic
+        self._own_topic = b""
         self._loopback = Loopback(
             loop,
             node.command_timeout_s / 2,
-            subscribe=lambda: self._write(b"SUBSCRIBE", [own_topic]),
-            publish=lambda: multiplexer.call(pack(b"PUBLISH", own_topic, b"")),
+            subscribe=self._question,
+            publish=lambda: publish(self._own_topic, b""),
             failed=self._is_deaf,
         )
-        self._topics: dict[bytes, _Topic] = {}
+        #: What is wanted here, and how far each is.
+        self.topics = Topics()
         self._changed: dict[bytes, None] = {}
         # Commands on their way, oldest first, each with the topics not yet confirmed.
         self._sent: deque[tuple[bytes, deque[bytes]]] = deque()
+        self._postponed: set[bytes] = set()
         self._unconfirmed = 0
         self._recovering = False
         self._writing_due = False
@@ -99,14 +81,10 @@ class Subscriber:
         node.users.add(self)
 
     @property
-    def topics(self) -> list[bytes]:
-        """The topics whose subscription is confirmed."""
-        return [name for name, topic in self._topics.items() if topic.state is _State.JOINED]
-
-    @property
-    def descriptor(self) -> int | None:
+    def descriptors(self) -> list[int]:
         """The file descriptor of the connection, if there is one."""
-        return self._wire.descriptor if self._wire is not None else None
+        descriptor = self._wire.descriptor if self._wire is not None else None
+        return [descriptor] if descriptor is not None else []
 
     async def subscribe(
         self, name: bytes, arrived: Callable[[], None], limit_s: float | None
@@ -117,12 +95,14 @@ class Subscriber:
         undone and never calls it.  Raises :class:`ConnectionLost` after ``limit_s`` seconds,
         :class:`ConfigurationError` where the server refuses.
         """
-        topic = self._topics.setdefault(name, _Topic())
+        topic = self.topics.get(name)
+        if topic is None:
+            topic = self.topics[name] = Topic(self._verbs.slot(name))
         topic.wanted = True
-        if topic.state is _State.JOINED:
+        if topic.state is State.JOINED:
             arrived()
             return
-        join = _Join(arrived, self._loop.create_future())
+        join = Join(arrived, self._loop.create_future())
         topic.joins.append(join)
         self._request(name)
         limit = self._loop.call_later(limit_s, self._give_up, join) if limit_s else None
@@ -139,10 +119,23 @@ class Subscriber:
 
     def release(self, name: bytes) -> None:
         """Unsubscribe from a topic, unless somebody listens or waits to."""
-        topic = self._topics.get(name)
+        topic = self.topics.get(name)
         if topic is None or topic.joins or self._in_use(name):
             return
         topic.wanted = False
+        self._request(name)
+
+    # Topics that move to the subscriber of another server
+
+    def surrender(self, name: bytes) -> Topic:
+        """Give a topic away, with those who wait for it; unsubscribe here."""
+        topic = self.topics.surrender(name)
+        self._request(name)
+        return topic
+
+    def adopt(self, name: bytes, topic: Topic) -> None:
+        """Take over a topic that another subscriber surrendered."""
+        self.topics.adopt(name, topic)
         self._request(name)
 
     def renew(self, reason: str) -> None:
@@ -153,7 +146,7 @@ class Subscriber:
     async def aclose(self) -> None:
         """End the task, close the connection, fail those who wait."""
         self._closed = True
-        self._fail_joins(self._topics, self._lost("the layer was closed"))
+        self.topics.fail(list(self.topics), self._lost("the layer was closed"))
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -171,7 +164,7 @@ class Subscriber:
         if self._task is not None:
             forget(self._task)
 
-    def _give_up(self, join: _Join) -> None:
+    def _give_up(self, join: Join) -> None:
         if not join.future.done():
             join.future.set_exception(self._lost(self._trouble))
 
@@ -181,7 +174,7 @@ class Subscriber:
     def _request(self, name: bytes) -> None:
         """Have the wishes about a topic compared with its state in this tick."""
         if self._closed:
-            self._fail_joins([name], self._lost("the layer was closed"))
+            self.topics.fail([name], self._lost("the layer was closed"))
             return
         self._changed[name] = None
         if not self._writing_due:
@@ -198,38 +191,24 @@ class Subscriber:
         """Write what changes: decided here, synchronously, for all topics of the tick."""
         self._writing_due = False
         changed, self._changed = self._changed, {}
-        joining: list[bytes] = []
-        leaving: list[bytes] = []
-        for name in changed:
-            topic = self._topics.get(name)
-            if topic is None:
-                continue
-            if not topic.wanted and topic.state is _State.IDLE:
-                del self._topics[name]
-            elif not topic.wanted and topic.state is _State.JOINED:
-                topic.state = _State.LEAVING
-                leaving.append(name)
-            elif topic.wanted and topic.state is _State.IDLE and self._wire is not None:
-                topic.state = _State.JOINING
-                joining.append(name)
+        joining, leaving = self.topics.change(changed, connected=self._wire is not None)
         self._unconfirmed += len(joining)
-        self._write(b"SUBSCRIBE", joining)
-        self._write(b"UNSUBSCRIBE", leaving)
+        self._write(self._verbs.subscribe, joining)
+        self._write(self._verbs.unsubscribe, leaving)
 
     def _write(self, command: bytes, names: list[bytes]) -> None:
-        for start in range(0, len(names), BATCH_TOPICS):
+        for batch in self._verbs.batches(names):
             assert self._wire is not None  # else no topic is JOINED or JOINING
-            batch = names[start : start + BATCH_TOPICS]
             self._sent.append((command, deque(batch)))
             self._wire.write(pack(command, *batch))
 
     async def _run(self) -> None:
         try:
-            while self._topics and not self._closed:
+            while self.topics and not self._closed:
                 try:
                     await self._serve()
                 except ConfigurationError as error:
-                    self._fail_joins(self._topics, error)
+                    self.topics.fail(list(self.topics), error)
                     await self._lose(error)
                 except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
                     await self._lose(error)
@@ -238,11 +217,11 @@ class Subscriber:
         except asyncio.CancelledError:
             self._task = None
             # A foreign cancellation (asyncio.run() at its end) makes nobody deaf.
-            if self._topics and not self._closed:
+            if self.topics and not self._closed:
                 self._start()
             raise
         self._task = None
-        if self._topics and not self._closed:
+        if self.topics and not self._closed:
             self._start()  # asked for while the connection was closed
 
     async def _serve(self) -> None:
@@ -250,62 +229,86 @@ class Subscriber:
             if self._failures:
                 await asyncio.sleep(backoff_s(self._failures - 1))
             self._wire = await self._node.dial()
+            self._own_topic = self._new_own_topic()
             self._recovering = True
-            self._changed.update(dict.fromkeys(self._topics))
+            self._changed.update(dict.fromkeys(self.topics))
             self._write_changes()
             self._loopback.start()
-        while self._topics:
+        while self.topics:
             self._handle(await self._wire.read())
 
     def _handle(self, reply: Any) -> None:
-        if isinstance(reply, list) and reply[0] == b"message":
+        if isinstance(reply, list) and reply[0] == self._verbs.message:
             self._loopback.heard()
             if reply[1] != self._own_topic:
                 self._node.tally.received += 1
                 self._on_message(reply[1], reply[2])
             return
         self._loopback.replied()
-        if isinstance(reply, list) and reply[0] in (b"subscribe", b"unsubscribe"):
-            self._confirm(reply[0].upper(), reply[1])
+        if isinstance(reply, list) and reply[0] == self._verbs.subscribed:
+            self._confirm(self._verbs.subscribe, reply[1])
+        elif isinstance(reply, list) and reply[0] == self._verbs.unsubscribed:
+            self._confirm(self._verbs.unsubscribe, reply[1])
         elif isinstance(reply, Exception):
             self._refused(reply)
 
     def _confirm(self, command: bytes, name: bytes) -> None:
         """Take the next confirmation; they come in the order of the commands."""
         if not self._sent or self._sent[0][0] != command or self._sent[0][1][0] != name:
-            raise ConnectionError("a confirmation that nobody asked for")
+            if command != SHARDED.unsubscribe:
+                raise ConnectionError("a confirmation that nobody asked for")
+            self._dropped(name)
+            return
         names = self._sent[0][1]
         names.popleft()
         if not names:
             self._sent.popleft()
         if name == self._own_topic:
+            self._node.trust(self)
             self._loopback.confirmed()
             return
-        topic = self._topics[name]
-        if command == b"SUBSCRIBE":
-            topic.state = _State.JOINED
+        topic = self.topics[name]
+        if command == self._verbs.subscribe:
+            topic.state = State.JOINED
             self._unconfirmed -= 1
-            self._arrive(topic)
+            topic.arrive()
         else:
-            topic.state = _State.IDLE
+            topic.state = State.IDLE
         self._settle(name, topic)
+        self._check_recovered()
+
+    def _check_recovered(self) -> None:
         if self._recovering and not self._unconfirmed:
             self._recovering = False
             self._failures = 0
             self._node.health.works(self)
 
-    def _arrive(self, topic: _Topic) -> None:
-        joins, topic.joins = topic.joins, []
-        for join in joins:
-            if not join.future.done():
-                join.arrived()
-                join.future.set_result(None)
+    def _dropped(self, name: bytes) -> None:
+        """Take note that the server ended a subscription whose slot it gave away.
 
-    def _settle(self, name: bytes, topic: _Topic) -> None:
+        Where an end of our own is on its way too, this may be its late confirmation: what is not
+        joined just now is left as it is.
+        """
+        self._node.note(None)
+        if name == self._own_topic:
+            self._watch_anew()
+            return
+        topic = self.topics.get(name)
+        if topic is not None and topic.state is State.JOINED:
+            topic.state = State.IDLE
+            self._settle(name, topic)
+            if topic.wanted:
+                self._on_drop()
+
+    def _watch_anew(self) -> None:
+        self._own_topic = self._new_own_topic()
+        self._loopback.start()
+
+    def _settle(self, name: bytes, topic: Topic) -> None:
         """Compare the wish with the state that was reached."""
-        if topic.state is _State.IDLE and not topic.wanted:
-            del self._topics[name]
-        elif topic.wanted != (topic.state is _State.JOINED):
+        if topic.state is State.IDLE and not topic.wanted:
+            del self.topics[name]
+        elif topic.wanted != (topic.state is State.JOINED):
             self._request(name)
 
     def _refused(self, reply: Exception) -> None:
@@ -313,39 +316,64 @@ class Subscriber:
         if not self._sent:
             raise ConnectionError(str(reply))
         command, names = self._sent.popleft()
+        elsewhere = self._node.is_elsewhere(reply)
         if self._own_topic in names:
-            self._loopback.confirmed()
+            if elsewhere:
+                self._node.note(reply)
+                self._watch_anew()
+            else:
+                self._loopback.confirmed()
+            return
+        if elsewhere:
+            self._redirected(command, names, reply)
             return
         explained = self._node.explain(reply)
         if isinstance(explained, ConfigurationError):
             raise explained
-        if command == b"UNSUBSCRIBE" or self._recovering:
+        if command == self._verbs.unsubscribe or self._recovering:
             raise ConnectionError(str(reply))
         self._unconfirmed -= len(names)
         for name in names:
-            self._topics[name].state = _State.IDLE
-            self._topics[name].wanted = False
-        self._fail_joins(names, explained)
+            self.topics[name].state = State.IDLE
+            self.topics[name].wanted = False
+        self.topics.fail(names, explained)
         for name in names:
-            self._settle(name, self._topics[name])
+            self._settle(name, self.topics[name])
 
-    def _fail_joins(self, names: Iterable[bytes], error: Exception) -> None:
+    def _redirected(self, command: bytes, names: Iterable[bytes], reply: Exception) -> None:
+        """Ask again for what another server, or none just now, serves; it may move away first."""
+        names = list(names)
+        if command == self._verbs.subscribe:
+            self._unconfirmed -= len(names)
         for name in names:
-            topic = self._topics.get(name)
-            for join in topic.joins if topic is not None else ():
-                if not join.future.done():
-                    join.future.set_exception(error)
+            topic = self.topics[name]
+            topic.state = State.IDLE
+            if not topic.wanted:
+                self._settle(name, topic)
+        self._node.note(reply)
+        if not self._postponed:
+            self._loop.call_later(POSTPONED_S, self._ask_again)
+        self._postponed.update(names)
+        self._check_recovered()
+
+    def _ask_again(self) -> None:
+        names, self._postponed = self._postponed, set()
+        for name in names:
+            if name in self.topics:
+                self._request(name)
 
     async def _lose(self, error: Exception) -> None:
         """Let the connection go; everything has to be subscribed anew."""
         self._failures += 1
         self._trouble = str(error)
-        for name, topic in list(self._topics.items()):
-            topic.state = _State.IDLE
-            if not topic.wanted:
-                del self._topics[name]
+        self.topics.lose()
         self._node.health.lost(self, self._trouble)
         await self._disconnect()
+
+    def _question(self) -> None:
+        """Ask for a sign of life."""
+        self._node.suspect(self)
+        self._write(self._verbs.subscribe, [self._own_topic])
 
     def _is_deaf(self, reason: str) -> None:
         """Give up a connection that answers no more, or hears nothing."""
@@ -357,6 +385,7 @@ class Subscriber:
 
     async def _disconnect(self) -> None:
         self._loopback.stop()
+        self._node.trust(self)
         wire, self._wire = self._wire, None
         self._sent.clear()
         self._unconfirmed = 0

@@ -6,14 +6,16 @@ one of its Sentinel connections connects, and the role of what answers is checke
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import re
 import ssl
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.exceptions import (
     AskError,
@@ -31,7 +33,11 @@ from ..exceptions import ConfigurationError
 from .connections import Loop, Wire, apart
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from redis.asyncio import ConnectionPool, Redis
+
+    from .multiplexer import Command, Commands
 
 #: The oldest server that has BZPOPMIN, and replicates what a script did instead of the script.
 OLDEST_SERVER = (5, 0)
@@ -49,6 +55,10 @@ def backoff_s(failures: int) -> float:
     return limit_s * random.uniform(0.5, 1)
 
 
+class Redirected(ConnectionError):
+    """Other servers of the cluster serve the name: no trouble, just the next dial."""
+
+
 class User(Protocol):
     """What holds a connection to a node."""
 
@@ -63,6 +73,13 @@ class Node:
     its pool, so that subclasses which override it are obeyed.  ``first_dialled`` is told when
     there was the first one.
     """
+
+    #: Whether the server is meant to be part of a cluster.
+    in_cluster: ClassVar[bool] = False
+    #: Whether ASKING has to stand in front of each command.
+    asking = False
+    #: Whether it serves no names any more.
+    retired = False
 
     def __init__(
         self,
@@ -119,7 +136,7 @@ class Node:
             if isinstance(pool, SentinelConnectionPool):
                 await self._check_primary(wire)
             if not self.health.proven:
-                await self._check_version(wire)
+                await self._check_server(wire)
             if renewals != self._renewals:
                 raise ConnectionError("another server took over during the handshake")
         except BaseException:
@@ -136,12 +153,14 @@ class Node:
         if isinstance(role, list) and role[0] != b"master":
             raise ConnectionError("the server named by Sentinel is not a primary (any more)")
 
-    async def _check_version(self, wire: Wire) -> None:
-        """Say clearly that a server is too old; silent where it does not tell its version."""
+    async def _check_server(self, wire: Wire) -> None:
+        """Say clearly that a server is too old, or no single one; silent where it tells nothing."""
         info = await wire.ask("INFO", "server")
-        found = re.search(
-            rb"redis_version:((\d+)\.(\d+)[^\s]*)", info if isinstance(info, bytes) else b""
-        )
+        if not isinstance(info, bytes):
+            return
+        if b"redis_mode:cluster" in info and not self.in_cluster:
+            raise self._is_one_of_a_cluster()
+        found = re.search(rb"redis_version:((\d+)\.(\d+)[^\s]*)", info)
         if found and (int(found[2]), int(found[3])) < OLDEST_SERVER:
             raise ConfigurationError(
                 f"Redis at {self.health.node} is {found[1].decode()}, which is too old: "
@@ -163,15 +182,53 @@ class Node:
                     ) from error
                 return
 
+    # What a cluster does otherwise
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before the next dial, unless something shows that there is no need."""
+        await asyncio.sleep(seconds)
+
+    def suspect(self, user: object) -> None:
+        """Take note that a user misses an answer."""
+
+    def trust(self, user: object) -> None:
+        """Take note that it has it, or has given up."""
+
+    def redirects(self, command: Command, reply: Exception) -> bool:
+        """Take over a command that was refused here, if it is to go elsewhere or later."""
+        return False
+
+    def is_elsewhere(self, reply: Exception) -> bool:
+        """Tell whether a refusal says that another server, or none just now, serves a name."""
+        return False
+
+    def note(self, reply: Exception | None) -> None:
+        """Learn from such a refusal; None: the server dropped a subscription unasked."""
+
+    def reroute(self, commands: deque[Command]) -> list[Command]:
+        """Take away, and return, the commands that belong to other servers by now."""
+        return []
+
+    def same_server(self, commands: Commands) -> Commands:
+        """Return what sends to the server dialled last, given what sends by name."""
+        return commands
+
+    def _is_one_of_a_cluster(self) -> ConfigurationError:
+        kwargs = self.pool().connection_kwargs
+        tls = issubclass(self.pool().connection_class, SSLConnection)
+        place = f"{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}"
+        entry = f'{{"cluster": True, "address": "redis{"s" if tls else ""}://{place}"}}'
+        return ConfigurationError(
+            f"Redis at {self.health.node} is one server of a Redis Cluster. Its entry of hosts is "
+            f"{entry}, with user name, password and all other keywords beside them."
+        )
+
     def explain(self, error: Exception) -> Exception:
         """Return the error to raise: a :class:`ConfigurationError` if no retry can help and
         the shard never worked (or is part of a cluster), else the error itself.
         """
         if isinstance(error, (MovedError, AskError)):
-            return ConfigurationError(
-                f"Redis at {self.health.node} is one node of a Redis Cluster: its keys are spread "
-                "over others, and an entry of hosts names one server that has them all."
-            )
+            return self._is_one_of_a_cluster()
         if self.health.proven:
             return error
         for cause in _causes(error):

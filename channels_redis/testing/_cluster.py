@@ -88,9 +88,13 @@ class ClusterSet:
 
     def owner(self, key: str) -> RedisServer:
         """Return the server that serves a key, as most living servers see it."""
-        owner = self._owners()[slot_of(key)]
+        return self.owner_of(slot_of(key))
+
+    def owner_of(self, slot: int) -> RedisServer:
+        """Return the server that serves a slot, as most living servers see it."""
+        owner = self._owners()[slot]
         if owner is None:
-            raise RuntimeError(f"No server serves the slot of {key!r}.")
+            raise RuntimeError(f"No server serves slot {slot}.")
         return self._named(owner)
 
     def replicas_of(self, primary: RedisServer) -> list[RedisServer]:
@@ -171,7 +175,7 @@ class ClusterSet:
         """Open the migration of a slot, and return the server that has it: from now on keys that
         it has not are asked for at ``target``.
         """
-        source = self._named(self._owners()[slot])
+        source = self.owner_of(slot)
         target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", self._name(source))
         source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", self._name(target))
         return source

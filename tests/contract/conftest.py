@@ -50,9 +50,47 @@ def script_arguments(layer_class: type[Any], hosts: list[Any], prefix: str) -> t
 
 
 @pytest.fixture
-async def shards(hosts: list[Any]) -> AsyncIterator[list[Any]]:
+def server_urls(topology: str, hosts: list[Any], request: pytest.FixtureRequest) -> list[str]:
+    """The URL of every server that has keys."""
+    if topology == "sentinel":
+        return [request.getfixturevalue("sentinel_set").primary.url]
+    if topology == "cluster":
+        return [server.url for server in request.getfixturevalue("cluster_set").primaries]
+    return hosts
+
+
+@pytest.fixture
+async def shards(topology: str, server_urls: list[str]) -> AsyncIterator[list[Any]]:
     """A plain client for each shard."""
-    clients = [redis.asyncio.Redis.from_url(url) for url in hosts]
+    make: Any = redis.asyncio.Redis.from_url
+    if topology == "cluster":
+        make, server_urls = redis.asyncio.RedisCluster.from_url, server_urls[:1]
+    clients = [make(url) for url in server_urls]
     yield clients
     for client in clients:
         await client.aclose()
+
+
+@pytest.fixture
+def with_keywords(hosts: list[Any]) -> Callable[..., list[Any]]:
+    """A function ``(**keywords)`` that returns the option ``hosts`` with keywords in each entry."""
+
+    def give(**keywords: Any) -> list[Any]:
+        dicts = [{"address": host} if isinstance(host, str) else host for host in hosts]
+        return [{**host, **keywords} for host in dicts]
+
+    return give
+
+
+@pytest.fixture
+def not_in_a_cluster(topology: str) -> None:
+    """What 4.3.0 put on the wire was put there without a cluster."""
+    if topology == "cluster":
+        pytest.skip("channels_redis 4.3.0 knows no cluster")
+
+
+@pytest.fixture
+def servers_by_url(topology: str) -> None:
+    """For tests whose subclasses connect by URL."""
+    if topology not in ("single", "ring"):
+        pytest.skip("the subclass of this test connects by URL")

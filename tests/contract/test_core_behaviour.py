@@ -86,11 +86,13 @@ async def test_a_message_of_another_process_is_received(
 
 
 async def test_connection_gives_a_live_client(layer: Any) -> None:
-    """A plain call, a ``redis.asyncio.Redis`` of this loop, replies in bytes."""
+    """A plain call, a ``redis.asyncio.Redis`` of this loop, replies in bytes; for a cluster, a
+    ``RedisCluster``.
+    """
     assert not inspect.iscoroutinefunction(layer.connection)
     for index in range(layer.ring_size):
         client = layer.connection(index)
-        assert isinstance(client, redis.asyncio.Redis)
+        assert isinstance(client, (redis.asyncio.Redis, redis.asyncio.RedisCluster))
         assert await client.echo("hello") == b"hello"
 
 
@@ -228,7 +230,7 @@ async def test_a_siblings_message_sits_in_its_receive_buffer(layer: Any) -> None
 
 @pytest.fixture
 async def pools_of_subclass(
-    build: Any, hosts: list[Any], prefix: str, request: pytest.FixtureRequest
+    servers_by_url: None, build: Any, hosts: list[Any], prefix: str, request: pytest.FixtureRequest
 ) -> AsyncIterator[Any]:
     """Whether all connections that a layer opened on its servers carry the given name."""
     clients = [redis.asyncio.Redis.from_url(url, client_name="watcher") for url in hosts]
@@ -261,6 +263,7 @@ async def use_everything(layer: Any) -> None:
         assert await receive(layer, "tasks") == SAY
 
 
+@pytest.mark.usefixtures("servers_by_url")
 async def test_an_overridden_create_pool_is_obeyed(
     hosts: list[Any], prefix: str, pools_of_subclass: Any
 ) -> None:
@@ -276,6 +279,7 @@ async def test_an_overridden_create_pool_is_obeyed(
     await layer.close()
 
 
+@pytest.mark.usefixtures("servers_by_url")
 async def test_an_overridden_connection_is_obeyed(
     hosts: list[Any], prefix: str, pools_of_subclass: Any
 ) -> None:

@@ -111,6 +111,7 @@ async def test_closing_a_shards_client_leads_to_resubscription(layer: Any) -> No
             assert message == SAY
 
 
+@pytest.mark.usefixtures("not_in_a_cluster")
 async def test_a_shard_that_was_used_has_a_client(build: Any) -> None:
     """``_redis`` is set once a shard is in use."""
     layer = build()

@@ -14,6 +14,8 @@ from tests.helpers import receive
 
 SAY = {"type": "hi"}
 
+pytestmark = pytest.mark.usefixtures("not_in_a_cluster")
+
 
 @pytest.fixture
 async def old_listener(shards: list[Any]) -> AsyncIterator[Any]:

@@ -108,9 +108,9 @@ def cluster_node() -> Iterator[RedisServer]:
         yield server
 
 
-async def use_everything(make_layer: Callable[..., Any], kind: str, server: RedisServer) -> None:
+async def use_everything(make_layer: Callable[..., Any], kind: str, host: Any) -> None:
     """Consumers of three processes and a worker, direct and in a group, and a flush."""
-    layers = [make_layer(kind, hosts=[server.url]) for _ in range(3)]
+    layers = [make_layer(kind, hosts=[host]) for _ in range(3)]
     channels = [await layer.new_channel() for layer in layers]
     for number, (layer, channel) in enumerate(zip(layers, channels, strict=True)):
         await layer.group_add("room", channel)
@@ -130,7 +130,7 @@ async def test_no_command_mixes_keys_of_several_slots(
     make_layer: Callable[..., Any], kind: str, cluster_node: RedisServer
 ) -> None:
     """Everything works where a command may touch one slot only (379, 381, 420)."""
-    await use_everything(make_layer, kind, cluster_node)
+    await use_everything(make_layer, kind, {"cluster": True, "address": cluster_node.url})
 
 
 class Monitor:
@@ -169,7 +169,7 @@ async def test_scripts_touch_no_key_that_they_do_not_declare(
 ) -> None:
     """Serverless offers route by KEYS: every key of a script is among them (379, 381, 420)."""
     with Monitor(private_server) as monitor:
-        await use_everything(make_layer, "core", private_server)
+        await use_everything(make_layer, "core", private_server.url)
     declared: set[str] = set()
     touched = 0
     for by_script, words in monitor.commands:

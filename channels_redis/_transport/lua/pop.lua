@@ -26,7 +26,14 @@ local taken_bytes = 0
 while limit > 0 and taken_bytes < limit_bytes do
     -- In small steps, so that a queue of large messages does not leave in one reply.
     local step = math.min(limit, 16)
-    local popped = redis.call('ZPOPMIN', queue, step)
+    local popped = redis.pcall('ZPOPMIN', queue, step)
+    if popped.err then
+        -- Once it is empty, a queue on its way to another node of a cluster is not here any more.
+        if #reply == 2 and expired == 0 then
+            return popped
+        end
+        break
+    end
     for i = 1, #popped, 2 do
         reply[#reply + 1] = popped[i]
         reply[#reply + 1] = popped[i + 1]

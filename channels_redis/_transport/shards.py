@@ -1,0 +1,101 @@
+"""One entry of ``hosts`` as one event loop sees it: what sends about a key, where to dial for it.
+
+The entry stands for one server here, which may be whichever primary the Sentinels name.  What
+stands for a cluster is in :mod:`.cluster`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from .connections import Loop, pack
+from .multiplexer import Commands, Multiplexer
+from .sentinels import SentinelWatch, watch_sentinels
+from .topology import Node
+
+
+class Shard(Protocol):
+    """What a session needs of an entry of ``hosts``."""
+
+    @property
+    def pending(self) -> int:
+        """Number of commands that wait for their replies."""
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The file descriptors of all connections made here."""
+
+    def commands(self, key: bytes | str) -> Commands:
+        """Return what sends commands about a key."""
+
+    def node(self, key: bytes | str) -> Node:
+        """Return where to dial for a key."""
+
+    def publish(self, topic: str, payload: bytes) -> Awaitable[Any]:
+        """Publish something."""
+
+    async def everywhere(self) -> list[Commands]:
+        """Return what sends to each server that has keys."""
+
+    async def aclose(self) -> None:
+        """End all tasks and connections."""
+
+    def abandon(self) -> None:
+        """Let go after the loop was closed without warning."""
+
+
+class SingleServer:
+    """A server that has all keys.  ``make_node`` is told what to call at the first connection."""
+
+    def __init__(self, make_node: Callable[[Callable[[Node], None]], Node], loop: Loop) -> None:
+        self._loop = loop
+        self._node = make_node(self._watch_sentinels)
+        self._multiplexer = Multiplexer(self._node, loop)
+        self._watch: SentinelWatch | None = None
+
+    @property
+    def pending(self) -> int:
+        """Number of commands that wait for their replies."""
+        return self._multiplexer.pending
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The file descriptors of all connections made here."""
+        found = [user.descriptor for user in self._users()]
+        return [descriptor for descriptor in found if descriptor is not None]
+
+    def commands(self, key: bytes | str) -> Commands:
+        """Return what sends commands about a key."""
+        return self._multiplexer
+
+    def node(self, key: bytes | str) -> Node:
+        """Return where to dial for a key."""
+        return self._node
+
+    def publish(self, topic: str | bytes, payload: bytes) -> asyncio.Future[Any]:
+        """Publish something."""
+        return self._multiplexer.call(pack(b"PUBLISH", topic, payload))
+
+    async def everywhere(self) -> list[Commands]:
+        """Return what sends to each server that has keys."""
+        return [self._multiplexer]
+
+    def _users(self) -> list[Multiplexer | SentinelWatch]:
+        return [self._multiplexer, *([self._watch] if self._watch is not None else [])]
+
+    def _watch_sentinels(self, node: Node) -> None:
+        self._watch = watch_sentinels(node, self._loop)
+
+    async def aclose(self) -> None:
+        """End all tasks and connections."""
+        await asyncio.gather(*[user.aclose() for user in self._users()])
+
+    def abandon(self) -> None:
+        """Let go after the loop was closed without warning."""
+        try:
+            self._multiplexer.abandon()
+        finally:
+            if self._watch is not None:
+                self._watch.abandon()

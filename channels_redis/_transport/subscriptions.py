@@ -1,0 +1,172 @@
+"""What a subscriber knows of its topics, and the two kinds of Pub/Sub.  Pure."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from .._slots import slot_of
+
+#: Topics in one command; more go out in several.
+BATCH_TOPICS = 500
+
+
+Publish = Callable[[bytes, bytes], "asyncio.Future[Any]"]
+"""Publishes a payload (second) to a topic, in the ordinary way."""
+
+
+class Verbs(NamedTuple):
+    """One kind of Pub/Sub: its commands, and the names of what comes back."""
+
+    subscribe: bytes
+    unsubscribe: bytes
+    subscribed: bytes
+    unsubscribed: bytes
+    message: bytes
+    publish: bytes
+    #: The slot of a topic, where a command may carry topics of one slot only.
+    slot_of: Callable[[bytes], int] | None
+
+    def slot(self, topic: bytes) -> int:
+        """Return the slot of a topic; always the same where slots do not matter."""
+        return self.slot_of(topic) if self.slot_of is not None else 0
+
+    def batches(self, names: list[bytes]) -> Iterator[list[bytes]]:
+        """Return topics as they may go together in one command."""
+        by_slot: Iterable[list[bytes]] = [names]
+        if self.slot_of is not None:
+            slots: dict[int, list[bytes]] = {}
+            for name in names:
+                slots.setdefault(self.slot_of(name), []).append(name)
+            by_slot = slots.values()
+        for some in by_slot:
+            for start in range(0, len(some), BATCH_TOPICS):
+                yield some[start : start + BATCH_TOPICS]
+
+
+CLASSIC = Verbs(
+    b"SUBSCRIBE", b"UNSUBSCRIBE", b"subscribe", b"unsubscribe", b"message", b"PUBLISH", None
+)
+SHARDED = Verbs(
+    b"SSUBSCRIBE",
+    b"SUNSUBSCRIBE",
+    b"ssubscribe",
+    b"sunsubscribe",
+    b"smessage",
+    b"SPUBLISH",
+    slot_of,
+)
+
+
+class State(enum.Enum):
+    """How far a subscription is; what is wanted may differ.
+
+    IDLE --SUBSCRIBE--> JOINING --confirmed--> JOINED --UNSUBSCRIBE--> LEAVING --confirmed--> IDLE
+    """
+
+    IDLE = enum.auto()
+    JOINING = enum.auto()
+    JOINED = enum.auto()
+    LEAVING = enum.auto()
+
+
+class Join:
+    """One caller that waits for a subscription to be confirmed."""
+
+    __slots__ = ("arrived", "future")
+
+    def __init__(self, arrived: Callable[[], None], future: asyncio.Future[None]) -> None:
+        self.arrived = arrived
+        self.future = future
+
+
+class Topic:
+    """One topic: its state at the server, whether it is wanted, and who waits for it."""
+
+    __slots__ = ("joins", "slot", "state", "wanted")
+
+    def __init__(self, slot: int, state: State = State.IDLE, *, wanted: bool = True) -> None:
+        self.slot = slot
+        self.state = state
+        self.wanted = wanted
+        self.joins: list[Join] = []
+
+    def arrive(self) -> None:
+        """Tell those who wait that the subscription is confirmed."""
+        joins, self.joins = self.joins, []
+        for join in joins:
+            if not join.future.done():
+                join.arrived()
+                join.future.set_result(None)
+
+
+class Topics(dict[bytes, Topic]):
+    """The topics of one subscriber."""
+
+    def change(self, names: Iterable[bytes], *, connected: bool) -> tuple[list[bytes], list[bytes]]:
+        """Note what is to be subscribed and unsubscribed now, as the wishes differ; return both."""
+        joining: list[bytes] = []
+        leaving: list[bytes] = []
+        for name in names:
+            topic = self.get(name)
+            if topic is None:
+                continue
+            if not topic.wanted and topic.state is State.IDLE:
+                del self[name]
+            elif not topic.wanted and topic.state is State.JOINED:
+                topic.state = State.LEAVING
+                leaving.append(name)
+            elif topic.wanted and topic.state is State.IDLE and connected:
+                topic.state = State.JOINING
+                joining.append(name)
+        return joining, leaving
+
+    def lose(self) -> None:
+        """Note that nothing is subscribed any more."""
+        for name, topic in list(self.items()):
+            topic.state = State.IDLE
+            if not topic.wanted:
+                del self[name]
+
+    def fail(self, names: Iterable[bytes], error: Exception) -> None:
+        """Raise in those who wait for topics."""
+        for name in names:
+            topic = self.get(name)
+            for join in topic.joins if topic is not None else ():
+                if not join.future.done():
+                    join.future.set_exception(error)
+
+    def elsewhere(self, is_here: Callable[[int], bool]) -> list[bytes]:
+        """Return the wanted topics whose slots are not here."""
+        return [name for name, one in self.items() if one.wanted and not is_here(one.slot)]
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that is wanted is subscribed."""
+        return all(one.state is State.JOINED for one in self.values() if one.wanted)
+
+    def knows(self, name: bytes) -> bool:
+        """Tell whether a topic is wanted."""
+        topic = self.get(name)
+        return topic is not None and topic.wanted
+
+    def surrender(self, name: bytes) -> Topic:
+        """Take a topic out, for another subscriber.
+
+        What is on its way for it will still be confirmed, and what was subscribed must not stay
+        so; for that, a twin stays that nobody wants.
+        """
+        topic = self.pop(name)
+        if topic.state is not State.IDLE:
+            self[name] = Topic(topic.slot, topic.state, wanted=False)
+            topic.state = State.IDLE
+        return topic
+
+    def adopt(self, name: bytes, topic: Topic) -> None:
+        """Take in a topic of another subscriber, in place of the twin it may have left here."""
+        twin = self.get(name)
+        if twin is not None:
+            topic.state = twin.state
+        self[name] = topic

@@ -1,0 +1,181 @@
+"""Entries of ``hosts`` that stand for a cluster: how it is found, and what is wrong without one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from channels_redis.exceptions import ConfigurationError
+from channels_redis.testing.servers import ClusterSet, RedisServer
+from tests.conftest import find_server_or_skip
+from tests.contract.test_hosts_forms import works
+from tests.helpers import receive, wait_for
+
+PASSWORD = "s3cret"
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[ClusterSet]:
+    """Three primaries that ask for a password."""
+    find_server_or_skip()
+    with ClusterSet(3, config={"requirepass": PASSWORD}) as cluster:
+        yield cluster
+
+
+class Provider(redis.CredentialProvider):
+    """Credentials that are asked for at each connection."""
+
+    def get_credentials(self) -> tuple[str, str]:
+        return "default", PASSWORD
+
+    async def get_credentials_async(self) -> tuple[str, str]:
+        return self.get_credentials()
+
+
+FORMS: dict[str, Callable[[RedisServer], dict[str, Any]]] = {
+    "URL": lambda server: {"address": f"redis://:{PASSWORD}@{server.host}:{server.port}"},
+    "pair": lambda server: {"address": (server.host, server.port), "password": PASSWORD},
+    "host": lambda server: {"host": server.host, "port": server.port, "password": PASSWORD},
+    "servers": lambda server: (
+        {"startup_nodes": [("127.0.0.1", 1), server.address]}
+        | {"username": "default", "password": PASSWORD}
+    ),
+    "provider": lambda server: {"address": server.address, "credential_provider": Provider()},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_cluster_is_found_by_any_of_its_servers(
+    make_layer: Callable[..., Any], kind: str, guarded: ClusterSet, form: str
+) -> None:
+    """One that answers is enough; all keywords hold for all servers, Pub/Sub included."""
+    entry = {"cluster": True, **FORMS[form](guarded.primaries[0])}
+    layer, other = (make_layer(kind, hosts=[entry]) for _ in range(2))
+    await works(layer)
+    # So many that all servers have some.
+    for number in range(12):
+        channel = await layer.new_channel()
+        await layer.group_add(f"group{number}", channel)
+        await other.send(channel, {"type": "direct"})
+        await other.group_send(f"group{number}", {"type": "group"})
+        got = [await receive(layer, channel) for _ in range(2)]
+        assert sorted(message["type"] for message in got) == ["direct", "group"]
+
+
+async def test_a_cluster_beside_a_single_server(
+    make_layer: Callable[..., Any], kind: str, guarded: ClusterSet, redis_url: str
+) -> None:
+    """They make one ring like any others."""
+    hosts = [{**guarded.host_entry(), "password": PASSWORD}, redis_url]
+    layer = make_layer(kind, hosts=hosts)
+    await works(layer)
+    for number in range(12):
+        await layer.send("tasks", {"number": number})
+    numbers = [(await receive(layer, "tasks"))["number"] for _ in range(12)]
+    assert sorted(numbers) == list(range(12))
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+async def test_either_kind_of_pubsub_can_be_asked_for(
+    make_layer: Callable[..., Any], guarded: ClusterSet, sharded: bool
+) -> None:
+    """``sharded_pubsub`` overrules what the servers can do."""
+    if sharded and guarded.primaries[0].info("server")["redis_version"] < "7":
+        pytest.skip("sharded Pub/Sub came with Redis 7.0")
+    entry = {**guarded.host_entry(), "password": PASSWORD, "sharded_pubsub": sharded}
+    layer = make_layer("pubsub", hosts=[entry])
+    channel = await layer.new_channel()
+    subscribed: list[bytes] = []
+    for server in guarded.primaries:
+        subscribed += server.command("PUBSUB", "SHARDCHANNELS" if sharded else "CHANNELS", channel)
+    assert subscribed == [channel.encode()]
+    await layer.send(channel, {"type": "test"})
+    assert (await receive(layer, channel))["type"] == "test"
+
+
+async def test_each_server_has_one_connection_for_commands(
+    make_layer: Callable[..., Any], kind: str, guarded: ClusterSet, prefix: str
+) -> None:
+    """However many groups there are and however much is sent at once."""
+    entry = {**guarded.host_entry(), "password": PASSWORD, "client_name": prefix}
+    layer = make_layer(kind, hosts=[entry])
+    sending = [layer.group_send(f"group{number}", {"type": "test"}) for number in range(200)]
+    await asyncio.gather(*sending)
+
+    def connections() -> list[int]:
+        clients = [server.command("CLIENT", "LIST").decode() for server in guarded.primaries]
+        return [listed.count(f"name={prefix} ") for listed in clients]
+
+    # The one that the map was asked for on may just be ending.
+    await wait_for(lambda: connections() == [1, 1, 1])
+
+
+async def test_an_entry_for_one_server_of_a_cluster_is_told_the_right_one(
+    make_layer: Callable[..., Any], kind: str, guarded: ClusterSet
+) -> None:
+    """At the first use, without the password."""
+    server = guarded.primaries[0]
+    address = f"redis://:{PASSWORD}@{server.host}:{server.port}"
+    layer = make_layer(kind, hosts=[address])
+    with pytest.raises(ConfigurationError) as caught:
+        await works(layer)
+    right = f'{{"cluster": True, "address": "redis://{server.host}:{server.port}"}}'
+    assert right in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+
+
+async def test_an_entry_for_a_cluster_needs_one(
+    make_layer: Callable[..., Any], kind: str, redis_url: str
+) -> None:
+    """A server that is in no cluster is a clear error at the first use."""
+    layer = make_layer(kind, hosts=[{"cluster": True, "address": redis_url}])
+    with pytest.raises(ConfigurationError, match=r"is in no cluster.*remove 'cluster'"):
+        await works(layer)
+
+
+@pytest.fixture
+def user(guarded: ClusterSet, prefix: str) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """A function that makes a user with some rights, and returns an entry for it."""
+
+    def make(rights: str) -> dict[str, Any]:
+        for server in guarded.primaries:
+            words = ["reset", "on", f">{PASSWORD}", f"~{prefix}*", "resetchannels", f"&{prefix}*"]
+            server.command("ACL", "SETUSER", prefix, *words, *rights.split())
+        return {**guarded.host_entry(), "username": prefix, "password": PASSWORD}
+
+    yield make
+    for server in guarded.primaries:
+        server.command("ACL", "DELUSER", prefix)
+
+
+def documented_rights(begin: str) -> str:
+    """Return the rights in a line of the documentation."""
+    text = Path(__file__).parents[2].joinpath("docs", "configuration.rst").read_text("utf-8")
+    line = next(line for line in text.splitlines() if line.strip().startswith(begin))
+    return " ".join(word for word in line.split() if word.startswith("+"))
+
+
+async def test_the_documented_rights_are_enough(
+    make_layer: Callable[..., Any], kind: str, guarded: ClusterSet, user: Callable[..., Any]
+) -> None:
+    """Those for a single server, and those that a cluster needs besides."""
+    if guarded.primaries[0].info("server")["redis_version"] < "7":
+        pytest.skip("older servers do not know all of these commands")
+    rights = documented_rights("ACL SETUSER app") + " " + documented_rights("+asking")
+    layer = make_layer(kind, hosts=[user(rights)])
+    await works(layer)
+    await layer.flush()
+
+
+async def test_without_the_right_to_ask_for_the_slots_nothing_works(
+    make_layer: Callable[..., Any], kind: str, user: Callable[..., Any]
+) -> None:
+    """A clear error at the first use."""
+    layer = make_layer(kind, hosts=[user("+@all -cluster")])
+    with pytest.raises(ConfigurationError, match=r"(?i)refuses:.*cluster"):
+        await works(layer)
