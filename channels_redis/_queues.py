@@ -34,6 +34,9 @@ class Home(Protocol):
     def start_reader(self, queue: LocalQueue, shard: int) -> QueueReader | None:
         """Start the reader of a queue on one shard; None if the loop is about to end."""
 
+    def let_go(self, reader: QueueReader, queue: LocalQueue, shard: int) -> None:
+        """Have the server end what a deserted reader of another loop waits for."""
+
 
 class QueueLayer(Protocol):
     """The layer that the queues belong to."""
@@ -184,8 +187,9 @@ class LocalQueue:
         with self._mailboxes.lock:
             reader = self._readers.get(shard)
             if reader is not None and reader.loop is not home.loop and not reader.loop.is_running():
-                # A loop that was left standing: messages would vanish into its blocking pop.
+                # A loop that was left standing, or that is about to end.
                 reader.desert()
+                home.let_go(reader, self, shard)
                 reader = None
             if reader is None and self.receivers.waiting:
                 reader = home.start_reader(self, shard)

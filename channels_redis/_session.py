@@ -158,6 +158,12 @@ class Session:
         reader.task.add_done_callback(lambda _: self._readers.discard(reader))
         return reader
 
+    def let_go(self, reader: QueueReader, queue: LocalQueue, shard: int) -> None:
+        """Have the server end what a deserted reader of another loop waits for."""
+        if not self.closing:
+            commands = self.shard(shard).commands(queue.key)
+            self.background(reader.let_go(commands), "let go of a reader")
+
     @property
     def receiving(self) -> bool:
         """Whether messages come in on this loop."""

@@ -18,7 +18,7 @@ from ..exceptions import ConfigurationError, ConnectionLost
 from . import scripts
 from .connections import NO_ANSWER, Deadline, Loop, Wire, forget, pack
 from .multiplexer import SUSPICIOUS_S, Commands
-from .pops import Popped, Pops, Reply
+from .pops import DEPTH, Popped, Pops, Reply
 from .topology import RENEW_S, Node, Redirected, backoff_s
 
 #: How long a message of a general channel waits for the receive() that comes back.
@@ -81,6 +81,7 @@ class QueueReader:
         self._trouble: Exception | None = None
         self._failures = 0
         self._stopping = False
+        self._deserted = False
         self._renewal = ""
         self._poked: asyncio.Future[None] | None = None
         self._hold: asyncio.TimerHandle | None = None
@@ -95,6 +96,10 @@ class QueueReader:
     def descriptor(self) -> int | None:
         """The file descriptor of the connection, if there is one."""
         return self._wire.descriptor if self._wire is not None else None
+
+    @property
+    def _leaving(self) -> bool:
+        return self._stopping or self._deserted
 
     def poke(self, running: Loop) -> None:
         """Tell the reader that somebody waits; ``running`` is the caller's loop.
@@ -134,14 +139,28 @@ class QueueReader:
         await asyncio.wait({self.task})
 
     def desert(self) -> None:
-        """Leave the server alone from now on, as the reader's loop does not run: whenever it
-        does again, the reader ends.
+        """End as soon as the reader's loop runs again, which it does not at present.  What was
+        popped by then is delivered then.
         """
-        self._stopping = True
-        if self._wire is not None:
-            self._wire.shut()
+        self._deserted = True
         with contextlib.suppress(RuntimeError):  # Closed this moment.
             self.loop.call_soon_threadsafe(self._wake)
+
+    async def let_go(self, commands: Commands) -> None:
+        """Have the server end the pops of a deserted reader, asked from another loop: what they
+        bring would lie in the socket of a loop that may never run again.
+        """
+        wire, client_id = self._wire, self._client_id
+        if wire is None:
+            return
+        try:
+            if client_id is None or self._node.in_cluster:
+                raise ConnectionError("it has no name by which the server could be asked")
+            for _ in range(DEPTH):
+                if not await commands.call(pack("CLIENT", "UNBLOCK", client_id)):
+                    return
+        except (RedisError, ConfigurationError):
+            wire.shut()
 
     def abandon(self) -> None:
         """Let go after the loop was closed without warning; what was popped stays."""
@@ -170,14 +189,14 @@ class QueueReader:
 
     async def _wanted(self) -> bool:
         """Wait for somebody who wants a message; False when nobody has come for a while."""
-        if not self._stopping and not self._owner.demand():
+        if not self._leaving and not self._owner.demand():
             self._poked = self.loop.create_future()
             # Looked at again after the future is there: others join from other threads.
             if not self._owner.demand():
                 await asyncio.wait({self._poked}, timeout=self._block_s)
             self._poked = None
         # While it holds what could not go back, it stays for that.
-        return not self._stopping and (self._owner.demand() > 0 or self._hold is not None)
+        return not self._leaving and (self._owner.demand() > 0 or self._hold is not None)
 
     async def _work(self) -> None:
         """Do one round of popping, on a new connection if need be."""
@@ -195,7 +214,7 @@ class QueueReader:
             # Two servers that send us back and forth must not keep us busy.
             await asyncio.sleep(REDIRECTED_S)
         except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
-            if not self._stopping:
+            if not self._leaving:
                 self._failures += 1
                 self._node.health.lost(self, str(error))
             await self._disconnect()
@@ -222,7 +241,7 @@ class QueueReader:
             # What went back is older than what a pop would bring now.
             await asyncio.wait({self._returning})
             self._returning = None
-        leaving = self._stopping or self._trouble or self._renewal
+        leaving = self._leaving or self._trouble or self._renewal
         if not leaving and self._owner.demand():
             wire.write(self._pops.ask(self._owner.limit()))
         if self._pops.pending:

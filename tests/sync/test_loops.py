@@ -248,3 +248,30 @@ def test_32_threads_send_and_receive_at_once_on_loops_of_their_own(
     assert troubles == []
     wait_until(lambda: len(proxy.links) == links, "rid of the loops' connections")
     assert holdings() == before
+
+
+def test_a_loop_between_two_of_its_runs_loses_nothing_to_a_receiver_elsewhere(
+    build: Callable[..., Any], new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """As at the end of ``asyncio.run()``: what its reader has popped is delivered afterwards."""
+    layer = build()
+    loop = new_loop()
+    try:
+        loop.run_until_complete(layer.send("work", numbered(0)))
+        assert loop.run_until_complete(receive(layer, "work")) == numbered(0)
+        here = loop.create_task(receive(layer, "work", 20))
+        loop.run_until_complete(asyncio.sleep(0.05))
+        # Popped by the reader that waits there, and read by nobody yet.
+        layer.sync.send("work", numbered(1))
+
+        async def listen_elsewhere() -> Any:
+            receiving = asyncio.create_task(receive(layer, "work", 20))
+            await asyncio.sleep(0.05)
+            await layer.send("work", numbered(2))
+            return await receiving
+
+        there = asyncio.run(listen_elsewhere())
+        assert [there, loop.run_until_complete(here)] == [numbered(2), numbered(1)]
+    finally:
+        loop.run_until_complete(layer.close())
+        close_in_order(loop)
