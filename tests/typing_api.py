@@ -44,6 +44,7 @@ from channels_redis.testing.resilience import UnreliableChannelLayer
 from channels_redis.testing.servers import (
     BINARY_VARIABLE,
     Certificate,
+    ClusterSet,
     ErrorReply,
     RedisServer,
     SentinelSet,
@@ -265,6 +266,16 @@ def sentinels() -> None:
         sentinel_set.settle(timeout_s=5)
         assert_type(sentinel_set.failover(), RedisServer)
         assert_type(sentinel_set.wait_for_new_primary(sentinel_set.primary), RedisServer)
+
+
+def clusters() -> None:
+    with ClusterSet() as cluster_set:
+        assert_type(cluster_set, ClusterSet)
+        assert_type(cluster_set.host_entry(), dict[str, Any])
+        assert_type(cluster_set.primaries, list[RedisServer])
+        assert_type(cluster_set.owner("key"), RedisServer)
+        assert_type(cluster_set.replicas_of(cluster_set.primaries[0]), list[RedisServer])
+        assert_type(cluster_set.failover("key"), RedisServer)
 
 
 def recorded() -> None:
