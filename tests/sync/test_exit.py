@@ -127,6 +127,8 @@ while not portal._calls:
     time.sleep(0.01)
 """
 CTRL_C = """
+# A shell has its background jobs ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     layer.sync.send("work", {})
