@@ -1,13 +1,23 @@
-"""Everything is said in setup.cfg, but for how a source distribution is packed."""
+"""What setup.cfg can't say: the front page on PyPI, and how a source distribution is packed."""
 
 import gzip
 import os
+import re
 import tarfile
 import time
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.sdist import sdist
+
+REPOSITORY = "https://github.com/django/channels_redis"
+
+
+def front_page():
+    """Return the README, with links that lead somewhere from PyPI, too."""
+    text = Path(__file__).with_name("README.rst").read_text(encoding="utf-8")
+    text = re.sub(r"(image:: )(?=docs/)", rf"\1{REPOSITORY}/raw/main/", text)
+    return re.sub(r"<(?=\w[\w/]*\.(?:rst|txt|md)>)", f"<{REPOSITORY}/blob/main/", text)
 
 
 class ReproducibleSdist(sdist):
@@ -42,4 +52,4 @@ def _impersonal(item, date):
     return item
 
 
-setup(cmdclass={"sdist": ReproducibleSdist})
+setup(long_description=front_page(), cmdclass={"sdist": ReproducibleSdist})

@@ -7,10 +7,12 @@ is ``SOURCE_DATE_EPOCH``, else that of the last commit.
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 # A wheel carries the modes of the files that it was made of.
@@ -47,6 +49,16 @@ def build(folder: Path, file_time: int) -> list[Path]:
     return sorted((folder / "dist").iterdir())
 
 
+def check_front_page(wheel: Path) -> None:
+    """On PyPI, a link that is relative to the repository leads nowhere."""
+    with zipfile.ZipFile(wheel) as archive:
+        [metadata] = [name for name in archive.namelist() if name.endswith("dist-info/METADATA")]
+        page = archive.read(metadata).decode()
+    links = [*re.findall(r"`[^`]+ <([^>]+)>`_", page), *re.findall(r"image:: (\S+)", page)]
+    assert len(links) > 10, "the front page is missing"
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -65,6 +77,8 @@ def main(target: Path) -> None:
             shutil.copy(path, target)
             print(f"{digest(path)}  {path.name}")
     assert len(first) == 2, "an sdist and a wheel were expected"
+    [wheel] = target.glob("*.whl")
+    check_front_page(wheel)
 
 
 if __name__ == "__main__":
