@@ -17,8 +17,8 @@ from ._slots import Address
 from ._transport import flushing, scripts
 from ._transport.cluster import Cluster
 from ._transport.cluster import Entry as ClusterEntry
+from ._transport.commands import Commands
 from ._transport.connections import descriptors, forget
-from ._transport.multiplexer import Commands
 from ._transport.queue import QueueReader
 from ._transport.shards import Shard, SingleServer
 from ._transport.topology import Node
@@ -282,11 +282,10 @@ class Session:
         found = {reader.descriptor for reader in self._readers}
         for shard in self._shards_in_use.values():
             found.update(shard.descriptors)
-        clients = self._clients.values()
-        # The one for a cluster has no pool.
-        pools = [one.connection_pool for one in clients if hasattr(one, "connection_pool")]
+        # The client for a cluster has no pool.
+        pools = [getattr(one, "connection_pool", None) for one in self._clients.values()]
         mine = {descriptor for descriptor in found if descriptor is not None}
-        return mine.union(*[descriptors(pool) for pool in pools])
+        return mine.union(*[descriptors(pool) for pool in pools if pool is not None])
 
     def _sweep(self) -> None:
         self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)

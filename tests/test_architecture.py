@@ -42,7 +42,7 @@ FLOORS = [
     ["_transport.multiplexer", "_transport.charting"],
     ["_transport.topology"],
     ["_transport.connections", "_transport.subscriptions"],
-    ["_transport.replies"],
+    ["_transport.replies", "_transport.commands"],
     ["utils", "_mailbox", "_messages", "_outages"],
     ["events"],
     ["_keyspace", "_events", "_tally", "_hosts", "_options", "_slots", "serializers"],

@@ -22,8 +22,9 @@ from .._tally import NodeTally
 from ..exceptions import ConfigurationError
 from .charting import Chart, interview
 from .cluster_nodes import MOVED_AWAY, ClusterNode, Route, SlotNode
+from .commands import Command, Commands
 from .connections import Loop, descriptors, forget, pack
-from .multiplexer import Command, Commands, Multiplexer
+from .multiplexer import Multiplexer
 from .slotmap import SlotMap, ignore
 from .topology import RENEW_S, Node
 

@@ -19,8 +19,8 @@ from redis.exceptions import (
 )
 
 from .._slots import Address
+from .commands import Command, Commands
 from .connections import Wire
-from .multiplexer import Command, Commands
 from .topology import Node, Redirected
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 from redis.exceptions import NoPermissionError, ResponseError
 
 from .._keyspace import Keyspace
+from .commands import Commands
 from .connections import pack
-from .multiplexer import Commands
 
 _SCAN_COUNT = 1000
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from typing import Any, Protocol
+from typing import Any
 
 from redis.exceptions import (
     AuthenticationError,
@@ -28,6 +28,7 @@ from redis.exceptions import (
 )
 
 from ..exceptions import ConnectionLost
+from .commands import Command
 from .connections import NO_ANSWER, Loop, Wire, forget, pack
 from .topology import RENEW_S, Node, backoff_s
 
@@ -47,60 +48,11 @@ _REFUSAL_CODES = ("BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN")
 WINDOW_BYTES = 8 * 1024 * 1024
 
 #: Bytes of commands that wait to be written, above which further ones are refused: else senders
-#: that never await would fill the memory in an outage.  A small command counts as a kilobyte.
+#: that never await would fill the memory in an outage.
 BACKLOG_BYTES = 128 * 1024 * 1024
-_COMMAND_BYTES = 1024
 
 #: A reply that takes so long makes one wonder whether the server is still the one to ask.
 SUSPICIOUS_S = 1.0
-
-
-class Command:
-    """A packed command and the future of its reply.
-
-    In a cluster it knows its slot, and how often it was sent elsewhere.
-    """
-
-    __slots__ = ("asked_at", "data", "future", "hops", "repeatable", "slot", "written_at")
-
-    def __init__(
-        self,
-        data: bytes,
-        future: asyncio.Future[Any],
-        now: float,
-        repeatable: bool,
-        slot: int | None = None,
-    ) -> None:
-        self.data = data
-        self.future = future
-        self.asked_at = now
-        self.written_at = now
-        self.repeatable = repeatable
-        self.slot = slot
-        self.hops = 0
-
-    @property
-    def size_bytes(self) -> int:
-        """What it takes in memory, about."""
-        return len(self.data) + _COMMAND_BYTES
-
-    def fail(self, error: Exception) -> None:
-        """Raise in the caller, unless it has gone."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-class Commands(Protocol):
-    """What sends commands about one key: to its server, wherever that is."""
-
-    #: For :mod:`.scripts`: what was sent to this server, and whether it forbids EVALSHA.
-    @property
-    def loaded(self) -> set[Any]: ...
-
-    hash_forbidden: bool
-
-    def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
-        """Queue one packed command; return the future of its reply."""
 
 
 class Multiplexer:

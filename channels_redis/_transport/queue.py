@@ -16,8 +16,9 @@ from redis.exceptions import ConnectionError, RedisError
 
 from ..exceptions import ConfigurationError, ConnectionLost
 from . import scripts
+from .commands import Commands
 from .connections import NO_ANSWER, Deadline, Loop, Wire, forget, pack
-from .multiplexer import SUSPICIOUS_S, Commands
+from .multiplexer import SUSPICIOUS_S
 from .pops import DEPTH, Popped, Pops, Reply
 from .topology import RENEW_S, Node, Redirected, backoff_s
 

@@ -11,14 +11,12 @@ import hashlib
 import time
 from collections.abc import Generator, Iterable
 from importlib import resources
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from redis.exceptions import NoPermissionError, NoScriptError
 
+from .commands import Commands
 from .connections import pack
-
-if TYPE_CHECKING:
-    from .multiplexer import Commands
 
 Arg = bytes | str | int | float
 

@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from .commands import Commands
 from .connections import Loop, pack
-from .multiplexer import Commands, Multiplexer
+from .multiplexer import Multiplexer
 from .sentinels import SentinelWatch, watch_sentinels
 from .topology import Node
 
@@ -22,22 +23,28 @@ class Shard(Protocol):
     @property
     def pending(self) -> int:
         """Number of commands that wait for their replies."""
+        ...
 
     @property
     def descriptors(self) -> list[int]:
         """The file descriptors of all connections made here."""
+        ...
 
     def commands(self, key: bytes | str) -> Commands:
         """Return what sends commands about a key."""
+        ...
 
     def node(self, key: bytes | str) -> Node:
         """Return where to dial for a key."""
+        ...
 
     def publish(self, topic: str, payload: bytes) -> Awaitable[Any]:
         """Publish something."""
+        ...
 
     async def everywhere(self) -> list[Commands]:
         """Return what sends to each server that has keys."""
+        ...
 
     async def aclose(self) -> None:
         """End all tasks and connections."""

@@ -28,6 +28,7 @@ class Surveyor(Protocol):
 
     def whom_to_ask(self) -> Iterator[Callable[[], Awaitable[Chart]]]:
         """Return the servers to ask, the most promising first."""
+        ...
 
     def map_changed(self) -> None:
         """Go by the new map."""
@@ -41,6 +42,7 @@ class Surveyor(Protocol):
     @property
     def waiting(self) -> bool:
         """Whether something can't be placed by the present map."""
+        ...
 
 
 class SlotMap:

@@ -30,14 +30,13 @@ from redis.exceptions import (
 from .._outages import Health
 from .._tally import NodeTally
 from ..exceptions import ConfigurationError
+from .commands import Command, Commands
 from .connections import Loop, Wire, apart
 
 if TYPE_CHECKING:
     from collections import deque
 
     from redis.asyncio import ConnectionPool, Redis
-
-    from .multiplexer import Command, Commands
 
 #: The oldest server that has BZPOPMIN, and replicates what a script did instead of the script.
 OLDEST_SERVER = (5, 0)

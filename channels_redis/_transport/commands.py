@@ -1,0 +1,60 @@
+"""What a command is while it waits for its reply, and what takes commands."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+#: What a command takes in memory besides its bytes, about.
+_OVERHEAD_BYTES = 1024
+
+
+class Command:
+    """A packed command and the future of its reply.
+
+    In a cluster it knows its slot, and how often it was sent elsewhere.
+    """
+
+    __slots__ = ("asked_at", "data", "future", "hops", "repeatable", "slot", "written_at")
+
+    def __init__(
+        self,
+        data: bytes,
+        future: asyncio.Future[Any],
+        now: float,
+        repeatable: bool,
+        slot: int | None = None,
+    ) -> None:
+        self.data = data
+        self.future = future
+        self.asked_at = now
+        self.written_at = now
+        self.repeatable = repeatable
+        self.slot = slot
+        self.hops = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, about."""
+        return len(self.data) + _OVERHEAD_BYTES
+
+    def fail(self, error: Exception) -> None:
+        """Raise in the caller, unless it has gone."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Commands(Protocol):
+    """What sends commands about one key: to its server, wherever that is."""
+
+    # For :mod:`.scripts`: what was sent to this server, and whether it forbids EVALSHA.
+    @property
+    def loaded(self) -> set[Any]: ...
+    @property
+    def hash_forbidden(self) -> bool: ...
+    @hash_forbidden.setter
+    def hash_forbidden(self, forbidden: bool) -> None: ...
+
+    def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
+        """Queue one packed command; return the future of its reply."""
+        ...
