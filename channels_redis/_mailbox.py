@@ -61,13 +61,13 @@ class Demand:
 
     def add(self, loop: Loop) -> bool:
         """Count one who waits; tell whether nobody did before whose loop runs."""
-        here = self._loops[loop] = self._loops.get(loop, 0) + 1
-        if len(self._loops) > 1:
-            # Who waits on a loop that was closed bare never leaves by itself.
-            self._loops = {one: n for one, n in self._loops.items() if not one.is_closed()}
-        if len(self._loops) == 1:
+        loops = self._loops
+        here = loops[loop] = loops.get(loop, 0) + 1
+        if len(loops) == 1:
             self.waiting = here
             return here == 1
+        # Who waits on a loop that was closed bare never leaves by itself.
+        self._loops = {one: n for one, n in loops.items() if not one.is_closed()}
         self.waiting = sum(self._loops.values())
         return here == 1 and not any(one.is_running() for one in self._loops if one is not loop)
 
@@ -224,29 +224,34 @@ class Mailboxes:
             if wake(waiter, running) and loop.is_running():
                 return
 
-    def take(self, box: Mailbox, loop: Loop) -> Any:
-        """Return the oldest message of the mailbox, or else a :data:`Waiter` to await before
-        the next try (:meth:`withdraw` it if the await does not end well), or else None: the
-        mailbox was ended, or has lost its source, and has to be opened again.
+    def take(self, box: Mailbox) -> Any:
+        """Return the oldest message of the mailbox, or None."""
+        with self.lock:
+            if not box.items:
+                return None
+            box.used_at = time.monotonic()
+            box.cancelled = False
+            self._taken += 1
+            return box.items.popleft()[1]
+
+    def wait(self, box: Mailbox, loop: Loop) -> Waiter | None:
+        """Return what to await before the next :meth:`take` (:meth:`withdraw` it if that does
+        not end well); None if there is a message, or the mailbox was ended, or has lost its
+        source: it has to be opened again.
         """
         demand = box.demand
         with self.lock:
-            if box.items:
-                box.used_at = time.monotonic()
-                box.cancelled = False
-                self._taken += 1
-                return box.items.popleft()[1]
-            if self.boxes.get(box.name) is not box or not box.fed:
+            if box.items or self.boxes.get(box.name) is not box or not box.fed:
                 return None
             waiter: Waiter = loop.create_future()
             box.waiters.append(waiter)
-            is_first = demand is not None and demand.add(loop)
-        if is_first and demand is not None:
-            try:
-                demand.wanted(loop)
-            except BaseException:
-                self.withdraw(box, waiter)
-                raise
+            if demand is None or not demand.add(loop):
+                return waiter
+        try:
+            demand.wanted(loop)
+        except BaseException:
+            self.withdraw(box, waiter)
+            raise
         return waiter
 
     def withdraw(self, box: Mailbox, waiter: Waiter) -> None:

@@ -104,22 +104,21 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         of another process (core), and :class:`LayerClosed` when the layer is closed meanwhile.
         """
         # One coroutine and one future for each consumer that waits, as a site may have 10,000.
-        mailboxes, loop = self._mailboxes, running_loop()
+        mailboxes = self._mailboxes
         box = mailboxes.boxes.get(channel) or await self._open(channel)
         while True:
-            item = mailboxes.take(box, loop)
-            if item is None:
-                box = await self._open(channel)
-                continue
-            if not isinstance(item, asyncio.Future):
+            while box.items and (item := mailboxes.take(box)) is not None:
                 message = self._opened(channel, item)
                 if message is not None:
                     return message
+            waiter = mailboxes.wait(box, running_loop())
+            if waiter is None:
+                box = await self._open(channel)
                 continue
             try:
-                failure = await item
+                failure = await waiter
             except BaseException:
-                mailboxes.withdraw(box, item)
+                mailboxes.withdraw(box, waiter)
                 raise
             if failure is not None:
                 raise copy.copy(failure)
