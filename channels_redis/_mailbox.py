@@ -88,9 +88,12 @@ class Demand:
 
 
 class Home(Protocol):
-    """What a layer has on one event loop."""
+    """What joins topics for mailboxes: a layer on one event loop."""
 
     loop: Loop
+
+    def taken_over(self, box: Mailbox) -> None:
+        """Leave the topics of a mailbox, which another home feeds now; called on any thread."""
 
 
 class Mailbox:
@@ -324,10 +327,17 @@ class Mailboxes:
     def claim(self, box: Mailbox, home: Home, *, subscribed: bool) -> bool:
         """Note that ``home`` has joined a topic for a mailbox, perhaps that of its own name;
         False if the mailbox has ended, or another home joins its topics.
+
+        Who has joined its own name takes it over from one that does not feed it, as that one's
+        loop stands still: who waits here would wait until it runs again.
         """
         with self.lock:
-            if self.boxes.get(box.name) is not box or box.home not in (None, home):
+            if self.boxes.get(box.name) is not box:
                 return False
+            if box.home not in (None, home):
+                if box.fed or not subscribed:
+                    return False
+                box.home.taken_over(box)
             box.home = home
             box.subscribed = box.subscribed or subscribed
             return True
@@ -356,7 +366,7 @@ class Mailboxes:
         if box.demand is not None:
             box.demand.remove(waiter.get_loop())
 
-    def sweep(self, home: Home) -> list[Mailbox]:
+    def sweep(self, home: object) -> list[Mailbox]:
         """Remove and return the mailboxes of ``home``, or of none, whose readers have gone."""
         now = time.monotonic()
         with self.lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,19 @@ class TopicSession(Session):
             self._part(self.layer._keys.group_topic(group), box)
         if box.home is self:
             self._part(box.name, box)
+
+    def taken_over(self, box: Mailbox) -> None:
+        """Leave all topics of a mailbox that another loop feeds now; called on any thread."""
+        with contextlib.suppress(RuntimeError):  # Closed this moment.
+            # Where this loop stands still, it comes before all that lies unread in the socket.
+            self.loop.call_soon_threadsafe(self._let_go_of, box)
+
+    def _let_go_of(self, box: Mailbox) -> None:
+        if box.home is self:
+            return  # taken back meanwhile
+        for topic, members in list(self._members.items()):
+            if members.get(box.name) is box:
+                self._part(topic.decode(), box)
 
     async def leave_all(self) -> None:
         """Leave all groups, and the channels whose mailboxes were forgotten."""
@@ -159,10 +173,10 @@ class TopicSession(Session):
         if members is None or members.get(box.name) is not box:
             return
         del members[box.name]
-        if topic == box.name:
-            box.subscribed = False
-        if not box.subscribed and not box.groups:
-            box.home = None
+        if box.home is self:
+            box.subscribed = box.subscribed and topic != box.name
+            if not box.subscribed and not box.groups:
+                box.home = None
         if not members:
             del self._members[name]
             self.subscriber(self.layer.consistent_hash(topic)).release(name)

@@ -275,3 +275,38 @@ def test_a_loop_between_two_of_its_runs_loses_nothing_to_a_receiver_elsewhere(
     finally:
         loop.run_until_complete(layer.close())
         close_in_order(loop)
+
+
+def test_a_consumer_that_moves_between_loops_that_stand_still_gets_all_once(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], build: Callable[..., Any]
+) -> None:
+    """Each loop that runs takes the channel and its groups over from the one that stands still,
+    which brings nothing of it any more when it runs again.
+    """
+    layer = build()
+    loops = [new_loop(), new_loop()]
+    channel = loops[0].run_until_complete(layer.new_channel())
+    loops[0].run_until_complete(layer.group_add("room", channel))
+
+    async def call() -> None:
+        while True:
+            await layer.group_send("room", numbered(0))
+            await asyncio.sleep(0.02)
+
+    async def converse(turn: int) -> None:
+        calling = asyncio.create_task(call())
+        assert await receive(layer, channel) == numbered(0)
+        calling.cancel()
+        await asyncio.wait({calling})
+        await layer.group_send("room", numbered(turn))
+        await layer.send(channel, numbered(-turn))
+        numbers = []
+        while -turn not in numbers:
+            numbers += await receive_numbers(layer, channel, 1)
+        assert [number for number in numbers if number] == [turn, -turn]
+
+    for turn in range(1, 5):
+        loops[turn % 2].run_until_complete(converse(turn))
+    for loop in loops:
+        loop.run_until_complete(layer.close())
+        close_in_order(loop)
