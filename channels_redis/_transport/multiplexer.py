@@ -190,6 +190,8 @@ class Multiplexer:
         self._writing_due = False
         if self._wire is None or self._refused or self._retiring:
             return
+        if self._wire.lost:
+            return  # The reading task is about to see it, and what was not written stays so.
         now = self._loop.time()
         chunks = []
         while self._unwritten and self._in_flight_bytes < WINDOW_BYTES:

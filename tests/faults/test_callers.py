@@ -200,6 +200,17 @@ async def test_a_server_restarted_between_two_sends_is_not_noticed(
         await sender.send("work", numbered(number))
 
 
+async def test_a_connection_that_ends_in_the_tick_of_a_send_is_not_noticed(
+    make_layer: Callable[..., Any], kind: str
+) -> None:
+    """Closed already, though the task that reads has not seen it: nothing was written to it."""
+    layer = make_layer(kind)
+    await layer.send("work", numbered(0))
+    layer._sessions.get().commands(0, "")._wire.abort()
+    await layer.send("work", numbered(1))
+    assert await receive_until_marker(layer, "work") == [numbered(0), numbered(1)]
+
+
 async def test_the_end_of_an_outage_is_told_although_nobody_sends(
     make_layer: Callable[..., Any], kind: str, proxy: Proxy
 ) -> None:
