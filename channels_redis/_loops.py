@@ -51,11 +51,23 @@ class _Farewell:
     def __init__(self, abandon: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
         self.abandon: Callable[[], None] | None = abandon
         self._loop = weakref.ref(loop)
+        self._wait(loop)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Known weakly: the loop alone may hold what holds this.
+        self._timer = weakref.ref(loop.call_later(_NEVER_S, self))
 
     def __call__(self) -> None:
         loop = self._loop()
         if loop is not None and self.abandon is not None:
-            loop.call_later(_NEVER_S, self)
+            self._wait(loop)
+
+    def cancel(self) -> None:
+        """Have the loop forget this, as there is nothing to abandon any more."""
+        self.abandon = None
+        timer = self._timer()
+        if timer is not None:
+            timer.cancel()
 
     def __del__(self) -> None:
         if self.abandon is not None:
@@ -73,9 +85,17 @@ class _Entry(Generic[S]):
         self.farewell: weakref.ref[_Farewell] | None = None
 
     def disarm(self) -> None:
+        """Let nothing be abandoned, and leave the loop untouched."""
         farewell = self.farewell() if self.farewell is not None else None
         if farewell is not None:
             farewell.abandon = None
+
+    def end(self) -> None:
+        """Note that the state was closed."""
+        self.closed = True
+        farewell = self.farewell() if self.farewell is not None else None
+        if farewell is not None:
+            farewell.cancel()
 
 
 class LoopStates(Generic[S]):
@@ -110,7 +130,8 @@ class LoopStates(Generic[S]):
         """Close the state of the running loop, if it has one."""
         loop = asyncio.get_running_loop()
         entry = self._entries.get(id(loop))
-        ours = [one for one in self._ending if one.loop is loop]
+        # A copy, as the loops of other threads may end meanwhile.
+        ours = [one for one in tuple(self._ending) if one.loop is loop]
         if entry is not None and entry.loop is loop:
             ours.append(entry)
         for one in ours:
@@ -141,7 +162,6 @@ class LoopStates(Generic[S]):
 
         farewell = _Farewell(abandon, loop)
         entry.farewell = weakref.ref(farewell)
-        loop.call_later(_NEVER_S, farewell)
         if not getattr(loop, "_asyncgens_shutdown_called", False):
             entry.closer = _closer(self, entry)
             # Runs up to the ``yield``, so that the loop knows the generator from now on.
@@ -160,8 +180,7 @@ class LoopStates(Generic[S]):
         self._forget(entry)
         self._ending.add(entry)
         await entry.state.aclose()
-        entry.closed = True
-        entry.disarm()
+        entry.end()
         self._ending.discard(entry)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -220,3 +221,24 @@ async def test_no_list_of_messages_in_flight_stays_in_redis(
         assert all(server.command("TTL", key) != -1 for key in keys)
     await receive_until_marker(layer, channel)
     assert server.command("KEYS", f"{prefix}*") == []
+
+
+async def test_a_layer_that_is_used_and_closed_again_and_again_leaves_no_timer(
+    make_layer: Callable[..., Any], kind: str
+) -> None:
+    """The loop lives on, and has nothing to remember of what was closed on it."""
+    layer = make_layer(kind)
+    timers = live_timers()
+    for _ in range(20):
+        await layer.send("work", {})
+        await layer.close()
+    # One of this test's own time-out may have come.
+    assert live_timers() <= timers + 1
+
+
+def live_timers() -> int:
+    """How many timers of an event loop there are that were not cancelled."""
+    gc.collect()
+    # By name, as uvloop has a class of its own.
+    handles = [one for one in gc.get_objects() if type(one).__name__ == "TimerHandle"]
+    return sum(not one.cancelled() for one in handles)
