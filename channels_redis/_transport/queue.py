@@ -102,6 +102,13 @@ class QueueReader:
     def _leaving(self) -> bool:
         return self._stopping or self._deserted
 
+    @property
+    def _holds(self) -> bool:
+        """Whether there is what nobody here takes, and what is not back in its queue yet."""
+        if self._returning is not None and not self._returning.done():
+            return True
+        return self._hold is not None
+
     def poke(self, running: Loop) -> None:
         """Tell the reader that somebody waits; ``running`` is the caller's loop.
 
@@ -196,8 +203,7 @@ class QueueReader:
             if not self._owner.demand():
                 await asyncio.wait({self._poked}, timeout=self._block_s)
             self._poked = None
-        # While it holds what could not go back, it stays for that.
-        return not self._leaving and (self._owner.demand() > 0 or self._hold is not None)
+        return not self._leaving and (self._owner.demand() > 0 or self._holds)
 
     async def _work(self) -> None:
         """Do one round of popping, on a new connection if need be."""

@@ -18,6 +18,7 @@ from tests.conftest import find_server_or_skip
 from tests.defects.steps import numbered, waiting
 from tests.faults.ledger import BACK, EVENTS, LOST
 from tests.helpers import receive, wait_for
+from tests.proxy import Proxy
 
 ALLOWED = [">secret", "on", "+@all", "~*", "&*"]
 LOOP_FOR_EVER = "while true do end"
@@ -302,4 +303,24 @@ async def test_a_message_that_nobody_waited_for_is_kept_while_it_can_not_go_back
     await asyncio.to_thread(trouble.begin)
     await asyncio.sleep(0.6)
     await asyncio.to_thread(trouble.end)
+    assert await receive(other, "work") == numbered(1)
+
+
+async def test_a_message_that_nobody_waited_for_goes_back_after_a_long_outage(
+    make_layer: Callable[..., Any], kind: str, proxy: Proxy
+) -> None:
+    """Its reader, which would have ended by now, stays for as long as senders wait."""
+    layer = make_layer(kind, hosts=[proxy.url], command_timeout_s=1, connect_wait_s=20)
+    other = make_layer(kind)
+    await layer.send("work", numbered(0))
+    assert await receive(layer, "work") == numbered(0)
+    wait = waiting(layer, "work")
+    await asyncio.sleep(0.05)
+    wait.cancel()
+    await other.send("work", numbered(1))
+    await wait_for(lambda: layer.stats().received == 2)
+    proxy.refuse()
+    # Longer than a reader stays for which there is nothing to do, and takes for its farewell.
+    await asyncio.sleep(3)
+    proxy.resume()
     assert await receive(other, "work") == numbered(1)
