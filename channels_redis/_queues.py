@@ -127,18 +127,22 @@ class LocalQueue:
 
     def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
         """Hand back what this reader delivered ``before`` a time of its loop and nobody took;
-        tell whether more is left.
+        tell whether more of it is left.
         """
         box = self._mailboxes.boxes.get(self.name)
         if self.specific or box is None:
             return [], False
 
-        def take_back(item: Any) -> bool:
-            return isinstance(item, Held) and item.origin is reader and item.since <= before
+        # A mailbox may hold what other readers brought, and what was published to a group.
+        def is_mine(item: Any) -> bool:
+            return isinstance(item, Held) and item.origin is reader
 
         with self._mailboxes.lock:
-            mine: list[Held] = self._mailboxes.reclaim(box, take_back)
-            return [(item.member, item.score) for item in mine], bool(box.items)
+            mine: list[Held] = self._mailboxes.reclaim(
+                box, lambda item: is_mine(item) and item.since <= before
+            )
+            left = any(is_mine(item) for _, item in box.items or ())
+        return [(item.member, item.score) for item in mine], left
 
     def failed(self, error: Exception) -> None:
         """Raise in those who wait: no retry will help."""

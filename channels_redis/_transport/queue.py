@@ -54,7 +54,7 @@ class QueueOwner(Protocol):
 
     def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
         """Hand back what this reader delivered ``before`` a time of its loop and nobody took;
-        tell whether more is left.
+        tell whether more of it is left.
         """
         ...
 

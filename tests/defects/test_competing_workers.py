@@ -117,3 +117,24 @@ async def test_pubsub_keeps_the_general_channels_of_two_prefixes_apart(
     assert await theirs == numbered(2)
     await one.send("work", numbered(1))
     assert await ours == numbered(1)
+
+
+async def test_pubsub_ends_the_reader_of_a_worker_that_left_though_a_group_message_stays(
+    make_layer: Callable[..., Any],
+) -> None:
+    """What was published is nothing that could go back to a queue."""
+    layer, other = make_layer("pubsub", command_timeout_s=1), make_layer("pubsub")
+    wait = waiting(layer, "work")
+    await wait_for(reader_tasks)
+    await layer.group_add("room", "work")
+    await cancel(wait)
+    await other.group_send("room", numbered(0))
+    await wait_for(lambda: layer.stats().buffered == 1)
+    await other.send("work", numbered(1))
+    await wait_for(lambda: not reader_tasks())
+    assert await receive(other, "work") == numbered(1)
+
+
+def reader_tasks() -> list[asyncio.Task[Any]]:
+    """The layers' tasks that read queues."""
+    return [task for task in asyncio.all_tasks() if "channels_redis reader" in task.get_name()]
