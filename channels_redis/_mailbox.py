@@ -137,7 +137,7 @@ class Mailbox:
         """Tell whether nobody will come any more.  Never only because nobody waits just now:
         while a consumer's handler runs, nobody does.
         """
-        if self.waiters and not self.waiters[0].get_loop().is_closed():
+        if any(not waiter.get_loop().is_closed() for waiter in self.waiters):
             return False
         unused_s = now - self.used_at
         if self.cancelled and unused_s >= min(CANCELLED_S, expiry_s):
@@ -242,12 +242,12 @@ class Mailboxes:
         not end well); None if there is a message, or the mailbox was ended, or has lost its
         source: it has to be opened again.
         """
-        demand = box.demand
         with self.lock:
             if box.items or self.boxes.get(box.name) is not box or not box.fed:
                 return None
             waiter: Waiter = loop.create_future()
             box.waiters.append(waiter)
+            demand = box.demand
             if demand is None or not demand.add(loop):
                 return waiter
         try:

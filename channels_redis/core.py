@@ -310,7 +310,8 @@ class ReceiveBuffer(MutableMapping[str, Any]):
         raise TypeError("receive_buffer makes its own queues; put messages into them.")
 
     def __delitem__(self, channel: str) -> None:
-        del self._layer._mailboxes.boxes[channel]
+        mailboxes = self._layer._mailboxes
+        mailboxes.discard(mailboxes.boxes[channel])
 
     def __contains__(self, channel: object) -> bool:
         return channel in self._layer._mailboxes.boxes

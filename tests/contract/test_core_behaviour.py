@@ -218,6 +218,16 @@ async def test_what_is_put_into_a_receive_buffer_is_received(layer: Any) -> None
     assert await bounded(waiting) == {"type": "put"}
 
 
+async def test_a_receiver_goes_on_though_its_buffer_is_forgotten(layer: Any) -> None:
+    """Whoever waits on a buffer that is popped gets what comes next."""
+    channel = await layer.new_channel()
+    waiting = asyncio.create_task(layer.receive(channel))
+    await wait_for(lambda: layer.stats().waiting == 1)
+    layer.receive_buffer.pop(channel)
+    await layer.send(channel, SAY)
+    assert await bounded(waiting) == SAY
+
+
 async def test_a_siblings_message_sits_in_its_receive_buffer(layer: Any) -> None:
     """What was popped for a channel that nobody reads yet can be seen and taken."""
     one, other = await layer.new_channel(), await layer.new_channel()
