@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from channels.exceptions import ChannelFull
@@ -21,7 +22,7 @@ from ._options import given
 from ._portal import portal
 from ._queues import LocalQueue
 from ._session import Session
-from ._steps import Steps, run
+from ._steps import Steps, run, submit
 from ._topics import ShardView, TopicSession
 from .exceptions import ConnectionLost, ForeignChannelError, InvalidName, Unsupported
 from .serializers import BaseMessageSerializer, registry
@@ -269,25 +270,25 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
     async def _at_home(self, here: TopicSession, box: Mailbox, operation: Any, *args: Any) -> None:
         """Run a session's operation where the mailbox is subscribed."""
-        session = box.home
-        if session is None or session is here:
+        home = box.home
+        if home is None or home is here:
             await operation(here, *args)
             return
-        try:
-            call = asyncio.run_coroutine_threadsafe(operation(session, *args), session.loop)
-        except RuntimeError:  # Its loop was closed this moment.
+        call = submit(partial(operation, home, *args), home.loop)
+        if call.cancelled():  # Its loop was closed this moment.
             await operation(here, *args)
             return
         outcome = asyncio.wrap_future(call)
         try:
-            done, _ = await asyncio.wait({outcome}, timeout=self.connect_wait_s)
-        except asyncio.CancelledError:
-            call.cancel()
-            raise
-        if not done:
-            call.cancel()
-            raise ConnectionLost(f"The event loop that receives {box.name!r} does not respond.")
-        done.pop().result()
+            await asyncio.wait({outcome}, timeout=self.connect_wait_s)
+        finally:
+            call.cancel()  # no effect on one that has ended
+        # Whoever cancels all tasks of that loop, as its end does, means nobody here.
+        if not outcome.done() or outcome.cancelled():
+            raise ConnectionLost(
+                f"The event loop that receives {box.name!r} has ended or does not respond."
+            )
+        outcome.result()
 
     # Kept for those who used them (see compat.rst)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import selectors
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+from channels_redis.exceptions import ConnectionLost
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from tests.defects.steps import cancel, numbered, waiting
 from tests.helpers import receive
@@ -154,3 +156,47 @@ def test_everything_that_is_looked_at_works_outside_a_loop(redis_url: str, prefi
     assert layer.prefix == copy.copy(layer).prefix == prefix
     assert len(layer.channels) == len(layer.groups) == 0
     assert repr(layer) and str(layer)
+
+
+async def test_a_join_over_another_loop_whose_tasks_are_cancelled_raises_and_is_not_cancelled(
+    make_layer: Callable[..., Any], proxy: Proxy
+) -> None:
+    """The end of the loop that receives a channel cancels its tasks, and nobody elsewhere."""
+    layer = make_layer("pubsub", hosts=[proxy.url], connect_wait_s=30)
+
+    async def cancel_all() -> None:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    with RunningLoop() as elsewhere:
+        channel = await elsewhere.run(layer.new_channel())
+        proxy.stall()
+        joining = asyncio.create_task(layer.group_add("room", channel))
+        while not joining.done():
+            await elsewhere.run(cancel_all())
+            await asyncio.sleep(0.01)
+        assert not joining.cancelled()
+        assert isinstance(joining.exception(), ConnectionLost)
+        proxy.resume()
+        await elsewhere.run(layer.close())
+
+
+class RunningLoop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Await something there."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def __enter__(self) -> RunningLoop:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
