@@ -85,8 +85,9 @@ class Operation:
 Event = NodeLost | NodeBack | MessagesDropped | GroupOverCapacity | SenderClockUsed
 T = TypeVar("T")
 
-#: Channels that a summary of drops tells apart, at most.
-_CHANNELS_NOTED = 1000
+#: Channels that a summary of drops tells apart, and groups over capacity that get a record of
+#: their own within :data:`SUMMARY_S`, at most.
+_NAMES_NOTED = 1000
 #: Reasons that are part of ordinary life and not worth a record.
 _QUIET = frozenset({"expired", "repeated"})
 
@@ -94,12 +95,14 @@ _QUIET = frozenset({"expired", "repeated"})
 class Hooks(Generic[T]):
     """Callbacks of users, who may come and go on any thread.
 
-    False while there is none.  What a callback raises is logged, and nobody else's affair.
+    False while there is none.  What a callback raises is logged, once in :data:`SUMMARY_S`, and
+    nobody else's affair.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self._log = logger
         self._callbacks: dict[object, Callable[[T], None]] = {}
+        self._failure_told_at: float | None = None
 
     def add(self, callback: Callable[[T], None]) -> Callable[[], None]:
         """Have ``callback`` called from now on; return the function that ends it."""
@@ -121,8 +124,15 @@ class Hooks(Generic[T]):
         for callback in list(self._callbacks.values()):
             try:
                 callback(fact)
-            except Exception:  # noqa: BLE001 (whatever a user's hook raises)
-                self._log.exception("A hook for events of the channel layer failed")
+            except Exception as error:  # noqa: BLE001 (whatever a user's hook raises)
+                self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        now = time.monotonic()
+        # One that fails may do so with each message.
+        if self._failure_told_at is None or now - self._failure_told_at >= SUMMARY_S:
+            self._failure_told_at = now
+            self._log.error("A hook for events of the channel layer failed", exc_info=error)
 
 
 @contextmanager
@@ -181,32 +191,12 @@ class Reporter:
             return dict(self.dropped)
 
     def flush_due(self) -> None:
-        """Write the summaries whose time has come."""
+        """Write the summary of drops if its time has come."""
         now = time.monotonic()
         with self._lock:
-            due = self._pending_drops and self._summary_due(now)
-        if due:
-            self._report_drops(now)
-
-    def _summary_due(self, now: float) -> bool:
-        return self._drops_reported_at is None or now - self._drops_reported_at >= SUMMARY_S
-
-    def _drop(self, event: MessagesDropped) -> None:
-        now = time.monotonic()
-        with self._lock:
-            self.dropped[event.reason] += event.count
-            if event.reason in _QUIET:
+            told_at = self._drops_reported_at
+            if not self._pending_drops or (told_at is not None and now - told_at < SUMMARY_S):
                 return
-            key = event.reason, event.channel
-            if key not in self._pending_drops and len(self._pending_drops) >= _CHANNELS_NOTED:
-                key = event.reason, "other channels"
-            self._pending_drops[key] += event.count
-            due = self._summary_due(now)
-        if due:
-            self._report_drops(now)
-
-    def _report_drops(self, now: float) -> None:
-        with self._lock:
             drops, self._pending_drops = self._pending_drops, Counter()
             self._drops_reported_at = now
         worst = ", ".join(
@@ -218,27 +208,42 @@ class Reporter:
         facts = {"event": "messages_dropped", "count": drops.total(), "reasons": dict(by_reason)}
         self._log.warning("Dropped %s messages; most: %s", drops.total(), worst, extra=facts)
 
+    def _drop(self, event: MessagesDropped) -> None:
+        with self._lock:
+            self.dropped[event.reason] += event.count
+            if event.reason in _QUIET:
+                return
+            key = event.reason, event.channel
+            if key not in self._pending_drops and len(self._pending_drops) >= _NAMES_NOTED:
+                key = event.reason, "other channels"
+            self._pending_drops[key] += event.count
+        self.flush_due()
+
     def _group_over_capacity(self, event: GroupOverCapacity) -> None:
         now = time.monotonic()
         with self._lock:
-            since, full, members = self._over_capacity.get(event.group, (-SUMMARY_S, 0, 0))
+            noted = self._over_capacity
+            since, full, members = noted.get(event.group, (-SUMMARY_S, 0, 0))
             full, members = full + event.full, members + event.members
-            due = now - since >= SUMMARY_S
-            if due:
-                if len(self._over_capacity) > 1000:
-                    self._over_capacity.clear()
-                self._over_capacity[event.group] = (now, 0, 0)
-            else:
-                self._over_capacity[event.group] = (since, full, members)
-        if due:
-            text = "%s of %s channels over capacity in group %s"
-            facts = {
-                "event": "group_over_capacity",
-                "group": event.group,
-                "full": full,
-                "members": members,
-            }
-            self._log.info(text, full, members, event.group, extra=facts)
+            if now - since < SUMMARY_S:
+                noted[event.group] = (since, full, members)
+                return
+            noted.pop(event.group, None)
+            if len(noted) >= _NAMES_NOTED:
+                # The one that was told of first.
+                oldest = next(iter(noted))
+                if now - noted[oldest][0] < SUMMARY_S:
+                    return
+                del noted[oldest]
+            noted[event.group] = (now, 0, 0)
+        text = "%s of %s channels over capacity in group %s"
+        facts = {
+            "event": "group_over_capacity",
+            "group": event.group,
+            "full": full,
+            "members": members,
+        }
+        self._log.info(text, full, members, event.group, extra=facts)
 
     def _sender_clock(self, node: str) -> None:
         with self._lock:

@@ -71,7 +71,7 @@ class ObservedLayer(ReceivingLayer):
         process and its forked children; return the function that ends it.
 
         It is called where the event is noticed, on any thread, and must be quick.  What it
-        raises is logged.
+        raises is logged, once a minute.
         """
         return self._on_event.add(callback)
 

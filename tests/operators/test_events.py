@@ -95,6 +95,33 @@ async def test_a_hook_that_fails_harms_nobody(
     assert "not mine" in caplog.text
 
 
+def test_a_hook_that_always_fails_floods_no_log(
+    layer_class: type[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One traceback in a minute, and all events for the others."""
+    layer = layer_class()
+    heard: list[Any] = []
+    layer.on_event(lambda event: 1 / 0)
+    layer.on_event(heard.append)
+    for _ in range(100):
+        layer._report(MessagesDropped("work", "expired"))
+    assert len(heard) == 100
+    assert len(caplog.records) == 1
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_thousands_of_groups_over_capacity_flood_no_log(
+    layer_class: type[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One record for each group in a minute, and a thousand for all of them."""
+    caplog.set_level(logging.INFO)
+    layer = layer_class()
+    for _ in range(3):
+        for number in range(1500):
+            layer._report(GroupOverCapacity(f"room{number}", 1, 2))
+    assert len({record.getMessage() for record in caplog.records}) == len(caplog.records) == 1000
+
+
 def test_what_is_no_callback_is_refused_at_once(layer_class: type[Any]) -> None:
     """Not at the first outage, three weeks later."""
     with pytest.raises(TypeError, match="callable"):
