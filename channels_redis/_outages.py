@@ -81,13 +81,13 @@ class Health:
 
     def works(self, user: object) -> None:
         """Note that ``user`` has all that it needs of this shard."""
-        self.proven = True
-        if self._lost_at is None:
-            self.settled = True
-            return
         with self._outage.lock:
+            self.proven = True
             self._losers.discard(user)
-            if self._losers or self._lost_at is None:
+            if self._lost_at is None:
+                self.settled = True
+                return
+            if self._losers:
                 return
             outage_s = time.monotonic() - self._lost_at
             self._lost_at = None

@@ -168,14 +168,14 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
             return
         with self._mailboxes.lock:
             boxes = [box for box in self._mailboxes.boxes.values() if self._is_specific(box.name)]
-            for box in boxes:
-                facts = {
-                    "type": kind,
-                    "outage_s": round(outage_s, 3),
-                    "may_have_missed": self._loses_in_outage,
-                    "groups": sorted(box.groups or ()),
-                }
-                self._mailboxes.put(box, Whole(facts), running_loop_or_none())
+        for box in boxes:
+            facts = {
+                "type": kind,
+                "outage_s": round(outage_s, 3),
+                "may_have_missed": self._loses_in_outage,
+                "groups": sorted(box.groups or ()),
+            }
+            self._mailboxes.put(box, Whole(facts), running_loop_or_none())
 
     def _sweep(self, session: Session) -> None:
         """End the mailboxes whose consumers have gone for good."""

@@ -213,7 +213,8 @@ class TopicSession(Session):
         start = self.layer._keys.group_topic("").encode()
         return {
             topic.decode(): set(members)
-            for topic, members in self._members.items()
+            # A copy, as other threads look too.
+            for topic, members in list(self._members.items())
             if topic.startswith(start)
         }
 

@@ -11,7 +11,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.sentinel import SentinelConnectionPool
-from redis.exceptions import ConnectionError, RedisError
+from redis.exceptions import ConnectionError
 
 from .connections import NO_ANSWER, Loop, Wire, apart, forget, pack
 from .topology import Node
@@ -81,12 +81,10 @@ class SentinelWatch:
 
     async def _try(self, sentinel: Redis) -> None:
         """Listen to one Sentinel for as long as it can be heard."""
+        wire: Wire | None = None
         try:
             deadline_s = self._node.command_timeout_s
             wire = self._wire = await Wire.open(sentinel.connection_pool, self._loop, deadline_s)
-        except (RedisError, OSError):
-            return
-        try:
             await self._listen(sentinel, wire)
         except Exception:  # noqa: BLE001 (whatever it is, the next Sentinel may be better)
             pass
@@ -94,7 +92,8 @@ class SentinelWatch:
             self._wire = None
             if self._silence is not None:
                 self._silence.cancel()
-            await wire.close()
+            if wire is not None:
+                await wire.close()
 
     async def _listen(self, sentinel: Redis, wire: Wire) -> None:
         confirmed = await wire.ask("SUBSCRIBE", _TOPIC)

@@ -4,7 +4,7 @@
 -- ARGV[1] group_expiry_s: seconds after which a channel leaves, unless it joins again
 -- ARGV[2] sender_now_s: the sender's unix time in seconds, used only where TIME is refused
 --
--- Returns the full channel names, the longest member first
+-- Returns the full channel names, who joined first first
 local group = KEYS[1]
 local group_expiry_s = tonumber(ARGV[1])
 local now_s = tonumber(ARGV[2])
