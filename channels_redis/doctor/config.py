@@ -11,7 +11,7 @@ import inspect
 import itertools
 import pkgutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .._base import BaseRedisLayer
@@ -34,7 +34,8 @@ class Setup:
     """One layer of the settings; ``layer`` is None where it can't be constructed."""
 
     alias: str
-    config: Mapping[str, Any]
+    #: Not shown, as it holds passwords and keys.
+    config: Mapping[str, Any] = field(repr=False)
     layer: BaseRedisLayer | None
     refusals: tuple[Finding, ...] = ()
 

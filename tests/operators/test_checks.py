@@ -102,6 +102,15 @@ def test_wrong_settings_are_found(id: str, config: dict[str, Any], hint: str) ->
     assert "swordfish" not in said
 
 
+def test_what_was_read_of_the_settings_shows_no_secret() -> None:
+    """Tracebacks with the values of variables go to error trackers."""
+    config = {"hosts": ["redis://:swordfish@localhost"], "symmetric_encryption_keys": [STRONG]}
+    shown = repr(rules.read_settings({"default": {"BACKEND": CORE, "CONFIG": config}}))
+    assert "default" in shown
+    assert "swordfish" not in shown
+    assert STRONG not in shown
+
+
 def test_one_mistake_does_not_hide_the_next() -> None:
     """All of them at once, and not one per start."""
     config = {"capcity": 3, "expiry": "60", "hosts": 5, "symmetric_encryption_keys": 7}
