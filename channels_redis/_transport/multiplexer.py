@@ -28,7 +28,7 @@ from redis.exceptions import (
 )
 
 from ..exceptions import ConnectionLost
-from .commands import Command
+from .commands import Command, Commands
 from .connections import NO_ANSWER, Loop, Wire, forget, pack
 from .topology import RENEW_S, Node, backoff_s
 
@@ -243,7 +243,7 @@ class Multiplexer:
             self._wire = wire
             self.loaded.clear()
             if not self.pending and self._failures:
-                self.call(pack("PING"), True).add_done_callback(_ignore)
+                look_after(self)
             self._write_waiting()
 
     async def _read_replies(self, wire: Wire) -> None:
@@ -348,7 +348,12 @@ class Multiplexer:
         )
 
 
-def _ignore(future: asyncio.Future[Any]) -> None:
+def look_after(commands: Commands) -> None:
+    """Have the server asked for a sign of life until it gives one, which ends its outage."""
+    commands.call(pack("PING"), True).add_done_callback(ignore)
+
+
+def ignore(future: asyncio.Future[Any]) -> None:
     """Take note of a reply that nobody needs, or of its error."""
     if not future.cancelled():
         future.exception()

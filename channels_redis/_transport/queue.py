@@ -18,7 +18,7 @@ from ..exceptions import ConfigurationError, ConnectionLost
 from . import scripts
 from .commands import Commands
 from .connections import NO_ANSWER, Deadline, Loop, Wire, forget, pack
-from .multiplexer import SUSPICIOUS_S
+from .multiplexer import SUSPICIOUS_S, look_after
 from .pops import DEPTH, Popped, Pops, Reply
 from .topology import RENEW_S, Node, Redirected, backoff_s
 
@@ -186,6 +186,9 @@ class QueueReader:
         try:
             while self._pops.pending or await self._wanted():
                 await self._work()
+            if self._failures and not self._leaving:
+                # Nobody waits for the end of the outage any more, and somebody has to tell of it.
+                look_after(self._multiplexer)
         except ConfigurationError as error:
             self._owner.failed(error)
         except asyncio.CancelledError:

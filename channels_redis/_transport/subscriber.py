@@ -22,6 +22,7 @@ from redis.exceptions import ConnectionError
 from ..exceptions import ConfigurationError, ConnectionLost
 from .connections import Loop, Wire, forget, pack
 from .loopback import DEAF, Loopback
+from .multiplexer import ignore
 from .subscriptions import CLASSIC, SHARDED, Join, Publish, State, Topic, Topics, Verbs
 from .topology import Node, backoff_s
 
@@ -56,12 +57,13 @@ class Subscriber:
         self._on_drop = on_drop
         self._verbs = verbs
         self._new_own_topic = new_own_topic
+        self._publish = publish
         self._own_topic = b""
         self._loopback = Loopback(
             loop,
             node.command_timeout_s / 2,
             subscribe=self._question,
-            publish=lambda: publish(self._own_topic, b""),
+            publish=lambda: self._publish(self._own_topic, b""),
             failed=self._is_deaf,
         )
         #: What is wanted here, and how far each is.
@@ -213,6 +215,9 @@ class Subscriber:
                 except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
                     await self._lose(error)
             await self._disconnect()
+            if self._failures and not self._closed:
+                # Nobody waits for the end of the outage any more, and somebody has to tell of it.
+                self._publish(self._new_own_topic(), b"").add_done_callback(ignore)
             self._node.health.gone(self)
         except asyncio.CancelledError:
             self._task = None

@@ -14,7 +14,7 @@ import pytest
 
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import RedisServer
-from tests.defects.steps import numbered, waiting
+from tests.defects.steps import cancel, numbered, waiting
 from tests.faults.ledger import BACK, EVENTS, LOST
 from tests.helpers import receive, receive_until_marker, wait_for
 from tests.proxy import Proxy
@@ -230,3 +230,27 @@ async def test_the_end_of_an_outage_is_told_although_nobody_sends(
     proxy.resume()
     assert (await asyncio.wait_for(wait, 10))["type"] == LOST
     assert (await receive(layer, channel))["type"] == BACK
+
+
+@pytest.mark.parametrize("waits_on", ["a general channel", "a channel of its own"])
+async def test_the_end_of_an_outage_is_told_although_nobody_waits_any_more(
+    make_layer: Callable[..., Any], kind: str, proxy: Proxy, waits_on: str
+) -> None:
+    """Who noticed the loss has gone before the end: the process is idle, and not in an outage."""
+    layer = make_layer(kind, hosts=[proxy.url], command_timeout_s=1, expiry=0.4)
+    channel = await layer.new_channel() if waits_on == "a channel of its own" else "work"
+    await layer.send(channel, numbered(0))
+    assert await receive(layer, channel) == numbered(0)
+    wait = waiting(layer, channel)
+    await wait_for(lambda: layer.stats().waiting)
+    proxy.refuse()
+    await wait_for(lambda: layer.stats().outage_s)
+    await cancel(wait)
+    await wait_for(lambda: not [task for task in asyncio.all_tasks() if is_listening(task)])
+    proxy.resume()
+    await wait_for(lambda: not layer.stats().outage_s)
+
+
+def is_listening(task: asyncio.Task[Any]) -> bool:
+    """Whether a task is one of a layer's that wait for messages."""
+    return any(word in task.get_name() for word in ("redis reader", "redis subscriber"))
