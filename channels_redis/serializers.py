@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import msgpack
@@ -152,61 +153,72 @@ class JSONSerializer(BaseMessageSerializer):
     # Subclasses of ValueError (UnicodeError, circular structures) are covered.
     _refusals = (TypeError, ValueError, RecursionError)
 
-    def as_bytes(self, message: Any) -> bytes:
-        """Write JSON; SerializationError with the path to what JSON can't carry."""
+    def as_bytes(self, message: Any, *args: Any, **kwargs: Any) -> bytes:
+        """Write JSON; SerializationError with the path to what JSON can't carry.
+
+        Subclasses may hand on options of ``json.dumps()``.
+        """
+        options = {"default": self.default, **kwargs}
         try:
-            return json.dumps(message, default=self.default).encode("utf-8")
+            return json.dumps(message, *args, **options).encode("utf-8")
         except self._refusals:
             pass  # raised below, outside of this block: the cause may quote the message
-        raise _refusal("JSON", message, self._encodes, self.default)
+        raise _refusal("JSON", message, partial(self._encodes, options), options["default"])
 
-    def from_bytes(self, message: bytes) -> Any:
-        """Read JSON."""
+    def from_bytes(self, message: bytes, *args: Any, **kwargs: Any) -> Any:
+        """Read JSON; subclasses may hand on options of ``json.loads()``."""
         try:
-            return json.loads(message.decode("utf-8"))
+            return json.loads(message.decode("utf-8"), *args, **kwargs)
         except self._refusals:
             pass  # as above
         raise SerializationError("What was received is not valid JSON.")
 
-    def _encodes(self, value: Any) -> bool:
+    def _encodes(self, options: dict[str, Any], value: Any) -> bool:
         try:
-            json.dumps(value, default=self.default)
+            json.dumps(value, **options)
         except self._refusals:
             return False
         return True
 
 
 class MsgPackSerializer(BaseMessageSerializer):
-    """MessagePack.  Keys must be str or bytes: receivers refuse maps with any other."""
+    """MessagePack.  Keys must be str or bytes: receivers refuse maps with any other, unless a
+    subclass has its own ``from_bytes``.
+    """
 
     _refusals = (TypeError, ValueError, OverflowError, RecursionError)
 
-    def as_bytes(self, message: Any) -> bytes:
-        """Pack; SerializationError with the path to what receivers could not unpack."""
+    def as_bytes(self, message: Any, *args: Any, **kwargs: Any) -> bytes:
+        """Pack; SerializationError with the path to what receivers could not unpack.
+
+        Subclasses may hand on options of ``msgpack.packb()``.
+        """
+        options = {"default": self.default, **kwargs}
         try:
-            return self._pack(message)
+            return self._pack(options, message, *args)
         except self._refusals:
             pass  # raised below, outside of this block: the cause may quote the message
-        raise _refusal("msgpack", message, self._encodes, self.default)
+        raise _refusal("msgpack", message, partial(self._encodes, options), options["default"])
 
-    def from_bytes(self, message: bytes) -> Any:
-        """Unpack."""
+    def from_bytes(self, message: bytes, *args: Any, **kwargs: Any) -> Any:
+        """Unpack; subclasses may hand on options of ``msgpack.unpackb()``."""
         try:
-            return msgpack.unpackb(message)
+            return msgpack.unpackb(message, *args, **kwargs)
         except (*self._refusals, msgpack.UnpackException):
             pass  # as above
         raise SerializationError("What was received is not valid msgpack.")
 
-    def _pack(self, value: Any) -> bytes:
-        data: bytes = msgpack.packb(value, default=self.default)
+    def _pack(self, options: dict[str, Any], value: Any, *args: Any) -> bytes:
+        data: bytes = msgpack.packb(value, *args, **options)
         # Unpacking, as receivers will, is the cheapest proof that they can: a check of all keys
-        # in Python takes as long and says less.
-        msgpack.unpackb(data)
+        # in Python takes as long and says less.  What a subclass unpacks, it alone knows.
+        if type(self).from_bytes is MsgPackSerializer.from_bytes:
+            msgpack.unpackb(data)
         return data
 
-    def _encodes(self, value: Any) -> bool:
+    def _encodes(self, options: dict[str, Any], value: Any) -> bool:
         try:
-            self._pack(value)
+            self._pack(options, value)
         except self._refusals:
             return False
         return True

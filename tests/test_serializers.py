@@ -18,6 +18,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from django.core.serializers.json import DjangoJSONEncoder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -198,6 +199,51 @@ def test_msgpack_keeps_bytes_as_values_and_keys() -> None:
     serializer = MsgPackSerializer()
     message = {"raw": b"\x00\xff", b"key": 1}
     assert serializer.deserialize(serializer.serialize(message)) == message
+
+
+class AnyKeys(MsgPackSerializer):
+    """What people register to have integer keys in messages."""
+
+    def from_bytes(self, message: bytes) -> Any:
+        return msgpack.unpackb(message, strict_map_key=False)
+
+
+def test_a_subclass_that_unpacks_integer_keys_may_send_them() -> None:
+    """What a message may hold is for the receivers' own ``from_bytes()`` to say."""
+    serializer = AnyKeys()
+    assert serializer.deserialize(serializer.serialize({"seats": {1: "x"}})) == {"seats": {1: "x"}}
+
+
+class TextForDates(JSONSerializer):
+    def as_bytes(self, message: Any, *args: Any, **kwargs: Any) -> bytes:
+        return super().as_bytes(message, *args, cls=DjangoJSONEncoder, **kwargs)
+
+    def from_bytes(self, message: bytes) -> Any:
+        return super().from_bytes(message, parse_float=decimal.Decimal)
+
+
+class TextForDatesInMsgPack(MsgPackSerializer):
+    def as_bytes(self, message: Any) -> bytes:
+        return super().as_bytes(message, default=str)
+
+    def from_bytes(self, message: bytes, *args: Any, **kwargs: Any) -> Any:
+        return super().from_bytes(message, *args, strict_map_key=False, **kwargs)
+
+
+def test_subclasses_hand_on_options_of_the_libraries() -> None:
+    """``super().as_bytes(message, cls=...)`` works as with 4.3.0, and so does ``from_bytes()``."""
+    message = {"on": datetime.date(2026, 11, 25)}
+    sent = TextForDates().serialize({**message, "total": 9.5})
+    assert TextForDates().deserialize(sent) == {"on": "2026-11-25", "total": decimal.Decimal("9.5")}
+    sent = TextForDatesInMsgPack().serialize({**message, 1: 2})
+    assert TextForDatesInMsgPack().deserialize(sent) == {"on": "2026-11-25", 1: 2}
+
+
+def test_a_refusal_leads_past_what_the_options_of_a_subclass_carry() -> None:
+    """The path in the text is that of the value which even its encoder doesn't know."""
+    message = {"on": datetime.date(2026, 11, 25), "odd": [object()]}
+    with pytest.raises(SerializationError, match=r'^message\["odd"\]\[0\] is an object'):
+        TextForDates().serialize(message)
 
 
 @pytest.mark.parametrize("format", FORMATS)
