@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from channels.exceptions import ChannelFull
+
 from . import _fork, utils
 from . import _options as options
 from ._events import Reporter
@@ -42,6 +44,8 @@ class BaseRedisLayer(ObservedLayer):
     """
 
     extensions: ClassVar[list[str]] = ["groups", "flush"]
+    # Channels' specification has both of them on the layer.
+    ChannelFull: ClassVar[type[Exception]] = ChannelFull
     MessageTooLarge = MessageTooLarge
 
     def __init__(  # noqa: PLR0913 (the options are Channels' and earlier releases')

@@ -300,8 +300,10 @@ class ReceiveBuffer(MutableMapping[str, Any]):
 
     def pop(self, channel: str, *default: Any) -> Any:
         """Forget a channel's buffer, and return it."""
-        if channel not in self and default:
-            return default[0]
+        if channel not in self:
+            if default:
+                return default[0]
+            raise KeyError(channel)
         buffer = self[channel]
         del self[channel]
         return buffer

@@ -96,6 +96,7 @@ def attributes(layer: Layer) -> None:
     assert_type(layer.client_prefix, str)
     assert_type(layer.extensions, list[str])
     assert_type(layer.has_own_connections, bool)
+    assert_type(layer.ChannelFull, type[Exception])
     assert_type(layer.MessageTooLarge, type[exceptions.MessageTooLarge])
 
 

@@ -51,6 +51,16 @@ async def test_a_general_channel_is_full_at_its_capacity(build: Any) -> None:
     await layer.send("tasks", SAY)
 
 
+async def test_the_layer_has_the_exception_of_a_full_channel_as_the_specification_says(
+    build: Any,
+) -> None:
+    """``except layer.ChannelFull`` catches what ``send()`` raises."""
+    layer = build(capacity=1)
+    with pytest.raises(layer.ChannelFull):
+        for _ in range(5):
+            await layer.send("tasks", SAY)
+
+
 @pytest.mark.parametrize("topology", ["ring"], indirect=True)
 async def test_a_general_channel_on_a_ring_has_its_capacity_on_each_shard(build: Any) -> None:
     """Messages go round the ring: four shards hold four times the capacity."""

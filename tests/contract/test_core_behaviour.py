@@ -209,6 +209,22 @@ def test_receive_buffers_work_without_a_loop() -> None:
     assert dict(layer.receive_buffer.items()) == {}
 
 
+def test_a_receive_buffer_that_is_not_there_can_not_be_popped() -> None:
+    """Without a default it is a ``KeyError``, as with any mapping."""
+    with pytest.raises(KeyError, match="channel"):
+        RedisChannelLayer().receive_buffer.pop("channel")
+
+
+async def test_who_waits_while_a_receive_buffer_is_popped_goes_on_waiting(layer: Any) -> None:
+    """Projects pop the buffers of consumers that leave, whose last ``receive()`` still waits."""
+    channel = await layer.new_channel()
+    waiting = asyncio.create_task(layer.receive(channel))
+    await wait_for(lambda: channel in layer.receive_buffer)
+    layer.receive_buffer.pop(channel, None)
+    await layer.send(channel, SAY)
+    assert await bounded(waiting) == SAY
+
+
 async def test_what_is_put_into_a_receive_buffer_is_received(layer: Any) -> None:
     """``put_nowait`` is a way to hand a message to a waiting consumer."""
     channel = await layer.new_channel()
