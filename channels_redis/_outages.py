@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from ._events import NodeBack, NodeLost, Reporter
 
+_NEVER_WORKED = "it has not worked yet: check that it runs, and host, port and TLS of its entry"
+
 
 class Outage:
     """The outage of a layer: ``changed(began, outage_s)`` is called when one begins and ends."""
@@ -67,6 +69,11 @@ class Health:
     def down(self) -> bool:
         """Whether the shard, or a part of it, is lost just now."""
         return self._lost_at is not None
+
+    def located(self, reason: str) -> str:
+        """Return what is wrong where, and what to look at if nothing ever worked there."""
+        advice = "" if self.proven else f"; {_NEVER_WORKED}"
+        return f"Redis at {self.node}: {reason.rstrip('.')}{advice}"
 
     def lost(self, user: object, reason: str) -> None:
         """Note that ``user`` has lost its connection, or can't get one."""

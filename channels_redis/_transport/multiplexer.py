@@ -343,7 +343,7 @@ class Multiplexer:
     def _lost(self, reason: str, *, maybe_executed: bool) -> ConnectionLost:
         fate = "it may have run" if maybe_executed else "it did not run"
         return ConnectionLost(
-            f"Redis at {self._node.health.node}: {reason}; the command was given up ({fate})",
+            f"{self._node.health.located(reason)}; the command was given up ({fate})",
             maybe_executed=maybe_executed,
         )
 

@@ -129,7 +129,7 @@ class SlotMap:
     def lost(self, reason: str) -> ConnectionLost:
         """Return the error for a command that was never written."""
         return ConnectionLost(
-            f"Redis at {self._health.node}: {reason}; the command was given up (it did not run)"
+            f"{self._health.located(reason)}; the command was given up (it did not run)"
         )
 
     async def aclose(self) -> None:

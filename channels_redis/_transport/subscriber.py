@@ -171,7 +171,7 @@ class Subscriber:
             join.future.set_exception(self._lost(self._trouble))
 
     def _lost(self, reason: str) -> ConnectionLost:
-        return ConnectionLost(f"Redis at {self._node.health.node}: {reason}; not subscribed")
+        return ConnectionLost(f"{self._node.health.located(reason)}; not subscribed")
 
     def _request(self, name: bytes) -> None:
         """Have the wishes about a topic compared with its state in this tick."""

@@ -54,6 +54,21 @@ def backoff_s(failures: int) -> float:
     return limit_s * random.uniform(0.5, 1)
 
 
+# What no retry can help: class of the error, what its text has in lower case, what to do.
+_ADVICE: tuple[tuple[type[Exception], str, str], ...] = (
+    (AuthenticationError, "", "check the user name and password of this entry of hosts"),
+    (NoPermissionError, "", "the documentation lists the commands, keys and channels to allow"),
+    (
+        ssl.SSLCertVerificationError,
+        "",
+        "check 'ssl_ca_certs', or 'ssl_cert_reqs' for a self-signed certificate",
+    ),
+    (ResponseError, "db index", "check the database number"),
+    (ResponseError, "sentinel", "'sentinels' must list Sentinels, not servers that they watch"),
+    (ResponseError, "unknown", "Redis 5.0 or newer is needed, with no command renamed"),
+)
+
+
 class Redirected(ConnectionError):
     """Other servers of the cluster serve the name: no trouble, just the next dial."""
 
@@ -231,22 +246,24 @@ class Node:
         if self.health.proven:
             return error
         for cause in _causes(error):
-            if isinstance(cause, AuthenticationError):
-                advice = "check the user name and password of this entry of hosts"
-            elif isinstance(cause, NoPermissionError):
-                if "evalsha" in str(cause).lower():
-                    return error
-                advice = "the documentation lists the commands, keys and channels to allow"
-            elif isinstance(cause, ssl.SSLCertVerificationError):
-                advice = "check 'ssl_ca_certs', or 'ssl_cert_reqs' for a self-signed certificate"
-            elif isinstance(cause, ResponseError) and "DB index" in str(cause):
-                advice = "check the database number"
-            elif isinstance(cause, ResponseError) and "unknown" in str(cause).lower():
-                advice = "Redis 5.0 or newer is needed, with no command renamed"
-            else:
-                continue
-            return ConfigurationError(f"Redis at {self.health.node} refuses: {cause}; {advice}")
+            if isinstance(cause, NoPermissionError) and "evalsha" in str(cause).lower():
+                return error
+            advice = _advice(cause)
+            if advice is not None:
+                refusal = str(cause).rstrip(".")
+                return ConfigurationError(
+                    f"Redis at {self.health.node} refuses: {refusal}; {advice}"
+                )
         return error
+
+
+def _advice(cause: BaseException) -> str | None:
+    """Return what to do about a refusal that no retry can help; None for any other error."""
+    text = str(cause).lower()
+    for kind, words, advice in _ADVICE:
+        if isinstance(cause, kind) and words in text:
+            return advice
+    return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -304,3 +304,30 @@ async def test_a_wrong_sentinel_name_is_a_clear_error(
     layer = make_layer(kind, hosts=[entry], connect_wait_s=2)
     with pytest.raises(ConfigurationError, match="no-such-primary"):
         await bounded(layer.send("tasks", {"type": "x"}))
+
+
+async def test_servers_that_are_no_sentinels_are_told_apart_from_old_ones(
+    kind: str, make_layer: Any, private_server: RedisServer
+) -> None:
+    """``ConfigurationError`` that names the keyword to correct, not the version of Redis."""
+    entry = {"sentinels": [private_server.address], "master_name": "main"}
+    layer = make_layer(kind, hosts=[entry], connect_wait_s=2)
+    with pytest.raises(ConfigurationError, match="'sentinels' must list Sentinels"):
+        await bounded(layer.send("tasks", {"type": "x"}))
+
+
+async def test_a_server_that_was_never_reached_is_an_error_that_says_what_to_check(
+    kind: str, make_layer: Any, private_server: RedisServer
+) -> None:
+    """Until something has worked, it may be the entry that is wrong; later, it is an outage."""
+    port = private_server.port
+    private_server.stop()
+    layer = make_layer(kind, hosts=[private_server.url], connect_wait_s=0.2)
+    with pytest.raises(redis.exceptions.ConnectionError, match=f"{port}.*check that it runs"):
+        await bounded(layer.send("tasks", {"type": "x"}))
+    private_server.start()
+    await bounded(layer.send("tasks", {"type": "x"}))
+    private_server.stop()
+    with pytest.raises(redis.exceptions.ConnectionError, match=str(port)) as raised:
+        await bounded(layer.send("tasks", {"type": "x"}))
+    assert "check" not in str(raised.value)
