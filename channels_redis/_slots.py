@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 SLOTS = 16384
 
 Address = tuple[str, int]
 Remap = Callable[[Address], Address]
+
+
+class Range(NamedTuple):
+    """Slots with one primary; None where the servers don't tell where it is."""
+
+    first: int
+    last: int
+    owner: Address | None
+
+
+Ranges = tuple[Range, ...]
+"""Who serves what; what is in no range, nobody serves."""
+
 Owners = list[Address | None]
 """The primary of each slot; None where no server serves it."""
 
@@ -42,14 +55,22 @@ def named_address(host: Any, port: int, asked: Address, remap: Remap | None) -> 
     return remap(address) if remap is not None else address
 
 
-def read_owners(reply: Any, asked: Address, remap: Remap | None) -> Owners:
-    """Return what the reply to ``CLUSTER SLOTS`` says."""
-    owners: Owners = [None] * SLOTS
+def read_ranges(reply: Any, asked: Address, remap: Remap | None) -> Ranges:
+    """Return what the reply to ``CLUSTER SLOTS`` says, in the order of the slots."""
+    ranges = []
     for first, last, (host, port, *more), *_ in reply:
         address = named_address(host, port, asked, remap)
         if address is None:
             address = named_address(_ip_in(more), port, asked, remap)
-        owners[first : last + 1] = [address] * (last + 1 - first)
+        ranges.append(Range(first, last, address))
+    return tuple(sorted(ranges, key=lambda one: one.first))
+
+
+def owners_of(ranges: Ranges) -> Owners:
+    """Return the primary of each slot."""
+    owners: Owners = [None] * SLOTS
+    for first, last, owner in ranges:
+        owners[first : last + 1] = [owner] * (last + 1 - first)
     return owners
 
 

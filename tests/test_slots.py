@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from channels_redis._slots import SLOTS, named_address, read_owners, slot_of
+from channels_redis._slots import SLOTS, named_address, owners_of, read_ranges, slot_of
 
 ASKED = ("asked.example.com", 7000)
 
@@ -60,7 +60,7 @@ def test_owners_are_read_from_old_and_new_replies() -> None:
         [9, 9, [b"?", 3, b"id", [b"ip", b"10.0.0.3"]]],
         [10, 10, [b"?", 4, b"id", []]],
     ]
-    owners = read_owners(reply, ASKED, None)
+    owners = owners_of(read_ranges(reply, ASKED, None))
     assert len(owners) == SLOTS
     assert owners[:6] == [("a", 1)] * 6
     assert owners[6:12] == [None, ("b", 2), ("b", 2), ("10.0.0.3", 3), None, None]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ConnectionError, NoPermissionError, RedisError, ResponseError
 
-from .._slots import Address, Owners, Remap, read_owners
+from .._slots import Address, Ranges, Remap, read_ranges
 from ..exceptions import ConfigurationError
 from .connections import Loop
 
@@ -32,7 +32,7 @@ Ask = Callable[..., Awaitable[Any]]
 class Chart(NamedTuple):
     """What one server says."""
 
-    owners: Owners
+    ranges: Ranges
     healthy: bool
     #: Whether it has sharded Pub/Sub.
     sharded: bool
@@ -53,8 +53,8 @@ async def interview(ask: Ask, asked: Address, remap: Remap | None, *, where: str
                 "the documentation lists the commands, keys and channels to allow"
             )
         raise reply
-    owners = read_owners(reply, asked, remap)
-    if not any(owners):
+    ranges = read_ranges(reply, asked, remap)
+    if not any(one.owner for one in ranges):
         raise ConnectionError(f"the server at {asked[0]}:{asked[1]} knows of no slots")
     state = await _reply(ask, "CLUSTER", "INFO")
     # Who may not ask takes it as it comes.
@@ -62,7 +62,7 @@ async def interview(ask: Ask, asked: Address, remap: Remap | None, *, where: str
     info = await _reply(ask, "INFO", "server")
     found = re.search(rb"redis_version:(\d+)\.(\d+)", info if isinstance(info, bytes) else b"")
     sharded = found is None or (int(found[1]), int(found[2])) >= SHARDED_SINCE
-    return Chart(owners, healthy, sharded)
+    return Chart(ranges, healthy, sharded)
 
 
 async def _reply(ask: Ask, *words: str) -> Any:

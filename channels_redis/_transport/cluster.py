@@ -234,7 +234,7 @@ class Cluster:
     def whom_to_ask(self) -> Iterator[Callable[[], Awaitable[Chart]]]:
         """Return whom to ask: connected servers, other known ones, the ones of the entry."""
         connected = [at for at, one in self._servers.items() if one.multiplexer.connected]
-        known = self.map.primaries
+        known = list(self.map.primaries)
         seeds = list(self.entry.seeds)
         for group in (connected, known, seeds):
             random.shuffle(group)
@@ -251,9 +251,14 @@ class Cluster:
             )
         wire = await ClusterNode(self, address).connect()
         try:
-            return await interview(wire.ask, address, remap, where=where)
+            chart = await interview(wire.ask, address, remap, where=where)
         finally:
             await wire.close()
+        if self.health.down and address in self.map.primaries:
+            # More questions follow while anything is lost, which a connection that stays will take.
+            staying = self.server(address).multiplexer.call(pack("PING"), True)
+            staying.add_done_callback(ignore)
+        return chart
 
     def map_changed(self) -> None:
         """Have all who wait at the wrong server go to the right one."""

@@ -13,7 +13,7 @@ from typing import Protocol
 from redis.exceptions import RedisError
 
 from .._outages import Health
-from .._slots import SLOTS, Address, Owners
+from .._slots import SLOTS, Address, Owners, Ranges, owners_of
 from ..exceptions import ConfigurationError, ConnectionLost
 from .charting import Chart, first_good
 from .connections import Loop, forget
@@ -53,7 +53,13 @@ class SlotMap:
         self._health = health
         self._loop = loop
         self.owners: Owners = [None] * SLOTS
+        #: All that serve slots.
+        self.primaries: tuple[Address, ...] = ()
+        self._complete = False
         self.known = False
+        # What the owners were made of, unless some were assigned since: it is many times
+        # smaller, and compared whenever somebody was asked.
+        self._ranges: Ranges | None = None
         #: Whether the servers have sharded Pub/Sub, as the first one that was asked says.
         self.sharded = True
         self._suffering = False
@@ -64,16 +70,13 @@ class SlotMap:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    @property
-    def primaries(self) -> list[Address]:
-        """All that serve slots."""
-        return list(dict.fromkeys(filter(None, self.owners)))
-
     def assign(self, slot: int, address: Address) -> bool:
         """Note who serves a slot; tell whether that is new."""
         if self.owners[slot] == address:
             return False
         self.owners[slot] = address
+        self.primaries = _primaries(self.owners)
+        self._ranges = None
         return True
 
     def stale(self) -> None:
@@ -190,8 +193,7 @@ class SlotMap:
     def _adopt(self, chart: Chart) -> None:
         if not self.known:
             self.sharded = chart.sharded
-        changed = chart.owners != self.owners
-        self.owners = chart.owners
+        changed = chart.ranges != self._ranges and self._draw(chart.ranges)
         self.known = True
         self._resolve(None)
         if changed:
@@ -199,9 +201,17 @@ class SlotMap:
         self._surveyor.map_learnt()
         # A server that was lost may have left, so that nobody else says when all is well again.
         lost = self._suffering or (self._health.down and self._health.proven)
-        if lost and chart.healthy and None not in chart.owners:
+        if lost and chart.healthy and self._complete:
             self._suffering = False
             self._health.works(self)
+
+    def _draw(self, ranges: Ranges) -> bool:
+        """Take over who serves what; tell whether any slot has another server."""
+        before, self.owners = self.owners, owners_of(ranges)
+        self.primaries = _primaries(self.owners)
+        self._complete = None not in self.owners
+        self._ranges = ranges
+        return self.owners != before
 
     def _resolve(self, error: Exception | None) -> None:
         outcome, self._outcome = self._outcome, None
@@ -211,6 +221,10 @@ class SlotMap:
             outcome.set_result(None)
         else:
             outcome.set_exception(error)
+
+
+def _primaries(owners: Owners) -> tuple[Address, ...]:
+    return tuple(dict.fromkeys(filter(None, owners)))
 
 
 def ignore(future: asyncio.Future[None]) -> None:

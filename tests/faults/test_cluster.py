@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-import redis.exceptions
+import redis
 
 from channels_redis._keyspace import Keyspace, non_local_name
 from channels_redis._slots import slot_of
@@ -272,6 +272,33 @@ async def test_without_one_primary_the_others_go_on(
     await wait_for(partial(sends, sender, lost_channel), timeout_s=30)
     message = await waiting
     assert message["type"] == ("test.back" if kind == "core" else "test.group")
+
+
+async def test_the_living_are_asked_about_the_dead_over_connections_that_stay(
+    make_layer: Callable[..., Any], bare: ClusterSet
+) -> None:
+    """A thousand processes that miss a server do not storm the others, one dial per question,
+    even if they only receive.
+    """
+    layer = make_layer("pubsub", hosts=[bare.host_entry()])
+    victim, *others = await channels_by_server(lambda: layer, bare, str)
+    with ExitStack() as stack:
+        stack.enter_context(without(bare, victim))
+        clients = [stack.enter_context(redis.Redis(*one.address)) for one in others]
+
+        def counted(section: str, name: str) -> int:
+            found = [client.info(section).get(name, 0) for client in clients]
+            return sum(one["calls"] if isinstance(one, dict) else one for one in found)
+
+        questions = partial(counted, "commandstats", "cmdstat_cluster|slots")
+        if not questions():
+            pytest.skip("this server does not count subcommands")
+        victim.kill()
+        begun = questions()
+        await wait_for(lambda: questions() > begun + 6, timeout_s=60)
+        before, begun = counted("stats", "total_connections_received"), questions()
+        await wait_for(lambda: questions() > begun + 6, timeout_s=60)
+        assert counted("stats", "total_connections_received") == before
 
 
 async def reach_the_living(
