@@ -7,18 +7,22 @@ import json
 import os
 import signal
 import subprocess
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import CommandCounter
 from benchmarks.environments import RUN_ONE, Environment
-from channels_redis.testing.servers import RedisServer
+from benchmarks.probe.catalogue import SCENARIOS
+from channels_redis.testing.servers import ClusterSet, RedisServer
 
 TIMEOUT_S = 400
 PREFIX = "bench"
 #: The old release is a black box: of its tracebacks only the error itself is kept.
-KEPT_ERROR_LINES = {"old": 1, "new": 6, "bound": 6}
+KEPT_ERROR_LINES = {"old": 1, "new": 6, "bound": 6, "single": 6}
+PRIMARIES = 3
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,9 @@ class Task:
 
 @dataclass
 class Measurement:
-    """What came of a task in one environment; ``implementation`` is old, new or bound."""
+    """What came of a task; ``implementation`` is old, new, bound or single (the new release on one
+    server, where the task is about a cluster).
+    """
 
     task: Task
     implementation: str
@@ -56,46 +62,62 @@ def measure(
 ) -> Measurement:
     """Time a task."""
     measurement = Measurement(task, implementation, round_number)
-    with RedisServer() as server:
-        _run(measurement, environment, server, profile)
+    with fresh_servers(task, implementation) as servers:
+        _run(measurement, environment, servers, profile)
     return measurement
 
 
 def count(task: Task, implementation: str, environment: Environment) -> Measurement:
     """Count the commands of a task; its times are thrown away."""
     measurement = Measurement(task, implementation, 0)
-    with RedisServer() as server:
-        with CommandCounter(server) as counter:
-            _run(measurement, environment, server, None)
+    with fresh_servers(task, implementation) as servers:
+        with contextlib.ExitStack() as stack:
+            counters = [stack.enter_context(CommandCounter(server)) for server in servers]
+            _run(measurement, environment, servers, None)
         if not measurement.error:
             figures = measurement.figures
-            total = counter.calls.total()
+            calls = sum((counter.calls for counter in counters), start=Counter[str]())
+            total = calls.total()
             measurement.figures = {
                 "n": figures["n"],
                 "commands": round(total / figures["n"], 3),
                 "commands_per_s": round(total / figures["wall_s"], 3),
-                "calls": dict(sorted(counter.calls.items())),
+                "calls": dict(sorted(calls.items())),
             }
     return measurement
+
+
+@contextlib.contextmanager
+def fresh_servers(task: Task, implementation: str) -> Iterator[list[RedisServer]]:
+    """Start what a task runs on."""
+    if SCENARIOS[task.scenario].servers == "cluster" and implementation != "single":
+        with ClusterSet(PRIMARIES) as cluster:
+            yield cluster.servers
+    else:
+        with RedisServer() as server:
+            yield [server]
 
 
 def _run(
     measurement: Measurement,
     environment: Environment,
-    server: RedisServer,
+    servers: list[RedisServer],
     profile: Path | None,
 ) -> None:
     """Run the process and fill in its figures, or what went wrong."""
     task = measurement.task
     order = {
         "scenario": task.scenario,
-        "kind": task.kind,
         "n": task.n,
-        "scale": task.scale,
         "uvloop": task.loop == "uvloop",
         "bound": measurement.implementation == "bound",
-        "url": server.url,
-        "prefix": PREFIX,
+        "bench": {
+            "urls": [server.url for server in servers],
+            "cluster": len(servers) > 1,
+            "kind": task.kind,
+            "prefix": PREFIX,
+            "scale": task.scale,
+        },
         "profile": str(profile) if profile else None,
     }
     command = [str(environment.python), str(RUN_ONE), json.dumps(order)]

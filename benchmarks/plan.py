@@ -60,12 +60,26 @@ class Options:
                 yield scenario, replace(task, loop="uvloop")
 
 
+def turns_of(
+    scenario: Scenario, environments: dict[str, Environment]
+) -> list[tuple[str, Environment]]:
+    """Who is measured by turns: 4.3.0 can use no cluster, so that this release on a single server
+    stands in for it there.
+    """
+    if scenario.rival == "old":
+        return list(environments.items())
+    if "new" not in environments:
+        return []
+    names = (scenario.rival, "new") if scenario.rival else ("new",)
+    return [(name, environments["new"]) for name in names]
+
+
 def rounds_of_task(
     options: Options, scenario: Scenario, task: Task, environments: dict[str, Environment]
 ) -> Iterator[Measurement]:
     """Measure one task in all environments, the order turned round each time."""
-    turns = list(environments.items())
-    if task.scenario in BOUNDS:
+    turns = turns_of(scenario, environments)
+    if turns and task.scenario in BOUNDS:
         # The bound needs no layer: any environment measures it.
         turns.append(("bound", turns[-1][1]))
     for round_number in range(1, options.rounds_of(scenario) + 1):
@@ -85,7 +99,7 @@ def count_commands(
 ) -> Iterator[Measurement]:
     """Run a task once more in each environment while somebody counts."""
     counted = replace(task, n=min(task.n, scenario.quick_n))
-    for implementation, environment in environments.items():
+    for implementation, environment in turns_of(scenario, environments):
         yield count(counted, implementation, environment)
 
 
@@ -109,10 +123,11 @@ def carry_out(
     try:
         for scenario, task in options.tasks():
             measurements = list(rounds_of_task(options, scenario, task, environments))
-            if task.loop == "asyncio":
+            if task.loop == "asyncio" and scenario.servers != "own":
                 measurements += count_commands(scenario, task, environments)
             everything += measurements
-            done(measurements)
+            if measurements:
+                done(measurements)
     except KeyboardInterrupt:
         pass
     return everything

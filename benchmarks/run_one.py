@@ -51,9 +51,7 @@ def use_uvloop() -> None:
 
 def obey(order: dict[str, Any]) -> dict[str, Any]:
     """Carry out one order of the harness."""
-    bench = Bench(
-        url=order["url"], kind=order["kind"], prefix=order["prefix"], scale=order["scale"]
-    )
+    bench = Bench(**order["bench"])
     if order["bound"]:
         run: Any = BOUNDS[order["scenario"]]
     else:
@@ -65,9 +63,7 @@ def obey(order: dict[str, Any]) -> dict[str, Any]:
 
 def serve_members(order: dict[str, Any]) -> None:
     """Be a process of members for the scenario that started it."""
-    bench = Bench(
-        url=order["url"], kind=order["kind"], prefix=order["prefix"], scale=order["scale"]
-    )
+    bench = Bench(**order["bench"])
     members = processes.serve_members(bench, order["members"], order["messages"])
     asyncio.run(members)
 

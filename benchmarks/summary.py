@@ -24,11 +24,18 @@ class Row:
     old: Medians = field(default_factory=dict)
     new: Medians = field(default_factory=dict)
     bound: Medians = field(default_factory=dict)
-    #: How many times faster than the old release; missing where either failed.
+    #: The new release on one server, where the scenario is about a cluster.
+    single: Medians = field(default_factory=dict)
+    #: How many times faster than its rival; missing where either failed.
     ratio: float | None = None
     ratios: list[float] = field(default_factory=list)
     calls: dict[str, dict[str, int]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+
+    @property
+    def rival(self) -> str:
+        """The implementation that the new release is measured beside."""
+        return SCENARIOS[self.scenario].rival or "old"
 
     def figure(self, implementation: str, name: str) -> float | None:
         """A median by name; ``headline`` is the scenario's."""
@@ -53,14 +60,14 @@ def summarize(measurements: Iterable[Measurement]) -> list[Row]:
 def summarize_task(name: str, kind: str, loop: str, group: list[Measurement]) -> Row:
     """The row of one task."""
     row = Row(name, kind, loop, SCENARIOS[name].headline)
-    for implementation in ("old", "new", "bound"):
+    for implementation in ("old", "new", "bound", "single"):
         figures = [m.figures for m in group if m.implementation == implementation and m.figures]
         getattr(row, implementation).update(medians(figures))
         calls = [f["calls"] for f in figures if "calls" in f]
         if calls:
             row.calls[implementation] = calls[0]
     row.errors = [f"{m.implementation}: {m.error}" for m in group if m.error]
-    row.ratios = round_ratios(row.headline, group)
+    row.ratios = round_ratios(row.headline, group, row.rival)
     row.ratio = median(row.ratios) if row.ratios else None
     return row
 
@@ -75,15 +82,15 @@ def medians(figures: list[dict[str, Any]]) -> Medians:
     return {name: median(found) for name, found in values.items()}
 
 
-def round_ratios(headline: str, group: list[Measurement]) -> list[float]:
-    """Old divided by new, round by round."""
+def round_ratios(headline: str, group: list[Measurement], rival: str) -> list[float]:
+    """The rival's figure divided by the new release's, round by round."""
     by_round: dict[int, dict[str, float]] = {}
     for measurement in group:
         value = measurement.figures.get(headline)
         if value:
             by_round.setdefault(measurement.round, {})[measurement.implementation] = value
     return [
-        round(pair["old"] / pair["new"], 3)
+        round(pair[rival] / pair["new"], 3)
         for pair in by_round.values()
-        if "old" in pair and "new" in pair
+        if rival in pair and "new" in pair
     ]

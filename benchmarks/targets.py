@@ -48,6 +48,13 @@ LIMITS = [
     *[(name, kind, "new_connections", 0) for name in ("sync", "sync_face") for kind in BOTH],
     *[("churn", kind, "objects_per_cycle", 0.05) for kind in BOTH],
     *[("churn", kind, "bytes_per_cycle", 64.0) for kind in BOTH],
+    # Nine tenths of the throughput, and of the inverse of the latency.
+    *[
+        (f"cluster_{how}", kind, figure, 1.11)
+        for how in ("killed", "frozen")
+        for kind in BOTH
+        for figure in ("slower", "p99_slower")
+    ],
 ]
 #: Beyond the bare task.
 CONSUMER_KIB = 4.0

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,19 @@ from benchmarks.probe.meter import Meter
 from benchmarks.records import load, save
 from benchmarks.summary import summarize
 from benchmarks.targets import judge
-from channels_redis.testing.servers import RedisServer
-from tests.conftest import class_of
+from channels_redis.testing.servers import ClusterSet, RedisServer
+from tests.conftest import class_of, find_server_or_skip
 
-CASES = [(scenario, kind) for scenario in SCENARIOS.values() for kind in scenario.layers]
+CASES = [
+    pytest.param(
+        scenario,
+        kind,
+        id=f"{scenario.name}-{kind}",
+        marks=[pytest.mark.slow] if scenario.servers == "own" else [],
+    )
+    for scenario in SCENARIOS.values()
+    for kind in scenario.layers
+]
 TINY_N = 4
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,18 +56,28 @@ def run_case(run: Any, bench: Bench) -> dict[str, Any]:
     return figures
 
 
-@pytest.mark.parametrize(
-    ("scenario", "kind"), CASES, ids=[f"{scenario.name}-{kind}" for scenario, kind in CASES]
-)
+@pytest.fixture(scope="module")
+def three_servers() -> Iterator[list[str]]:
+    """The URLs of a cluster."""
+    find_server_or_skip()
+    with ClusterSet(3) as cluster:
+        yield [server.url for server in cluster.servers]
+
+
+@pytest.mark.parametrize(("scenario", "kind"), CASES)
 def test_a_scenario_measures_its_headline_and_its_notes(
-    scenario: Scenario, kind: str, redis_url: str, prefix: str
+    scenario: Scenario, kind: str, redis_url: str, prefix: str, request: pytest.FixtureRequest
 ) -> None:
     """Every scenario ends on both layers of this package, with its figures and nothing lost."""
     class_of(kind)
-    bench = Bench(url=redis_url, kind=kind, prefix=prefix, scale="tiny")
+    on_cluster = scenario.servers == "cluster"
+    urls = request.getfixturevalue("three_servers") if on_cluster else [redis_url]
+    bench = Bench(urls=urls, kind=kind, prefix=prefix, scale="tiny", cluster=on_cluster)
     figures = run_case(scenario.run, bench)
     assert figures["n"] > 0
     assert figures[scenario.headline] >= 0
+    if scenario.servers == "own":
+        assert figures.keys() >= set(scenario.notes)
     for name in ("missing", "doubled", "failed", "dead"):
         assert figures.get(name, 0) == 0
     assert figures.get("reached", figures["n"]) == figures["n"]
@@ -66,7 +86,7 @@ def test_a_scenario_measures_its_headline_and_its_notes(
 @pytest.mark.parametrize("name", BOUNDS)
 def test_a_bound_has_the_headline_of_its_scenario(name: str, redis_url: str, prefix: str) -> None:
     """What a bound measures can stand in the column of its scenario's headline."""
-    bench = Bench(url=redis_url, kind="core", prefix=prefix, scale="tiny")
+    bench = Bench(urls=[redis_url], kind="core", prefix=prefix, scale="tiny")
     assert run_case(BOUNDS[name], bench)[SCENARIOS[name].headline] >= 0
 
 
@@ -97,6 +117,17 @@ def test_the_ratio_is_the_median_of_the_ratios_within_rounds() -> None:
     assert row.ratios == [4, 4, 5]
     assert row.ratio == 4
     assert (row.figure("old", "headline"), row.figure("new", "headline")) == (500, 100)
+
+
+def test_a_cluster_is_held_against_one_server() -> None:
+    """4.3.0 can use no cluster: its column is empty, and this release on one server is the base."""
+    [row] = summarize(
+        Measurement(Task("cluster_send", "core", 10), implementation, 1, {"us_per_op": us})
+        for implementation, us in (("single", 30), ("new", 40))
+    )
+    assert row.ratio == 0.75
+    tables = pytest.importorskip("benchmarks.tables", reason="the bench extra is not installed")
+    assert tables.cells(row)[4:8] == ["", "", "30", "40"]
 
 
 @pytest.mark.parametrize(("new", "word"), [(100, "ok"), (300, "short"), (None, "not measured")])

@@ -56,22 +56,51 @@ class Layer(Protocol):
 
 
 class Bench:
-    """Makes layers of one kind on one server, and closes them at the end."""
+    """Makes layers of one kind on one server or one cluster, and closes them at the end."""
 
-    def __init__(self, *, url: str, kind: str, prefix: str, scale: str = "full") -> None:
-        self.url = url
+    def __init__(
+        self,
+        *,
+        urls: list[str],
+        kind: str,
+        prefix: str,
+        scale: str = "full",
+        cluster: bool = False,
+    ) -> None:
+        self.urls = urls
+        self.cluster = cluster
         self.kind = kind
         self.prefix = prefix
         self.scale_name = scale
         self.scale = SCALES[scale]
-        self.meter = Meter(url)
+        self.meter = Meter(*urls)
         self._layers: list[Layer] = []
+
+    @property
+    def url(self) -> str:
+        """The server, or one of the cluster."""
+        return self.urls[0]
+
+    @property
+    def hosts(self) -> list[Any]:
+        """The option of this name."""
+        return [{"cluster": True, "address": self.url}] if self.cluster else [self.url]
+
+    def as_order(self) -> dict[str, Any]:
+        """What another process needs to make the same."""
+        return {
+            "urls": self.urls,
+            "cluster": self.cluster,
+            "kind": self.kind,
+            "prefix": self.prefix,
+            "scale": self.scale_name,
+        }
 
     def layer(self, **config: Any) -> Layer:
         """Make a layer; the pubsub layer of 4.3.0 knows no capacity, so it goes without."""
         module, name = CLASSES[self.kind].rsplit(".", 1)
         layer_class = getattr(importlib.import_module(module), name)
-        config = {"hosts": [self.url], "prefix": self.prefix, **config}
+        config = {"hosts": self.hosts, "prefix": self.prefix, **config}
         try:
             layer: Layer = layer_class(**config)
         except TypeError:
@@ -89,7 +118,7 @@ class Bench:
         await asyncio.sleep(self.scale.settle_s)
 
     async def close(self) -> None:
-        """Delete what the layers left on the server and close their connections."""
+        """Delete what the layers left on the servers and close their connections."""
         for layer in self._layers:
             await layer.flush()
             close = getattr(layer, "close", None)

@@ -1,4 +1,4 @@
-"""Wall clock, CPU of client and server, connections and reads over a block of work."""
+"""Wall clock, CPU of client and servers, connections and reads over a block of work."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def percentile(values: list[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class ServerReading:
-    """Counters of a server since its start."""
+    """Counters of all servers since their start."""
 
     cpu_s: float
     reads: int
@@ -53,15 +53,15 @@ class ServerReading:
 class Meter:
     """A context manager around the measured block; :meth:`figures` tells afterwards."""
 
-    def __init__(self, url: str) -> None:
-        self._redis = redis.Redis.from_url(url, socket_timeout=None)
+    def __init__(self, *urls: str) -> None:
+        self._servers = [redis.Redis.from_url(url, socket_timeout=None) for url in urls]
         self._other_cpu_s = 0.0
         self.wall_s = self.client_cpu_s = self.server_cpu_s = 0.0
         self.server_reads = self.new_connections = 0
 
     def __enter__(self) -> Meter:
-        self._before = self._read_server()
-        self._redis.echo(START_MARK)
+        self._before = self._read_servers()
+        self._mark(START_MARK)
         self._cpu_before_s = process_cpu_s()
         self._started_s = time.perf_counter()
         return self
@@ -74,31 +74,36 @@ class Meter:
     ) -> None:
         self.wall_s = time.perf_counter() - self._started_s
         self.client_cpu_s = process_cpu_s() - self._cpu_before_s
-        self._redis.echo(STOP_MARK)
-        after = self._read_server()
+        self._mark(STOP_MARK)
+        after = self._read_servers()
         self.server_cpu_s = after.cpu_s - self._before.cpu_s
-        self.server_reads = after.reads - self._before.reads - OWN_READS
+        self.server_reads = after.reads - self._before.reads - OWN_READS * len(self._servers)
         self.new_connections = after.connections - self._before.connections
 
-    def _read_server(self) -> ServerReading:
-        info: dict[str, Any] = self._redis.info("everything")
+    def _mark(self, mark: str) -> None:
+        for server in self._servers:
+            server.echo(mark)
+
+    def _read_servers(self) -> ServerReading:
+        infos: list[dict[str, Any]] = [server.info("everything") for server in self._servers]
         return ServerReading(
-            cpu_s=info["used_cpu_user"] + info["used_cpu_sys"],
-            reads=info["total_reads_processed"],
-            connections=info["total_connections_received"],
+            cpu_s=sum(info["used_cpu_user"] + info["used_cpu_sys"] for info in infos),
+            reads=sum(info["total_reads_processed"] for info in infos),
+            connections=sum(info["total_connections_received"] for info in infos),
         )
 
     def keys(self) -> int:
-        """How many keys the server holds."""
-        return int(self._redis.dbsize())
+        """How many keys the servers hold."""
+        return sum(int(server.dbsize()) for server in self._servers)
 
     def add_client_cpu(self, cpu_s: float) -> None:
         """Count the CPU of a helper process as the client's."""
         self._other_cpu_s += cpu_s
 
     def close(self) -> None:
-        """Close the connection to the server."""
-        self._redis.close()
+        """Close the connections to the servers."""
+        for server in self._servers:
+            server.close()
 
     def figures(self, n: int, **more: Any) -> dict[str, Any]:
         """Everything measured, per operation."""

@@ -95,10 +95,7 @@ class MemberProcess:
     async def start(cls, bench: Bench, members: int, messages: int) -> MemberProcess:
         """Start it; it is not ready yet."""
         arguments = {
-            "url": bench.url,
-            "kind": bench.kind,
-            "prefix": bench.prefix,
-            "scale": bench.scale_name,
+            "bench": bench.as_order(),
             "members": members,
             "messages": messages,
             "uvloop": type(asyncio.get_running_loop()).__module__.startswith("uvloop"),

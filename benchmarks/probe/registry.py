@@ -13,6 +13,9 @@ Run = Callable[[Bench, int], Awaitable[Figures]]
 BlockingRun = Callable[[Bench, int], Figures]
 
 BOTH = ("core", "pubsub")
+#: By what a scenario runs on, what the new release is measured beside: on one server 4.3.0, and on
+#: a cluster itself on one server. What brings servers of its own compares within itself.
+RIVALS = {"one": "old", "cluster": "single", "own": None}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class Scenario:
     any_loop: bool = True
     #: Slow ones are measured less often than asked for.
     max_rounds: int = 99
+    #: What it runs on: one of :data:`RIVALS`.
+    servers: str = "one"
+
+    @property
+    def rival(self) -> str | None:
+        """The implementation that it is measured beside, by turns."""
+        return RIVALS[self.servers]
 
     @property
     def purpose(self) -> str:
