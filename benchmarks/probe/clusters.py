@@ -208,7 +208,7 @@ def define_outage(how: str, stop: str, start: str) -> None:
     run.__doc__ = f"Messages through two of three servers while the third is {how}, and before."
     scenario(
         f"cluster_{how}",
-        n=30_000,
+        n=60_000,
         quick_n=6000,
         headline="us_per_op",
         notes=("whole_us", "slower", "cpu_slower", "p99_ms", "p99_whole_ms", "p99_slower"),
