@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any
 
@@ -196,13 +196,25 @@ def predicted(place: Place, costs: Costs = MEASURED) -> Point:
     )
 
 
-def comparison_lines(places: list[Place] = PLACES, n: int = 100) -> Iterator[str]:
+def typical(place: Place, n: int, rounds: int) -> Point:
+    """The medians of several measurements of a point."""
+    measured = [asdict(measure(place, n)) for _ in range(rounds)]
+    return Point(**{name: median(one[name] for one in measured) for name in measured[0]})
+
+
+def comparison_lines(places: list[Place] = PLACES, n: int = 60, rounds: int = 3) -> Iterator[str]:
     """Measured, predicted, and by how much the prediction is off."""
     names = [field.name for field in fields(Point)]
-    yield f"{'':40}" + "".join(f"{name:>26}" for name in names)
+    yield f"{'':36}" + "".join(f"{name:>27}" for name in names)
     for place in places:
-        measured, model = measure(place, n), predicted(place)
+        measured, model = typical(place, n, rounds), predicted(place)
         pairs = [(getattr(measured, name), getattr(model, name)) for name in names]
-        yield f"{place!s:40}" + "".join(
-            f"{found:>10,.5g} {said:>8,.5g} {said / found - 1:>+6.0%}" for found, said in pairs
+        yield f"{place!s:36}" + "".join(
+            f"{number(found):>11} {number(said):>9} {said / found - 1:>+5.0%}"
+            for found, said in pairs
         )
+
+
+def number(value: float) -> str:
+    """Three digits that matter."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -273,19 +273,24 @@ def growth(layer: str, **details: object) -> Iterator[tuple[Site, Load, Site | N
 
 
 def growth_lines(layer: str) -> Iterator[str]:
-    """The table of one layer."""
+    """The table of one layer: its load on one server, and the servers that it needs and its
+    latency on these.
+    """
     yield (
         f"{layer:>6} {'consumers':>11} {'processes':>9} {'connections':>11} {'commands/s':>11} "
-        f"{'server CPU':>10} {'MB':>7} {'Mbit/s':>7} {'latency ms':>10}  first limit"
+        f"{'server CPU':>10} {'MB':>7} {'Mbit/s':>7}  {'first limit':<22} {'servers':>7} "
+        f"{'latency ms':>10}"
     )
     for site, load, larger in growth(layer):
         name, share = load.first_limit(DEFAULTS)
-        needed = f"needs {larger.servers} server(s)" if larger else "more servers don't help"
+        enough = predict(larger or replace(site, servers=MAX_SERVERS))
+        needed = f"{larger.servers:>7,}" if larger else f"{'never':>7}"
         megabytes, megabits_per_s = load.server_bytes / 1e6, load.network_bytes_per_s * 8e-6
         yield (
             f"{'':>6} {site.consumers:>11,} {site.processes:>9,} {load.connections:>11,.0f} "
             f"{load.commands_per_s:>11,.1f} {load.server_cpu:>10.2%} {megabytes:>7,.1f} "
-            f"{megabits_per_s:>7,.1f} {load.latency_ms:>10.1f}  {name} {share:.1%}, {needed}"
+            f"{megabits_per_s:>7,.1f}  {name + f' {share:.1%}':<22} {needed} "
+            f"{enough.latency_ms:>10.1f}"
         )
 
 
