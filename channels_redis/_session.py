@@ -19,6 +19,7 @@ from ._transport.cluster import Cluster
 from ._transport.cluster import Entry as ClusterEntry
 from ._transport.commands import Commands
 from ._transport.connections import descriptors, forget
+from ._transport.credentials import ClusterClient
 from ._transport.queue import QueueReader
 from ._transport.shards import Shard, SingleServer
 from ._transport.topology import Node
@@ -69,6 +70,8 @@ class Session:
         self._pauses = 0
         self._clients: dict[int, Redis | RedisCluster] = {}
         self._shards_in_use: dict[int, Shard] = {}
+        # Kept, as those who tell them of new credentials do not keep them.
+        self._renewed: list[ClusterClient] = []
         self._readers: set[QueueReader] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweep_s = max(MIN_SWEEP_S, min(SWEEP_S, layer.expiry / 4))
@@ -81,6 +84,9 @@ class Session:
         client = self._clients.get(shard)
         if client is None:
             client = self._clients[shard] = self.layer._make_client(shard)
+            if utils.is_cluster(self.layer.hosts[shard]):
+                whole = cast("RedisCluster", client)
+                self._renewed.append(ClusterClient(whole, self.loop, self.background))
         return client
 
     def clients(self) -> dict[int, Redis | RedisCluster]:

@@ -35,6 +35,7 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider, StreamingCredentialProvider
 
 from ._hosts import (
     CLUSTER_KEYWORDS,
@@ -210,6 +211,9 @@ def create_cluster_client(host: Mapping[str, Any]) -> RedisCluster:
     options = {key: value for key, value in options.items() if key in known}
     if host.get("address_remap") is not None:
         options["address_remap"] = host["address_remap"]
+    provider = options.get("credential_provider")
+    if isinstance(provider, StreamingCredentialProvider):
+        options["credential_provider"] = Quiet(provider)
     nodes = [ClusterNode(name, port) for name, port in startup_nodes(host)]
     return RedisCluster(startup_nodes=nodes, ssl=tls, **options)
 
@@ -299,8 +303,10 @@ def _settle_verification(options: dict[str, Any]) -> None:
 
 def _safe_values(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return values for what the user did not set, as redis-py's own differ by version."""
+    provider = options.get("credential_provider")
     values: dict[str, Any] = {
-        "protocol": 2,
+        # Only in the third is AUTH allowed beside subscriptions.
+        "protocol": 3 if isinstance(provider, StreamingCredentialProvider) else 2,
         "socket_timeout": None,
         "socket_connect_timeout": 5,
         "health_check_interval": 0,
@@ -314,6 +320,15 @@ def _safe_values(options: Mapping[str, Any]) -> dict[str, Any]:
     if "maint_notifications_config" in _keywords(ConnectionPool):
         values["maint_notifications_config"] = _maintenance_notifications_off()
     return values
+
+
+class Quiet(CredentialProvider):
+    """A provider as redis-py's cluster client gets it, which would take its callback for itself."""
+
+    def __init__(self, provider: CredentialProvider) -> None:
+        self.source = provider
+        self.get_credentials = provider.get_credentials  # type: ignore[method-assign]  # bound
+        self.get_credentials_async = provider.get_credentials_async  # type: ignore[method-assign]  # bound
 
 
 def _maintenance_notifications_off() -> Any:

@@ -146,13 +146,11 @@ class Own(Connection):
 
 
 async def test_redis_py_reads_where_there_is_something_only_it_knows() -> None:
-    """A class of the user's, RESP3, or bytes that lie in the stream already."""
+    """A class of the user's, or bytes that lie in the stream already."""
     loop = asyncio.get_running_loop()
     own, _ = connected(loop)
     own.__class__ = Own
-    third, _ = connected(loop)
-    third.protocol = 3
     behind, _ = connected(loop, buffered=b"+late\r\n")
-    for connection in (own, third, behind):
+    for connection in (own, behind):
         assert short_way(connection, loop) is None
         connection._writer = None

@@ -1,9 +1,30 @@
-"""What a command is while it waits for its reply, and what takes commands."""
+"""What is sent to a server: a command, its reply, and which replies say that it did not run."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any, Protocol
+
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    TryAgainError,
+)
+
+#: Replies which say that the command did not run, and may run elsewhere or later.
+REFUSALS = (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    TryAgainError,
+)
+#: The same where redis-py has no class of errors for it, and leaves the code in the text.
+_REFUSAL_CODES = ("BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN")
 
 #: What a command takes in memory besides its bytes, about.
 _OVERHEAD_BYTES = 1024
@@ -58,3 +79,8 @@ class Commands(Protocol):
     def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
         """Queue one packed command; return the future of its reply."""
         ...
+
+
+def is_refusal(reply: Exception) -> bool:
+    """Tell whether a reply says that the command did not run, and may run elsewhere or later."""
+    return isinstance(reply, REFUSALS) or str(reply).startswith(_REFUSAL_CODES)

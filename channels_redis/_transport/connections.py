@@ -21,6 +21,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from .credentials import Credentials, renewals_of
 from .replies import short_way
 
 _pack_in_c: Callable[[tuple[Any, ...]], bytes] | None = None
@@ -64,6 +65,7 @@ class Wire:
     """
 
     __slots__ = (
+        "__weakref__",
         "_connection",
         "_deadline_s",
         "_loop",
@@ -73,6 +75,7 @@ class Wire:
         "_replies",
         "_settings",
         "_transport",
+        "renewed",
     )
 
     def __init__(
@@ -92,6 +95,9 @@ class Wire:
         # Time-outs and health checks of redis-py would read from under our reading task.
         connection.socket_timeout = None
         connection.health_check_interval = 0
+        connection.set_re_auth_token(None)  # type: ignore[arg-type]  # it has just told the newest
+        #: What presents new credentials, as a packed command, in its place among the others.
+        self.renewed: Callable[[bytes], None] | None = None
         assert connection._writer is not None
         self._transport: asyncio.WriteTransport = connection._writer.transport
 
@@ -102,6 +108,8 @@ class Wire:
         Raises what redis-py raises, and ``redis.exceptions.ConnectionError`` after
         ``deadline_s`` seconds: a frozen server accepts connections and never answers.
         """
+        renewals = renewals_of(pool.connection_kwargs.get("credential_provider"))
+        known = renewals.latest if renewals is not None else None
         dialling = pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's annotations
         dial: asyncio.Task[Any] = loop.create_task(dialling, name="channels_redis dial")
         try:
@@ -118,7 +126,37 @@ class Wire:
         if not connection.is_connected:
             await pool.release(connection)
             raise ConnectionError("the connection broke during the handshake")
-        return cls(connection, pool, loop, deadline_s)
+        wire = cls(connection, pool, loop, deadline_s)
+        if renewals is not None:
+            renewals.tell(wire)
+            if renewals.latest is not None and renewals.latest is not known:
+                await wire._authenticate(renewals.latest)
+        return wire
+
+    async def _authenticate(self, credentials: Credentials) -> None:
+        """Present credentials that came during the handshake."""
+        try:
+            reply = await self.ask("AUTH", *credentials)
+            if isinstance(reply, Exception):
+                raise reply
+        except BaseException:
+            await self.close()
+            raise
+
+    def take_token(self, token: Any, credentials: Credentials) -> None:
+        """Present new credentials to the server, if the user of this connection knows how.
+
+        Called from any thread.  redis-py presents them on the other connections of the pool, as
+        each is given back.
+        """
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            self._loop.call_soon_threadsafe(self._present, token, pack("AUTH", *credentials))
+
+    def _present(self, token: Any, command: bytes) -> None:
+        for connection in _connections(self._pool):
+            connection.set_re_auth_token(token)
+        if self.renewed is not None and not self.lost:
+            self.renewed(command)
 
     @property
     def lost(self) -> bool:
@@ -173,6 +211,8 @@ class Wire:
     async def close(self) -> None:
         """Close and give the connection object back to its pool."""
         self._transport.abort()
+        self.renewed = None
+        self._connection.set_re_auth_token(None)  # type: ignore[arg-type]  # for its next user
         self._connection.socket_timeout, self._connection.health_check_interval = self._settings
         # In this very task: one of its own might never start where the loop ends.
         with contextlib.suppress(Exception):
@@ -243,10 +283,13 @@ def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[A
 
 def descriptors(pool: ConnectionPool) -> set[int]:
     """Return the file descriptors of a pool's connections: idle, in use, and being dialled."""
-    connections = [*pool._available_connections, *pool._in_use_connections]
-    writers = [one._writer for one in connections if one._writer is not None]
+    writers = [one._writer for one in _connections(pool) if one._writer is not None]
     found = {_descriptor(writer.transport) for writer in writers}
     return {descriptor for descriptor in found if descriptor is not None}
+
+
+def _connections(pool: ConnectionPool) -> list[AbstractConnection]:
+    return [*pool._available_connections, *pool._in_use_connections]
 
 
 def _descriptor(transport: asyncio.BaseTransport) -> int | None:

@@ -3,8 +3,8 @@
 Commands issued in one tick leave in one write; replies are matched in order; nobody holds a
 lock around a round trip.  What may be sent again after a loss is decided here:
 
-* never written, or refused by the server (:data:`REFUSALS`): it did not run, and is sent on
-  the next connection, for at most ``connect_wait_s`` seconds;
+* never written, or refused by the server (see :func:`.commands.is_refusal`): it did not run,
+  and is sent on the next connection, for at most ``connect_wait_s`` seconds;
 * written and marked repeatable: the same;
 * written otherwise: it may have run, so its caller gets :class:`ConnectionLost`.
 """
@@ -16,33 +16,12 @@ import math
 from collections import deque
 from typing import Any
 
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    ConnectionError,
-    MasterDownError,
-    ReadOnlyError,
-    RedisError,
-    TryAgainError,
-)
+from redis.exceptions import AuthenticationError, ConnectionError, RedisError
 
 from ..exceptions import ConnectionLost
-from .commands import Command, Commands
+from .commands import Command, Commands, is_refusal
 from .connections import NO_ANSWER, Loop, Wire, forget, pack
 from .topology import RENEW_S, Node, backoff_s
-
-#: Replies which say that the command did not run, and may run elsewhere or later.
-REFUSALS = (
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    ReadOnlyError,
-    TryAgainError,
-)
-#: The same where redis-py has no class of errors for it, and leaves the code in the text.
-_REFUSAL_CODES = ("BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN")
 
 #: Bytes written and not yet answered, above which further commands wait for replies.
 WINDOW_BYTES = 8 * 1024 * 1024
@@ -72,6 +51,7 @@ class Multiplexer:
         self._writing_due = False
         self._watch: asyncio.TimerHandle | None = None
         self._overdue: Command | None = None
+        self._reauthentication: asyncio.Future[Any] | None = None
         self._watch_s = min(node.connect_wait_s, node.command_timeout_s) / 10
         self._failures = 0
         self._retiring = False
@@ -241,10 +221,16 @@ class Multiplexer:
             self._fail_unwritten(error)
         else:
             self._wire = wire
+            wire.renewed = self._authenticate
             self.loaded.clear()
             if not self.pending and self._failures:
                 look_after(self)
             self._write_waiting()
+
+    def _authenticate(self, command: bytes) -> None:
+        """Present new credentials, behind what was asked for before."""
+        self._reauthentication = self.call(command)
+        self._reauthentication.add_done_callback(ignore)
 
     async def _read_replies(self, wire: Wire) -> None:
         """Match replies to commands until the connection is lost or the node proves unfit."""
@@ -266,7 +252,10 @@ class Multiplexer:
             if self._node.redirects(command, reply):
                 self._write_waiting()
                 return
-            if self._is_refusal(reply):
+            wrong_from_the_start = (
+                isinstance(reply, AuthenticationError) and not self._node.health.proven
+            )
+            if is_refusal(reply) and not wrong_from_the_start:
                 self._trouble = str(reply)
                 self._refused.append(command)
                 return
@@ -281,16 +270,14 @@ class Multiplexer:
         if self._unwritten and not self._writing_due:
             self._write_waiting()
 
-    def _is_refusal(self, reply: Exception) -> bool:
-        if isinstance(reply, AuthenticationError) and not self._node.health.proven:
-            return False
-        return isinstance(reply, REFUSALS) or str(reply).startswith(_REFUSAL_CODES)
-
     def _drop(self, error: Exception) -> None:
         """Let the connection go, and decide about each command that it carried."""
         self._wire = None
         self._retiring = False
         self._in_flight_bytes = 0
+        if self._reauthentication is not None:
+            # The next connection has asked for credentials of its own.
+            self._reauthentication.cancel()
         again, self._refused = self._refused, deque()
         written, self._written = self._written, deque()
         at_stake = bool(again or written)

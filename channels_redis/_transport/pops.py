@@ -58,7 +58,8 @@ class Pops:
         """Start afresh, on a new connection; where the queue's slot is only on its way to the
         server, ``asking`` has to go before each command.
         """
-        # True for a batch, False for a blocking pop, None for ASKING; in the order of the replies.
+        # True for a batch, False for a blocking pop, None for what brings no more than consent
+        # (ASKING, AUTH); in the order of the replies.
         self._asked: deque[bool | None] = deque()
         self._asking = asking
         # The first batch loads the script, so that none is refused while pops follow it.
@@ -92,6 +93,10 @@ class Pops:
     def _with_asking(self, batch: bytes) -> bytes:
         self._asked = deque([None, True, None, False] if batch else [None, False])
         return _ASKING + batch + _ASKING * bool(batch) + self._single
+
+    def expect_consent(self) -> None:
+        """Note that something else was written, whose reply is no message."""
+        self._asked.append(None)
 
     def take(self, reply: Any, now: float) -> Reply:
         """Return what the next reply means; ``now`` is the event loop's time in seconds."""

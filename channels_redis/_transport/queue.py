@@ -233,10 +233,17 @@ class QueueReader:
         self._renewal = ""
         if self._failures:
             await self._node.pause(backoff_s(self._failures - 1))
-        self._wire = await self._node.dial()
+        wire = self._wire = await self._node.dial()
         self._pops.reset(asking=self._node.asking)
-        client_id = await self._wire.ask("CLIENT", "ID")
+        client_id = await wire.ask("CLIENT", "ID")
         self._client_id = client_id if isinstance(client_id, int) else None
+        wire.renewed = self._authenticate
+
+    def _authenticate(self, command: bytes) -> None:
+        """Present new credentials; the server looks at them when the present pop has ended."""
+        if self._wire is not None:
+            self._wire.write(command)
+            self._pops.expect_consent()
 
     async def _disconnect(self) -> None:
         wire, self._wire = self._wire, None

@@ -101,10 +101,10 @@ class Replies(asyncio.Protocol):
 
 def short_way(connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -> Replies | None:
     """Return the replies of a connection whose handshake is over; None where redis-py has to go
-    on reading: without hiredis, in RESP3, and for classes that read in their own way.
+    on reading: without hiredis, and for classes that read in their own way.
     """
     reads = type(connection).read_response
-    if _new_parser is None or reads not in _REDIS_PY or str(connection.protocol) != "2":
+    if _new_parser is None or reads not in _REDIS_PY:
         return None
     buffered = getattr(connection._reader, "_buffer", None)
     if buffered is None or len(buffered):

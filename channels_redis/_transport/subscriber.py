@@ -13,8 +13,7 @@ to be found now, the refusal tells.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import ConnectionError
@@ -23,7 +22,7 @@ from ..exceptions import ConfigurationError, ConnectionLost
 from .connections import Loop, Wire, forget, pack
 from .loopback import DEAF, Loopback
 from .multiplexer import ignore
-from .subscriptions import CLASSIC, SHARDED, Join, Publish, State, Topic, Topics, Verbs
+from .subscriptions import AUTH, CLASSIC, SHARDED, Join, Publish, Sent, State, Topic, Topics, Verbs
 from .topology import Node, backoff_s
 
 #: How long a subscription waits that was refused, as the cluster is just being rearranged.
@@ -69,8 +68,7 @@ class Subscriber:
         #: What is wanted here, and how far each is.
         self.topics = Topics()
         self._changed: dict[bytes, None] = {}
-        # Commands on their way, oldest first, each with the topics not yet confirmed.
-        self._sent: deque[tuple[bytes, deque[bytes]]] = deque()
+        self._sent = Sent()
         self._postponed: set[bytes] = set()
         self._unconfirmed = 0
         self._recovering = False
@@ -201,7 +199,7 @@ class Subscriber:
     def _write(self, command: bytes, names: list[bytes]) -> None:
         for batch in self._verbs.batches(names):
             assert self._wire is not None  # else no topic is JOINED or JOINING
-            self._sent.append((command, deque(batch)))
+            self._sent.add(command, batch)
             self._wire.write(pack(command, *batch))
 
     async def _run(self) -> None:
@@ -234,6 +232,7 @@ class Subscriber:
             if self._failures:
                 await asyncio.sleep(backoff_s(self._failures - 1))
             self._wire = await self._node.dial()
+            self._wire.renewed = self._authenticate
             self._own_topic = self._new_own_topic()
             self._recovering = True
             self._changed.update(dict.fromkeys(self.topics))
@@ -241,6 +240,14 @@ class Subscriber:
             self._loopback.start()
         while self.topics:
             self._handle(await self._wire.read())
+
+    def _authenticate(self, command: bytes) -> None:
+        """Present new credentials.  A server refuses it beside subscriptions in RESP2, which is a
+        lost connection, and so comes to the same.
+        """
+        if self._wire is not None:
+            self._sent.add(AUTH)
+            self._wire.write(command)
 
     def _handle(self, reply: Any) -> None:
         if isinstance(reply, list) and reply[0] == self._verbs.message:
@@ -256,18 +263,16 @@ class Subscriber:
             self._confirm(self._verbs.unsubscribe, reply[1])
         elif isinstance(reply, Exception):
             self._refused(reply)
+        else:
+            self._sent.consented()
 
     def _confirm(self, command: bytes, name: bytes) -> None:
         """Take the next confirmation; they come in the order of the commands."""
-        if not self._sent or self._sent[0][0] != command or self._sent[0][1][0] != name:
+        if not self._sent.confirmed(command, name):
             if command != SHARDED.unsubscribe:
                 raise ConnectionError("a confirmation that nobody asked for")
             self._dropped(name)
             return
-        names = self._sent[0][1]
-        names.popleft()
-        if not names:
-            self._sent.popleft()
         if name == self._own_topic:
             self._node.trust(self)
             self._loopback.confirmed()
@@ -318,9 +323,9 @@ class Subscriber:
 
     def _refused(self, reply: Exception) -> None:
         """Take an error reply: it answers the oldest command as a whole."""
-        if not self._sent:
+        command, names = self._sent.refused()
+        if command == AUTH:
             raise ConnectionError(str(reply))
-        command, names = self._sent.popleft()
         elsewhere = self._node.is_elsewhere(reply)
         if self._own_topic in names:
             if elsewhere:
@@ -345,9 +350,8 @@ class Subscriber:
         for name in names:
             self._settle(name, self.topics[name])
 
-    def _redirected(self, command: bytes, names: Iterable[bytes], reply: Exception) -> None:
+    def _redirected(self, command: bytes, names: list[bytes], reply: Exception) -> None:
         """Ask again for what another server, or none just now, serves; it may move away first."""
-        names = list(names)
         if command == self._verbs.subscribe:
             self._unconfirmed -= len(names)
         for name in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -58,6 +59,50 @@ SHARDED = Verbs(
     b"SPUBLISH",
     slot_of,
 )
+
+
+#: What is sent besides when credentials are renewed.
+AUTH = b"AUTH"
+
+
+class Sent:
+    """Commands on their way, oldest first, each with the topics not yet confirmed."""
+
+    def __init__(self) -> None:
+        self._commands: deque[tuple[bytes, deque[bytes]]] = deque()
+
+    def add(self, command: bytes, names: Iterable[bytes] = ()) -> None:
+        """Note that a command was written."""
+        self._commands.append((command, deque(names)))
+
+    def confirmed(self, command: bytes, name: bytes) -> bool:
+        """Tell whether a confirmation is the next one to come, and if so take it."""
+        if not self._commands or self._commands[0][0] != command:
+            return False
+        names = self._commands[0][1]
+        if names[0] != name:
+            return False
+        names.popleft()
+        if not names:
+            self._commands.popleft()
+        return True
+
+    def consented(self) -> None:
+        """Take note that the server accepted new credentials."""
+        if self._commands and self._commands[0][0] == AUTH:
+            self._commands.popleft()
+
+    def refused(self) -> tuple[bytes, list[bytes]]:
+        """Return the command that an error reply answers, and its topics.
+
+        What nobody asked for is as bad as credentials that are refused.
+        """
+        command, names = self._commands.popleft() if self._commands else (AUTH, ())
+        return command, list(names)
+
+    def clear(self) -> None:
+        """Forget them, with their connection."""
+        self._commands.clear()
 
 
 class State(enum.Enum):

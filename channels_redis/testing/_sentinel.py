@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
-from typing import Any, ClassVar
+from typing import Any
 
 from channels_redis.testing import _resp
 from channels_redis.testing._resp import ErrorReply
@@ -19,8 +19,10 @@ GREETING_AT_START_MS = 50
 
 
 class _Sentinel(RedisServer):
-    _base_config: ClassVar[Config] = {}
     _mode = ("--sentinel",)
+
+    def _base_config(self) -> Config:
+        return {}
 
 
 class SentinelSet:

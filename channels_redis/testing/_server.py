@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from channels_redis.testing import _resp
-from channels_redis.testing._binaries import find_server
+from channels_redis.testing._binaries import find_server, server_version
 from channels_redis.testing._certificates import Certificate, make_certificate
 from channels_redis.testing._resp import ErrorReply
 
@@ -33,8 +33,9 @@ DEFAULT_CONFIG: Config = {
     "appendonly": "no",
     "repl-diskless-sync": "yes",
     "repl-diskless-sync-delay": "0",
-    "repl-diskless-load": "on-empty-db",
 }
+#: The same for servers that know it.
+CONFIG_SINCE_6: Config = {"repl-diskless-load": "on-empty-db"}
 
 
 class RedisServer:
@@ -45,7 +46,6 @@ class RedisServer:
     on the same port, with the same files.
     """
 
-    _base_config: ClassVar[Config] = DEFAULT_CONFIG
     _mode: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -57,7 +57,7 @@ class RedisServer:
         tls: bool = False,
     ) -> None:
         self.binary = binary or find_server(tls=tls)
-        self.config: dict[str, str | Sequence[str]] = {**self._base_config, **(config or {})}
+        self.config: dict[str, str | Sequence[str]] = {**self._base_config(), **(config or {})}
         self.host = HOST
         self.port = 0
         self.tls_port = 0
@@ -200,6 +200,10 @@ class RedisServer:
         return str(self.config.get("requirepass", ""))
 
     # How it starts
+
+    def _base_config(self) -> Config:
+        newer = CONFIG_SINCE_6 if server_version(self.binary)[1] >= (6,) else {}
+        return {**DEFAULT_CONFIG, **newer}
 
     def _start_process(self) -> None:
         chosen_before = self.port != 0

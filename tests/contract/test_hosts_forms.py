@@ -63,6 +63,7 @@ PLAIN_FORMS: dict[str, Callable[[Any], Any]] = {
         "health_check_interval": 1,
         "retry_on_timeout": True,
     },
+    "RESP3": lambda server: {"host": server.host, "port": server.port, "protocol": 3},
     "pool size and retries": lambda server: {
         "address": f"redis://{server.host}:{server.port}?health_check_interval=2",
         "max_connections": 50,
