@@ -59,6 +59,12 @@ async def receive_until_marker(layer: Any, channel: str, sender: Any = None) -> 
         messages.append(message)
 
 
+def is_older(server: Any, version: tuple[int, ...]) -> bool:
+    """Tell whether a server is older than a version of Redis; Valkey counts as Redis 7.2."""
+    info = server.info("server") if hasattr(server, "info") else server.command("INFO", "server")
+    return tuple(map(int, info["redis_version"].split("."))) < version
+
+
 def complaints(errors: str) -> str:
     """What was printed, but for the slow steps that a loop in debug mode warns of: how slow they
     are is the machine's affair.

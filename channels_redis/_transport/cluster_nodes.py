@@ -19,7 +19,7 @@ from redis.exceptions import (
 )
 
 from .._slots import Address
-from .commands import Command, Commands
+from .commands import Command, Commands, recognised
 from .connections import Wire
 from .topology import Node, Redirected
 
@@ -35,22 +35,6 @@ ELSEWHERE = (MovedError, AskError, ClusterDownError, TryAgainError)
 _GONE = "non local key"
 
 MOVED_AWAY = "another server of the cluster serves it now"
-
-
-_CLASSES = {
-    "MOVED": MovedError,
-    "ASK": AskError,
-    "CLUSTERDOWN": ClusterDownError,
-    "TRYAGAIN": TryAgainError,
-}
-
-
-def recognised(reply: Exception) -> Exception:
-    """Return such a reply in its own class: some redis-py use it in their cluster client only."""
-    code, _, details = str(reply).partition(" ")
-    if type(reply) is ResponseError and code in _CLASSES:
-        return _CLASSES[code](details)
-    return reply
 
 
 def is_elsewhere(reply: Exception) -> bool:

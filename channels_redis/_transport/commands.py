@@ -6,11 +6,14 @@ import asyncio
 from typing import Any, Protocol
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
+    MovedError,
     ReadOnlyError,
+    ResponseError,
     TryAgainError,
 )
 
@@ -25,6 +28,23 @@ REFUSALS = (
 )
 #: The same where redis-py has no class of errors for it, and leaves the code in the text.
 _REFUSAL_CODES = ("BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN")
+
+#: What a cluster says of a key that is not here, by the code in front of it.
+_CLASSES = {
+    "MOVED": MovedError,
+    "ASK": AskError,
+    "CLUSTERDOWN": ClusterDownError,
+    "TRYAGAIN": TryAgainError,
+}
+
+
+def recognised(reply: Exception) -> Exception:
+    """Return a reply of a cluster in its own class, which some redis-py use in one client only."""
+    code, _, details = str(reply).partition(" ")
+    if type(reply) is ResponseError and code in _CLASSES:
+        return _CLASSES[code](details)
+    return reply
+
 
 #: What a command takes in memory besides its bytes, about.
 _OVERHEAD_BYTES = 1024

@@ -30,7 +30,7 @@ from redis.exceptions import (
 from .._outages import Health
 from .._tally import NodeTally
 from ..exceptions import ConfigurationError
-from .commands import Command, Commands
+from .commands import Command, Commands, recognised
 from .connections import Loop, Wire, apart
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ _ADVICE: tuple[tuple[type[Exception], str, str], ...] = (
     ),
     (ResponseError, "db index", "check the database number"),
     (ResponseError, "sentinel", "'sentinels' must list Sentinels, not servers that they watch"),
+    (ResponseError, "hello", "RESP3 needs Redis 6.0 or newer: set 'protocol' to 2"),
     (ResponseError, "unknown", "Redis 5.0 or newer is needed, with no command renamed"),
 )
 
@@ -172,7 +173,8 @@ class Node:
         info = await wire.ask("INFO", "server")
         if not isinstance(info, bytes):
             return
-        if b"redis_mode:cluster" in info and not self.in_cluster:
+        # Valkey 8 has a name of its own for it.
+        if re.search(rb"(redis|server)_mode:cluster", info) and not self.in_cluster:
             raise self._is_one_of_a_cluster()
         found = re.search(rb"redis_version:((\d+)\.(\d+)[^\s]*)", info)
         if found and (int(found[2]), int(found[3])) < OLDEST_SERVER:
@@ -241,7 +243,7 @@ class Node:
         """Return the error to raise: a :class:`ConfigurationError` if no retry can help and
         the shard never worked (or is part of a cluster), else the error itself.
         """
-        if isinstance(error, (MovedError, AskError)):
+        if isinstance(recognised(error), (MovedError, AskError)):
             return self._is_one_of_a_cluster()
         if self.health.proven:
             return error

@@ -275,7 +275,7 @@ class ClusterSet:
 
     def _slots(self, server: RedisServer) -> list[tuple[str, int] | None]:
         owners: list[tuple[str, int] | None] = [None] * SLOTS
-        for first, last, owner, *_ in server.command("CLUSTER", "SLOTS"):
-            address = owner[0].decode() or server.host, owner[1]
-            owners[first : last + 1] = [address] * (last + 1 - first)
+        for first, last, (_, port, *_), *_ in server.command("CLUSTER", "SLOTS"):
+            # By whatever name they go, all are on one machine.
+            owners[first : last + 1] = [(server.host, port)] * (last + 1 - first)
         return owners

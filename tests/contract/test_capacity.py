@@ -12,7 +12,7 @@ from channels.exceptions import ChannelFull
 
 from channels_redis.utils import _consistent_hash
 from tests.contract.steps import bounded, receive_many
-from tests.helpers import receive
+from tests.helpers import receive, wait_for
 
 SAY = {"type": "x"}
 OVER_CAPACITY = "{} of {} channels over capacity in group {}"
@@ -130,11 +130,18 @@ async def neighbours(layer: Any, count: int) -> list[str]:
 async def flood(layer: Any, count: int) -> tuple[str, str]:
     """A channel that nobody reads got ``count`` messages; a sibling that is read saw them pass."""
     slow, fast = await neighbours(layer, 2)
+    before = received(layer)
     for number in range(count):
         await layer.send(slow, {"number": number})
         await layer.send(fast, SAY)
         assert await receive(layer, fast) == SAY
+    await wait_for(lambda: received(layer) - before >= 2 * count)
     return slow, fast
+
+
+def received(layer: Any) -> int:
+    """Return how many messages have come in."""
+    return sum(node.received for node in layer.stats().nodes)
 
 
 async def test_a_slow_consumer_loses_its_own_oldest(build: Any) -> None:

@@ -14,7 +14,7 @@ from channels_redis.exceptions import ConfigurationError
 from channels_redis.testing.servers import ClusterSet, RedisServer
 from tests.conftest import find_server_or_skip
 from tests.contract.test_hosts_forms import works
-from tests.helpers import receive, wait_for
+from tests.helpers import is_older, receive, wait_for
 
 PASSWORD = "s3cret"
 
@@ -39,6 +39,9 @@ class Provider(redis.CredentialProvider):
 
 FORMS: dict[str, Callable[[RedisServer], dict[str, Any]]] = {
     "URL": lambda server: {"address": f"redis://:{PASSWORD}@{server.host}:{server.port}"},
+    "valkey URL": lambda server: {
+        "address": f"valkey://default:{PASSWORD}@{server.host}:{server.port}"
+    },
     "pair": lambda server: {"address": (server.host, server.port), "password": PASSWORD},
     "host": lambda server: {"host": server.host, "port": server.port, "password": PASSWORD},
     "servers": lambda server: (
@@ -85,7 +88,7 @@ async def test_either_kind_of_pubsub_can_be_asked_for(
     make_layer: Callable[..., Any], guarded: ClusterSet, sharded: bool
 ) -> None:
     """``sharded_pubsub`` overrules what the servers can do."""
-    if sharded and guarded.primaries[0].info("server")["redis_version"] < "7":
+    if sharded and is_older(guarded.primaries[0], (7,)):
         pytest.skip("sharded Pub/Sub came with Redis 7.0")
     entry = {**guarded.host_entry(), "password": PASSWORD, "sharded_pubsub": sharded}
     layer = make_layer("pubsub", hosts=[entry])
@@ -143,6 +146,8 @@ async def test_an_entry_for_a_cluster_needs_one(
 @pytest.fixture
 def user(guarded: ClusterSet, prefix: str) -> Iterator[Callable[[str], dict[str, Any]]]:
     """A function that makes a user with some rights, and returns an entry for it."""
+    if is_older(guarded.primaries[0], (6,)):
+        pytest.skip("users came with Redis 6.0")
 
     def make(rights: str) -> dict[str, Any]:
         for server in guarded.primaries:
@@ -166,7 +171,7 @@ async def test_the_documented_rights_are_enough(
     make_layer: Callable[..., Any], kind: str, guarded: ClusterSet, user: Callable[..., Any]
 ) -> None:
     """Those for a single server, and those that a cluster needs besides."""
-    if guarded.primaries[0].info("server")["redis_version"] < "7":
+    if is_older(guarded.primaries[0], (7,)):
         pytest.skip("older servers do not know all of these commands")
     rights = documented_rights("ACL SETUSER app") + " " + documented_rights("+asking")
     layer = make_layer(kind, hosts=[user(rights)])

@@ -20,7 +20,7 @@ from redis.credentials import StreamingCredentialProvider
 
 from channels_redis.testing.servers import ClusterSet, RedisServer
 from tests.conftest import find_server_or_skip
-from tests.helpers import receive, wait_for
+from tests.helpers import is_older, receive, wait_for
 
 SAY = {"type": "test"}
 
@@ -93,7 +93,7 @@ def place(
     request: pytest.FixtureRequest, prefix: str, one_server: RedisServer
 ) -> Iterator[tuple[dict[str, Any], Issuer]]:
     """An entry of ``hosts`` without credentials, and who issues some for its servers."""
-    if one_server.info("server")["redis_version"] < "6":
+    if is_older(one_server, (6,)):
         pytest.skip("users came with Redis 6.0")
     servers, entry = [one_server], {"host": one_server.host, "port": one_server.port}
     if request.param == "cluster":

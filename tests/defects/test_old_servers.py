@@ -87,3 +87,12 @@ async def test_receiving_from_a_server_that_is_too_old_names_the_version_needed(
     with pytest.raises(ConfigurationError) as refusal:
         await receive(layer, "work")
     assert_clear(refusal.value)
+
+
+async def test_resp3_on_a_server_that_has_it_not_names_the_option(
+    make_layer: Callable[..., Any], kind: str, old_server: OldServer
+) -> None:
+    """It came with Redis 6.0; the layers need it only to renew credentials."""
+    layer = make_layer(kind, hosts=[{"address": old_server.url, "protocol": 3}])
+    with pytest.raises(ConfigurationError, match=r"6\.0.*'protocol'"):
+        await layer.send("work", {"type": "x"})
