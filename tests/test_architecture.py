@@ -20,7 +20,7 @@ FLOORS = [
     ["checks", "opentelemetry"],
     ["doctor.command"],
     ["doctor.judge", "doctor.probe", "doctor.census", "doctor.config"],
-    ["doctor.trouble"],
+    ["doctor.trouble", "doctor.primaries"],
     ["doctor.facts"],
     ["doctor.rights", "doctor.findings", "doctor.endpoints"],
     ["core", "pubsub"],

@@ -13,6 +13,7 @@ from .._base import BaseRedisLayer
 from .._keyspace import Keyspace, glob_escape
 from .._loops import running_loop
 from .._transport.connections import Wire
+from .primaries import pools_of
 
 _SCAN_COUNT = 1000
 
@@ -36,7 +37,13 @@ async def count_shard(layer: BaseRedisLayer, index: int, *, is_pubsub: bool) -> 
 
     Raises ``redis.exceptions.RedisError`` or ``OSError`` where the server does not tell.
     """
-    pool = layer.create_pool(index)
+    counts = []
+    for pool in await pools_of(layer, index):
+        counts += await _count(layer, pool, is_pubsub=is_pubsub)
+    return sorted(counts, reverse=True)
+
+
+async def _count(layer: BaseRedisLayer, pool: Any, *, is_pubsub: bool) -> list[Count]:
     try:
         wire = await Wire.open(pool, running_loop(), layer.connect_wait_s)
         try:
@@ -47,7 +54,7 @@ async def count_shard(layer: BaseRedisLayer, index: int, *, is_pubsub: bool) -> 
             await wire.close()
     finally:
         await utils.close_pool(pool)
-    return sorted(counts, reverse=True)
+    return counts
 
 
 async def _keys(wire: Wire, keyspace: Keyspace) -> AsyncIterator[Count]:
@@ -76,13 +83,16 @@ async def _scan(wire: Wire, pattern: str) -> AsyncIterator[bytes]:
 
 async def _topics(wire: Wire, keyspace: Keyspace) -> list[Count]:
     start = keyspace.group_topic("")
-    topics = _or_raise(await wire.ask("PUBSUB", "CHANNELS", glob_escape(start) + "*"))
-    if not topics:
-        return []
-    reply = _or_raise(await wire.ask("PUBSUB", "NUMSUB", *topics))
+    pattern = glob_escape(start) + "*"
+    found = _or_raise(await wire.ask("PUBSUB", "CHANNELS", pattern))
+    counted = _or_raise(await wire.ask("PUBSUB", "NUMSUB", *found)) if found else []
+    # Refused by servers that have no sharded Pub/Sub.
+    sharded = await wire.ask("PUBSUB", "SHARDCHANNELS", pattern)
+    if isinstance(sharded, list) and sharded:
+        counted += _or_raise(await wire.ask("PUBSUB", "SHARDNUMSUB", *sharded))
     return [
         Count(int(number), topic.decode().removeprefix(start), True, True)
-        for topic, number in zip(reply[::2], reply[1::2], strict=True)
+        for topic, number in zip(counted[::2], counted[1::2], strict=True)
     ]
 
 

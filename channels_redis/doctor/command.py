@@ -99,8 +99,9 @@ async def _look_at(setup: Setup) -> AsyncIterator[Finding]:
         return
     wishes = Wishes(setup.is_pubsub, layer.prefix, layer.max_message_bytes)
     for index in range(layer.ring_size):
-        for finding in judge_shard(await look_at_shard(layer, index), wishes):
-            yield finding
+        for server in await look_at_shard(layer, index):
+            for finding in judge_shard(server, wishes):
+                yield finding
 
 
 async def _queues(setups: list[Setup], output: Output, limit: int) -> int:

@@ -140,8 +140,8 @@ def _kind_of_server(shard: ShardFacts) -> Iterator[Finding]:
             shard,
             "The server is a node of a Redis Cluster, and this entry of hosts names one server: "
             "keys of other nodes are refused (MOVED).",
-            "Name a server that has all keys, or give the entry the form for a cluster: "
-            '{"cluster": True, "address": ...}.',
+            f'Write {{"cluster": True, "address": "redis{"s" if shard.endpoint.tls else ""}://'
+            f'{shard.endpoint.name}"}}, with all other keywords beside them.',
         )
     if shard.asks_for_cluster and info and not is_cluster:
         yield _finding(

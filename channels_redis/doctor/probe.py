@@ -21,6 +21,7 @@ from .._loops import running_loop
 from .._transport.connections import Wire
 from .endpoints import Endpoint, endpoints_of
 from .facts import SentinelFacts, ServerFacts, ShardFacts
+from .primaries import pools_of
 from .rights import ANY, PROBE, QUEUES, TOPICS
 from .trouble import causes_of
 
@@ -29,9 +30,14 @@ _PINGS = 5
 _REFUSALS = (AuthenticationError, ResponseError)
 
 
-async def look_at_shard(layer: BaseRedisLayer, index: int) -> ShardFacts:
-    """Return what can be learnt of one entry of ``hosts``; raises nothing for what fails."""
-    pool = layer.create_pool(index)
+async def look_at_shard(layer: BaseRedisLayer, index: int) -> list[ShardFacts]:
+    """Return what can be learnt of each server behind one entry of ``hosts``; raises nothing for
+    what fails.
+    """
+    return [await _look_at(layer, index, pool) for pool in await pools_of(layer, index)]
+
+
+async def _look_at(layer: BaseRedisLayer, index: int, pool: Any) -> ShardFacts:
     endpoint, *sentinels = endpoints_of(pool)
     try:
         seen = [

@@ -20,7 +20,7 @@ from channels_redis.doctor.command import Output, run
 from channels_redis.doctor.config import read_settings
 from channels_redis.doctor.findings import Finding, Level
 from channels_redis.doctor.rights import QUEUES, TOPICS, acl_line
-from channels_redis.testing.servers import RedisServer, SentinelSet, free_port
+from channels_redis.testing.servers import ClusterSet, RedisServer, SentinelSet, free_port
 from channels_redis.utils import describe_host
 from tests.conftest import class_of, find_server_or_skip
 from tests.defects.test_old_servers import OldServer
@@ -485,3 +485,27 @@ def test_the_lines_to_copy_are_the_ones_that_are_tested() -> None:
     }
     assert shown["operations.rst"] == [acl_line()]
     assert shown["configuration.rst"] == [acl_line(), acl_line(workers=False)]
+
+
+def test_all_primaries_of_a_cluster_are_looked_at(kind: str, cluster_set: ClusterSet) -> None:
+    """Each has its greeting; one that answers is enough to find them."""
+    seed = cluster_set.primaries[0]
+    ear, status = examined(kind, hosts=[{"cluster": True, "address": seed.url}])
+    assert status == 0, ear.lines
+    greetings = " ".join(finding.text for finding in ear.of("reachable"))
+    assert all(f":{server.port} " in greetings for server in cluster_set.primaries)
+
+
+def test_queues_of_all_primaries_are_counted(cluster_set: ClusterSet, prefix: str) -> None:
+    """A queue is listed whichever server has it."""
+    names = [f"work{number}" for number in range(20)]
+    for name in names:
+        key = prefix + name
+        cluster_set.owner(key).command("ZADD", key, 1, "message")
+    config = {"hosts": [cluster_set.host_entry()], "prefix": prefix}
+    layer = class_of("core")
+    backend = f"{layer.__module__}.{layer.__name__}"
+    setups = read_settings({"default": {"BACKEND": backend, "CONFIG": config}})
+    ear = Ear()
+    assert run("queues", setups, ear) == 0
+    assert all(f" {name} " in "\n".join(ear.lines) for name in names)

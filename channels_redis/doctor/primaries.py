@@ -1,0 +1,47 @@
+"""The servers behind one entry of ``hosts``: one, or all primaries of a cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from .. import utils
+from .._base import BaseRedisLayer
+from .._loops import running_loop
+from .._slots import Address, read_owners
+from .._transport.connections import Wire
+
+
+async def pools_of(layer: BaseRedisLayer, index: int) -> list[Any]:
+    """Return a pool for each server; for the first of the entry alone where none tells of others.
+
+    Close them with ``utils.close_pool()``.
+    """
+    host = layer.hosts[index]
+    if not utils.is_cluster(host):
+        return [layer.create_pool(index)]
+    seeds = utils.startup_nodes(host)
+    for seed in seeds:
+        found = await _primaries(layer, index, seed)
+        if found:
+            return [utils.aim_pool(layer.create_pool(index), address) for address in found]
+    return [utils.aim_pool(layer.create_pool(index), seeds[0])]
+
+
+async def _primaries(layer: BaseRedisLayer, index: int, seed: Address) -> list[Address]:
+    pool = utils.aim_pool(layer.create_pool(index), seed)
+    try:
+        wire = await Wire.open(pool, running_loop(), layer.connect_wait_s)
+        try:
+            reply = await wire.ask("CLUSTER", "SLOTS")
+        finally:
+            await wire.close()
+    except (RedisError, OSError):
+        return []
+    finally:
+        await utils.close_pool(pool)
+    if not isinstance(reply, list):
+        return []
+    owners = read_owners(reply, seed, layer.hosts[index].get("address_remap"))
+    return list(dict.fromkeys(filter(None, owners)))
