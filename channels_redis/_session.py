@@ -18,7 +18,7 @@ from ._transport import flushing, scripts
 from ._transport.cluster import Cluster
 from ._transport.cluster import Entry as ClusterEntry
 from ._transport.commands import Commands
-from ._transport.connections import descriptors, forget
+from ._transport.connections import descriptors_of, forget
 from ._transport.credentials import ClusterClient
 from ._transport.queue import QueueReader
 from ._transport.shards import Shard, SingleServer
@@ -288,10 +288,8 @@ class Session:
         found = {reader.descriptor for reader in self._readers}
         for shard in self._shards_in_use.values():
             found.update(shard.descriptors)
-        # The client for a cluster has no pool.
-        pools = [getattr(one, "connection_pool", None) for one in self._clients.values()]
         mine = {descriptor for descriptor in found if descriptor is not None}
-        return mine.union(*[descriptors(pool) for pool in pools if pool is not None])
+        return mine.union(*[descriptors_of(client) for client in self._clients.values()])
 
     def _sweep(self) -> None:
         self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)

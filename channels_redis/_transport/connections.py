@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from redis.asyncio import RedisCluster
 from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import (
     AuthenticationError,
@@ -29,6 +30,7 @@ with contextlib.suppress(ImportError):  # an extra, which halves the time of pac
     from hiredis import pack_command as _pack_in_c
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
     from redis.asyncio.connection import AbstractConnection, ConnectionPool
 
 Loop = asyncio.AbstractEventLoop
@@ -283,7 +285,18 @@ def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[A
 
 def descriptors(pool: ConnectionPool) -> set[int]:
     """Return the file descriptors of a pool's connections: idle, in use, and being dialled."""
-    writers = [one._writer for one in _connections(pool) if one._writer is not None]
+    return _descriptors(_connections(pool))
+
+
+def descriptors_of(client: Redis | RedisCluster) -> set[int]:
+    """Return the file descriptors of all connections of a redis-py client."""
+    if isinstance(client, RedisCluster):
+        return _descriptors([one for node in client.get_nodes() for one in node._connections])
+    return descriptors(client.connection_pool)
+
+
+def _descriptors(connections: Iterable[AbstractConnection]) -> set[int]:
+    writers = [one._writer for one in connections if one._writer is not None]
     found = {_descriptor(writer.transport) for writer in writers}
     return {descriptor for descriptor in found if descriptor is not None}
 

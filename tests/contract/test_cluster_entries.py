@@ -186,3 +186,13 @@ async def test_without_the_right_to_ask_for_the_slots_nothing_works(
     layer = make_layer(kind, hosts=[user("+@all -cluster")])
     with pytest.raises(ConfigurationError, match=r"(?i)refuses:.*cluster"):
         await works(layer)
+
+
+async def test_a_fork_knows_the_connections_of_the_users_own_client(
+    make_layer: Callable[..., Any], kind: str, guarded: ClusterSet
+) -> None:
+    """Those of ``connection()`` are inherited like all others, and silenced in a child."""
+    layer = make_layer(kind, hosts=[{**guarded.host_entry(), "password": PASSWORD}])
+    client = layer.connection(0)
+    await client.ping(target_nodes=client.ALL_NODES)
+    assert len(layer._sessions.get().descriptors()) >= len(guarded.servers)
