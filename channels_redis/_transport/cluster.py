@@ -23,9 +23,9 @@ from ..exceptions import ConfigurationError
 from .charting import Chart, interview
 from .cluster_nodes import MOVED_AWAY, ClusterNode, Route, SlotNode
 from .commands import Command, Commands
-from .connections import Loop, descriptors, forget, pack
+from .connections import Loop, descriptors, forget, ignore, pack
 from .multiplexer import Multiplexer
-from .slotmap import SlotMap, ignore
+from .slotmap import SlotMap
 from .topology import RENEW_S, Node
 
 if TYPE_CHECKING:
@@ -122,7 +122,9 @@ class Cluster:
     @property
     def pending(self) -> int:
         """Number of commands that wait for their replies."""
-        return len(self._parked) + sum(one.multiplexer.pending for one in self._servers.values())
+        return len(self._parked) + sum(
+            one.multiplexer.pending for one in list(self._servers.values())
+        )
 
     @property
     def descriptors(self) -> list[int]:

@@ -349,3 +349,9 @@ async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:
     # which the next user would take for the replies to other commands.
     with contextlib.suppress(Exception):
         await pool.disconnect(inuse_connections=False)
+
+
+def ignore(future: asyncio.Future[Any]) -> None:
+    """Take note of an outcome that nobody needs, so that it is not complained about."""
+    if not future.cancelled():
+        future.exception()

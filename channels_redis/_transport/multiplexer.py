@@ -20,7 +20,7 @@ from redis.exceptions import AuthenticationError, ConnectionError, RedisError
 
 from ..exceptions import ConnectionLost
 from .commands import Command, Commands, is_refusal
-from .connections import NO_ANSWER, Loop, Wire, forget, pack
+from .connections import NO_ANSWER, Loop, Wire, forget, ignore, pack
 from .topology import RENEW_S, Node, backoff_s
 
 #: Bytes written and not yet answered, above which further commands wait for replies.
@@ -138,6 +138,7 @@ class Multiplexer:
         self._closed = True
         if self._watch is not None:
             self._watch.cancel()
+        self._node.trust(self)
         error = "the layer was closed"
         for command in self._written:
             command.fail(self._lost(error, maybe_executed=True))
@@ -338,9 +339,3 @@ class Multiplexer:
 def look_after(commands: Commands) -> None:
     """Have the server asked for a sign of life until it gives one, which ends its outage."""
     commands.call(pack("PING"), True).add_done_callback(ignore)
-
-
-def ignore(future: asyncio.Future[Any]) -> None:
-    """Take note of a reply that nobody needs, or of its error."""
-    if not future.cancelled():
-        future.exception()

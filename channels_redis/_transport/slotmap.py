@@ -16,7 +16,7 @@ from .._outages import Health
 from .._slots import SLOTS, Address, Owners, Ranges, owners_of
 from ..exceptions import ConfigurationError, ConnectionLost
 from .charting import Chart, first_good
-from .connections import Loop, forget
+from .connections import Loop, forget, ignore
 from .topology import backoff_s
 
 #: Between two questions for the map, at least.
@@ -225,9 +225,3 @@ class SlotMap:
 
 def _primaries(owners: Owners) -> tuple[Address, ...]:
     return tuple(dict.fromkeys(filter(None, owners)))
-
-
-def ignore(future: asyncio.Future[None]) -> None:
-    """Take note of an outcome that nobody may be waiting for."""
-    if not future.cancelled():
-        future.exception()

@@ -19,9 +19,8 @@ from typing import Any
 from redis.exceptions import ConnectionError
 
 from ..exceptions import ConfigurationError, ConnectionLost
-from .connections import Loop, Wire, forget, pack
+from .connections import Loop, Wire, forget, ignore, pack
 from .loopback import DEAF, Loopback
-from .multiplexer import ignore
 from .subscriptions import AUTH, CLASSIC, SHARDED, Join, Publish, Sent, State, Topic, Topics, Verbs
 from .topology import Node, backoff_s
 

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from .. import utils
 from .._base import BaseRedisLayer
 from .._loops import running_loop
-from .._slots import Address, read_owners
+from .._slots import Address, read_ranges
 from .._transport.connections import Wire
 
 
@@ -43,5 +43,5 @@ async def _primaries(layer: BaseRedisLayer, index: int, seed: Address) -> list[A
         await utils.close_pool(pool)
     if not isinstance(reply, list):
         return []
-    owners = read_owners(reply, seed, layer.hosts[index].get("address_remap"))
-    return list(dict.fromkeys(filter(None, owners)))
+    ranges = read_ranges(reply, seed, layer.hosts[index].get("address_remap"))
+    return list(dict.fromkeys(one.owner for one in ranges if one.owner is not None))
