@@ -241,9 +241,7 @@ class Subscriber:
             self._handle(await self._wire.read())
 
     def _authenticate(self, command: bytes) -> None:
-        """Present new credentials.  A server refuses it beside subscriptions in RESP2, which is a
-        lost connection, and so comes to the same.
-        """
+        """Present new credentials; in RESP2 the server refuses, which comes to a new connection."""
         if self._wire is not None:
             self._sent.add(AUTH)
             self._wire.write(command)
