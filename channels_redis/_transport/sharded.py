@@ -11,8 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from .._messages import Recent
 from .._slots import Address, slot_of
-from .cluster import Cluster
+from .cluster import MARK_BYTES, Cluster
 from .cluster_nodes import AnyNode
 from .connections import Loop, pack
 from .subscriber import Subscriber
@@ -48,6 +49,7 @@ class ClusterSubscriber:
         self._by_server: dict[Address, Subscriber] = {}
         self._ends: set[asyncio.Task[None]] = set()
         self._moving: asyncio.TimerHandle | None = None
+        self._recent = Recent()
         cluster.watchers.add(self)
 
     @property
@@ -134,10 +136,15 @@ class ClusterSubscriber:
         def publish(topic: bytes, payload: bytes) -> asyncio.Future[Any]:
             return self._cluster.commands(topic).call(pack(verbs.publish, topic, payload))
 
-        on_message, in_use = self._on_message, self._in_use
+        on_message = self._on_marked if verbs is SHARDED else self._on_message
         return Subscriber(
-            node, self._loop, on_message, in_use, new_own_topic, publish, verbs, self._drop
+            node, self._loop, on_message, self._in_use, new_own_topic, publish, verbs, self._drop
         )
+
+    def _on_marked(self, topic: bytes, payload: bytes) -> None:
+        """Take a message that has not come before, from whichever server."""
+        if not self._recent.has(payload[:MARK_BYTES]):
+            self._on_message(topic, payload[MARK_BYTES:])
 
     def _drop(self) -> None:
         """Tell of an outage: until a topic is subscribed again, its messages are missed.

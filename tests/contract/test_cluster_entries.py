@@ -101,6 +101,33 @@ async def test_either_kind_of_pubsub_can_be_asked_for(
     assert (await receive(layer, channel))["type"] == "test"
 
 
+async def test_what_two_servers_pass_on_is_received_once(
+    make_layer: Callable[..., Any], guarded: ClusterSet
+) -> None:
+    """While a replica takes over, a subscriber may hear both of them; equal messages that were
+    sent one by one are all received.
+    """
+    if is_older(guarded.primaries[0], (7,)):
+        pytest.skip("sharded Pub/Sub came with Redis 7.0")
+    entry = {**guarded.host_entry(), "password": PASSWORD}
+    layer = make_layer("pubsub", hosts=[entry])
+    channel = await layer.new_channel()
+    server = guarded.owner(channel)
+    with redis.Redis(host=server.host, port=server.port, password=PASSWORD) as client:
+        listening = client.pubsub()
+        listening.ssubscribe(channel)
+        assert listening.get_message(timeout=5)["type"] == "ssubscribe"
+        for _ in range(2):
+            await layer.send(channel, {"type": "equal"})
+        passed_on = [listening.get_message(timeout=5)["data"] for _ in range(2)]
+        listening.close()
+    for payload in passed_on:
+        server.command("SPUBLISH", channel, payload)
+    await layer.send(channel, {"type": "marker"})
+    received = [(await receive(layer, channel))["type"] for _ in range(3)]
+    assert received == ["equal", "equal", "marker"]
+
+
 async def test_each_server_has_one_connection_for_commands(
     make_layer: Callable[..., Any], kind: str, guarded: ClusterSet, prefix: str
 ) -> None:
