@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis.exceptions import OutOfMemoryError
 
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import RedisServer
@@ -254,3 +255,25 @@ async def test_the_end_of_an_outage_is_told_although_nobody_waits_any_more(
 def is_listening(task: asyncio.Task[Any]) -> bool:
     """Whether a task is one of a layer's that wait for messages."""
     return any(word in task.get_name() for word in ("redis reader", "redis subscriber"))
+
+
+async def test_a_server_whose_memory_is_full_refuses_what_would_need_more(
+    make_layer: Callable[..., Any], private_server: RedisServer
+) -> None:
+    """The sender is told, and what lies there already is received."""
+    layer = make_layer("core", hosts=[private_server.url])
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.send("work", numbered(0))
+    private_server.command("CONFIG", "SET", "maxmemory", 1)
+    for sending in (
+        layer.send("work", numbered(1)),
+        layer.send(channel, numbered(1)),
+        layer.group_send("room", numbered(1)),
+    ):
+        with pytest.raises(OutOfMemoryError):
+            await sending
+    assert await receive(layer, "work") == numbered(0)
+    private_server.command("CONFIG", "SET", "maxmemory", 0)
+    await layer.send("work", numbered(2))
+    assert await receive(layer, "work") == numbered(2)

@@ -1,4 +1,4 @@
--- Adds one message to a queue, after dropping what has expired and unless the queue is full.
+-- Adds one message to a queue unless it is full, and drops what has expired.
 -- The score is the server's time, and always above the last one: the order is the order of
 -- arrival, and no sender's clock can delete or overtake anything.
 --
@@ -22,8 +22,8 @@ if not time.err then
     clock = 0
 end
 
-redis.call('ZREMRANGEBYSCORE', queue, '-inf', string.format('%.17g', math.floor(now_s) - expiry_s))
-if redis.call('ZCOUNT', queue, '-inf', '+inf') >= capacity then
+local expired_s = string.format('%.17g', math.floor(now_s) - expiry_s)
+if redis.call('ZCOUNT', queue, '(' .. expired_s, '+inf') >= capacity then
     return clock
 end
 
@@ -31,6 +31,8 @@ end
 if redis.call('ZCOUNT', queue, string.format('%.17g', now_s), '+inf') > 0 then
     now_s = tonumber(redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')[2]) + 0.000001
 end
+-- The first command that writes: after any other, a server whose memory is full would not refuse.
 redis.call('ZADD', queue, string.format('%.17g', now_s), member)
+redis.call('ZREMRANGEBYSCORE', queue, '-inf', expired_s)
 redis.call('EXPIRE', queue, math.ceil(expiry_s))
 return 1 + clock
