@@ -84,6 +84,8 @@ class TopicSession(Session):
         for topic, members in list(self._members.items()):
             if members.get(box.name) is box:
                 self._part(topic.decode(), box)
+                # What lies unread in the socket came elsewhere, even if it is joined again now.
+                self.subscriber(self.layer.consistent_hash(topic.decode())).write_changes()
 
     async def leave_all(self) -> None:
         """Leave all groups, and the channels whose mailboxes were forgotten."""

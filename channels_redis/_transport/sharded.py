@@ -80,6 +80,11 @@ class ClusterSubscriber:
         for subscriber in self._subscribers:
             subscriber.release(name)
 
+    def write_changes(self) -> None:
+        """Write what was asked for in this tick."""
+        for subscriber in self._subscribers:
+            subscriber.write_changes()
+
     def map_changed(self) -> None:
         """Move the topics whose slots have other servers."""
         moved = False

@@ -178,7 +178,7 @@ class Subscriber:
         self._changed[name] = None
         if not self._writing_due:
             self._writing_due = True
-            self._loop.call_soon(self._write_changes)
+            self._loop.call_soon(self.write_changes)
         if self._task is None:
             self._start()
 
@@ -186,7 +186,7 @@ class Subscriber:
         name = f"channels_redis subscriber {self._node.health.node}"
         self._task = self._loop.create_task(self._run(), name=name)
 
-    def _write_changes(self) -> None:
+    def write_changes(self) -> None:
         """Write what changes: decided here, synchronously, for all topics of the tick."""
         self._writing_due = False
         changed, self._changed = self._changed, {}
@@ -235,7 +235,7 @@ class Subscriber:
             self._own_topic = self._new_own_topic()
             self._recovering = True
             self._changed.update(dict.fromkeys(self.topics))
-            self._write_changes()
+            self.write_changes()
             self._loopback.start()
         while self.topics:
             self._handle(await self._wire.read())

@@ -17,7 +17,7 @@ from channels_redis.exceptions import (
 )
 from channels_redis.testing.servers import RedisServer
 from tests.contract.steps import bounded
-from tests.helpers import receive
+from tests.helpers import receive, wait_for
 
 SECRET = "correct-horse-battery-staple"
 WRONG_OPTIONS: list[tuple[str, Any]] = [
@@ -326,7 +326,15 @@ async def test_a_server_that_was_never_reached_is_an_error_that_says_what_to_che
     with pytest.raises(redis.exceptions.ConnectionError, match=f"{port}.*check that it runs"):
         await bounded(layer.send("tasks", {"type": "x"}))
     private_server.start()
-    await bounded(layer.send("tasks", {"type": "x"}))
+
+    async def sends() -> bool:
+        try:
+            await layer.send("tasks", {"type": "x"})
+        except redis.exceptions.ConnectionError:
+            return False
+        return True
+
+    await wait_for(sends)
     private_server.stop()
     with pytest.raises(redis.exceptions.ConnectionError, match=str(port)) as raised:
         await bounded(layer.send("tasks", {"type": "x"}))
