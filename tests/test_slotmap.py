@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from channels_redis._events import Hooks, Reporter
 from channels_redis._outages import Health, Outage
 from channels_redis._slots import SLOTS, Address, Range, Ranges
-from channels_redis._transport.charting import Chart
+from channels_redis._transport.charting import Chart, first_good
 from channels_redis._transport.slotmap import SlotMap
 from channels_redis.exceptions import ConfigurationError
 from tests.helpers import wait_for
@@ -78,3 +78,31 @@ async def test_the_map_follows_every_change() -> None:
     await answers.say((0, SLOTS - 1, A))
     assert (answers.map.primaries, answers.changes) == ((A,), 4)
     await answers.map.aclose()
+
+
+async def test_servers_nobody_needs_are_left_properly_before_the_question_ends() -> None:
+    """They close their connections, even if the question is given up just then."""
+    left: list[str] = []
+    slow_asked, leaving = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> Chart:
+        slow_asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            leaving.set()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            left.append("slow")
+        raise AssertionError("never reached")
+
+    async def good() -> Chart:
+        await slow_asked.wait()
+        return Chart((Range(0, SLOTS - 1, A),), healthy=True, sharded=True)
+
+    question = asyncio.ensure_future(first_good([slow, good], asyncio.get_running_loop()))
+    await leaving.wait()
+    question.cancel()
+    await asyncio.wait({question})
+    assert question.cancelled()
+    assert left == ["slow"]

@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError, NoPermissionError, RedisError, Res
 
 from .._slots import Address, Ranges, Remap, read_ranges
 from ..exceptions import ConfigurationError
-from .connections import Loop
+from .connections import Loop, ended
 
 #: How long one server is waited for before the next is asked too.
 STAGGER_S = 0.2
@@ -91,8 +91,7 @@ async def first_good(asking: Iterable[Callable[[], Awaitable[Chart]]], loop: Loo
     finally:
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await ended(tasks)
     return answers.best()
 
 

@@ -20,7 +20,7 @@ from redis.exceptions import (
 
 from .._slots import Address
 from .commands import Command, Commands, recognised
-from .connections import Wire
+from .connections import Wire, ended
 from .topology import Node, Redirected
 
 if TYPE_CHECKING:
@@ -77,9 +77,11 @@ class ClusterNode(Node):
             return await dialling
         except BaseException as error:
             dialling.cancel()
-            await asyncio.wait({dialling})
-            if not dialling.cancelled() and dialling.exception() is None:
-                await dialling.result().close()
+            try:
+                await ended({dialling})
+            finally:
+                if not dialling.cancelled() and dialling.exception() is None:
+                    await dialling.result().close()
             if isinstance(error, (RedisError, OSError)):
                 self._cluster.map.stale()
             raise

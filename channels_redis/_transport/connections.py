@@ -327,11 +327,25 @@ async def apart(work: Coroutine[Any, Any, T], loop: Loop, purpose: str) -> T:
         await asyncio.wait({task})
     except asyncio.CancelledError:
         task.cancel()
-        await asyncio.wait({task})
+        await ended({task})
         if not task.cancelled():
             task.exception()
         raise
     return task.result()
+
+
+async def ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Return when tasks that were cancelled have ended: they may have connections to close, and
+    nobody else waits for them.  Who is cancelled meanwhile is so afterwards.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while pending := {task for task in tasks if not task.done()}:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _take_push(reply: Any) -> Any:
@@ -341,14 +355,16 @@ async def _take_push(reply: Any) -> Any:
 async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:
     """End a dial that nobody wants any more, whether or not it succeeds meanwhile."""
     dial.cancel()
-    await asyncio.wait({dial})
-    if not dial.cancelled() and dial.exception() is None:
-        await dial.result().disconnect()
-        await pool.release(dial.result())
-    # Cancelled in its handshake, a connection lies in the pool with replies on their way to it,
-    # which the next user would take for the replies to other commands.
-    with contextlib.suppress(Exception):
-        await pool.disconnect(inuse_connections=False)
+    try:
+        await ended({dial})
+    finally:
+        if not dial.cancelled() and dial.exception() is None:
+            await dial.result().disconnect()
+            await pool.release(dial.result())
+        # Cancelled in its handshake, a connection lies in the pool with replies on their way to
+        # it, which the next user would take for the replies to other commands.
+        with contextlib.suppress(Exception):
+            await pool.disconnect(inuse_connections=False)
 
 
 def ignore(future: asyncio.Future[Any]) -> None:
