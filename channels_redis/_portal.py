@@ -130,6 +130,11 @@ class Call:
         self._notify()
 
 
+def _late(limit: Limit) -> ConnectionLost:
+    text = f"The call did not end within {limit.limit_s:g} s; it may have run."
+    return ConnectionLost(text, maybe_executed=True)
+
+
 class Portal:
     """Does work for other threads."""
 
@@ -188,6 +193,8 @@ class Portal:
 
         Raises :class:`ConnectionLost` when the limit is reached.
         """
+        if limit.left_s() <= 0:
+            raise _late(limit)  # Of the parts of a call, no further one is begun.
         ended = threading.Lock()
         ended.acquire()
         call = self.submit(work, ended.release)
@@ -198,10 +205,7 @@ class Portal:
             raise
         if not in_time and not call.done:
             call.cancel()
-            raise ConnectionLost(
-                f"The call did not end within {limit.limit_s:g} s; it may have run.",
-                maybe_executed=True,
-            )
+            raise _late(limit)
         return call.result()
 
     def pause(self) -> None:
