@@ -183,12 +183,17 @@ class TopicSession(Session):
             del self._members[name]
             self.subscriber(self.layer.consistent_hash(topic)).release(name)
 
-    def _published(self, topic: bytes, payload: bytes) -> None:
-        """Put what was published into the mailboxes of all who listen, in one pass."""
+    def _published(self, topic: bytes, payload: bytes, mark: bytes = b"") -> None:
+        """Put what was published into the mailboxes of all who listen, in one pass.
+
+        ``mark`` is unlike that of any other message, where the transport gives them marks.
+        """
         members = self._members.get(topic)
         if not members:
             return
-        if self._recalls and self._recent.has(payload):
+        if not mark and self._recalls:
+            mark = payload
+        if mark and self._recent.has(mark):
             self.layer._dropped(topic.decode("utf-8", "replace"), "repeated")
             return
         try:

@@ -13,7 +13,7 @@ import random
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 
@@ -24,7 +24,7 @@ from .._tally import NodeTally
 from ..exceptions import ConfigurationError
 from .charting import Chart, interview
 from .cluster_nodes import MOVED_AWAY, ClusterNode, Route, SlotNode
-from .commands import Command, Commands
+from .commands import Command, Commands, is_ask
 from .connections import Loop, descriptors, forget, ignore, pack
 from .multiplexer import Multiplexer
 from .slotmap import SlotMap
@@ -185,7 +185,7 @@ class Cluster:
         """Send a refused command where it belongs, or later again."""
         self.note(reply, asked)
         command.hops += 1
-        target = self.address_in(reply, asked) if _is_ask(reply) else None
+        target = self.address_in(reply, asked) if is_ask(reply) else None
         if command.hops > MAX_HOPS or isinstance(reply, (ClusterDownError, TryAgainError)):
             self._park(command)
         elif target is not None:
@@ -206,7 +206,7 @@ class Cluster:
                 self._tell()
         elif isinstance(reply, ClusterDownError):
             self.map.suffer(str(reply))
-        if not _is_ask(reply):
+        if not is_ask(reply):
             self.map.stale()
 
     def address_in(self, reply: MovedError | AskError, asked: Address) -> Address | None:
@@ -348,8 +348,3 @@ class Cluster:
             forget(task)
         for server in self._servers.values():
             server.multiplexer.abandon()
-
-
-def _is_ask(reply: Exception | None) -> TypeGuard[AskError]:
-    # redis-py's MovedError is an AskError.
-    return isinstance(reply, AskError) and not isinstance(reply, MovedError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,14 +13,13 @@ from redis.exceptions import (
     AskError,
     ClusterDownError,
     ConnectionError,
-    MovedError,
     RedisError,
     ResponseError,
     TryAgainError,
 )
 
 from .._slots import Address
-from .commands import Command, Commands, recognised
+from .commands import Command, Commands, is_ask, recognised
 from .connections import Wire, ended
 from .topology import Node, Redirected
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from .cluster import Cluster
 
 #: Replies which say that another server, or none just now, serves the slot.
-ELSEWHERE = (MovedError, AskError, ClusterDownError, TryAgainError)
+ELSEWHERE = (AskError, ClusterDownError, TryAgainError)  # redis-py's MovedError is an AskError
 #: The same from within a script, whose key went while the script dropped the last of its content,
-#: which is the first thing that scripts do.
+#: before it wrote anything else.
 _GONE = "non local key"
 
 MOVED_AWAY = "another server of the cluster serves it now"
@@ -44,14 +44,14 @@ def is_elsewhere(reply: Exception) -> bool:
     )
 
 
-class ClusterNode(Node):
-    """One server of a cluster."""
+class _NodeInCluster(Node):
+    """What is dialled in a cluster, and doubted by way of its map."""
 
     in_cluster: ClassVar[bool] = True
 
-    def __init__(self, cluster: Cluster, address: Address) -> None:
+    def __init__(self, cluster: Cluster, client: Callable[[], Redis]) -> None:
         super().__init__(
-            partial(cluster.client, address),
+            client,
             cluster.health,
             cluster.loop,
             cluster.tally,
@@ -59,8 +59,23 @@ class ClusterNode(Node):
             command_timeout_s=cluster.command_timeout_s,
             first_dialled=lambda _: None,
         )
-        self.address = address
         self._cluster = cluster
+
+    def suspect(self, user: object) -> None:
+        """Look whether another server took over, again and again, while a user misses an answer."""
+        self._cluster.map.suspect(user)
+
+    def trust(self, user: object) -> None:
+        """Take note that it has it, or has given up."""
+        self._cluster.map.trust(user)
+
+
+class ClusterNode(_NodeInCluster):
+    """One server of a cluster."""
+
+    def __init__(self, cluster: Cluster, address: Address) -> None:
+        super().__init__(cluster, partial(cluster.client, address))
+        self.address = address
         self._left: asyncio.Future[None] = cluster.loop.create_future()
 
     async def dial(self) -> Wire:
@@ -101,14 +116,6 @@ class ClusterNode(Node):
         self._cluster.map.stale()
         super().renew(reason)
 
-    def suspect(self, user: object) -> None:
-        """Look whether another server took over, again and again, while a user misses an answer."""
-        self._cluster.map.suspect(user)
-
-    def trust(self, user: object) -> None:
-        """Take note that it has it, or has given up."""
-        self._cluster.map.trust(user)
-
     def redirects(self, command: Command, reply: Exception) -> bool:
         """Take over a command that was refused here, if it is to go elsewhere or later."""
         reply = recognised(reply)
@@ -143,28 +150,17 @@ class ClusterNode(Node):
 
     def explain(self, error: Exception) -> Exception:
         """Return the error to raise; a redirection is no mistake in the options here."""
-        if isinstance(error, (MovedError, AskError)):
+        if isinstance(error, AskError):  # MOVED is one to redis-py
             return error
         return super().explain(error)
 
 
-class SlotNode(Node):
+class SlotNode(_NodeInCluster):
     """Whichever server serves one slot; for one reader, which dials again when it moves."""
 
-    in_cluster: ClassVar[bool] = True
-
     def __init__(self, cluster: Cluster, slot: int) -> None:
-        super().__init__(
-            self._client_there,
-            cluster.health,
-            cluster.loop,
-            cluster.tally,
-            connect_wait_s=cluster.connect_wait_s,
-            command_timeout_s=cluster.command_timeout_s,
-            first_dialled=lambda _: None,
-        )
+        super().__init__(cluster, self._client_there)
         self.slot = slot
-        self._cluster = cluster
         self._dialled: Address = cluster.entry.seeds[0]
         # Where the slot is on its way to, and the key is, or will be, already.
         self._importing: Address | None = None
@@ -199,14 +195,6 @@ class SlotNode(Node):
         if not self.asking and owner is not None and owner != self._dialled:
             self.renew(MOVED_AWAY)
 
-    def suspect(self, user: object) -> None:
-        """Look whether another server took over, again and again, while a user misses an answer."""
-        self._cluster.map.suspect(user)
-
-    def trust(self, user: object) -> None:
-        """Take note that it has it, or has given up."""
-        self._cluster.map.trust(user)
-
     def same_server(self, commands: Commands) -> Commands:
         """Return what sends to the server dialled last."""
         return self._cluster.server(self._dialled).multiplexer
@@ -217,9 +205,9 @@ class SlotNode(Node):
         if not is_elsewhere(error):
             return super().explain(error)
         self._cluster.note(error, self._dialled)
-        if isinstance(error, AskError) and not isinstance(error, MovedError):
+        if is_ask(error):
             self._importing = self._cluster.address_in(error, self._dialled)
-        if isinstance(error, (MovedError, AskError)):
+        if isinstance(error, AskError):
             return Redirected(str(error))
         return error
 

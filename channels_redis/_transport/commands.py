@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from redis.exceptions import (
     AskError,
@@ -36,15 +36,6 @@ _CLASSES = {
     "CLUSTERDOWN": ClusterDownError,
     "TRYAGAIN": TryAgainError,
 }
-
-
-def recognised(reply: Exception) -> Exception:
-    """Return a reply of a cluster in its own class, which some redis-py use in one client only."""
-    code, _, details = str(reply).partition(" ")
-    if type(reply) is ResponseError and code in _CLASSES:
-        return _CLASSES[code](details)
-    return reply
-
 
 #: What a command takes in memory besides its bytes, about.
 _OVERHEAD_BYTES = 1024
@@ -99,6 +90,19 @@ class Commands(Protocol):
     def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
         """Queue one packed command; return the future of its reply."""
         ...
+
+
+def recognised(reply: Exception) -> Exception:
+    """Return a reply of a cluster in its own class, which some redis-py use in one client only."""
+    code, _, details = str(reply).partition(" ")
+    if type(reply) is ResponseError and code in _CLASSES:
+        return _CLASSES[code](details)
+    return reply
+
+
+def is_ask(reply: Exception | None) -> TypeGuard[AskError]:
+    """Tell whether a reply names the server that a key is on its way to, for this once."""
+    return isinstance(reply, AskError) and not isinstance(reply, MovedError)
 
 
 def is_refusal(reply: Exception) -> bool:

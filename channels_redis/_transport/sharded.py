@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .._messages import Recent
 from .._slots import Address, slot_of
 from .cluster import MARK_BYTES, Cluster
 from .cluster_nodes import AnyNode
@@ -29,14 +28,15 @@ MOVING_S = 0.5
 class ClusterSubscriber:
     """Keeps the wanted topics of one event loop subscribed in a cluster.
 
-    Takes what :class:`Subscriber` takes, and does the same.
+    Takes what :class:`Subscriber` takes, and does the same. On sharded Pub/Sub ``on_message()``
+    gets the mark of each message too (see :data:`.cluster.MARK_BYTES`).
     """
 
     def __init__(
         self,
         cluster: Cluster,
         loop: Loop,
-        on_message: Callable[[bytes, bytes], None],
+        on_message: Callable[..., None],
         in_use: Callable[[bytes], bool],
         new_own_topic: Callable[[], bytes],
     ) -> None:
@@ -49,7 +49,6 @@ class ClusterSubscriber:
         self._by_server: dict[Address, Subscriber] = {}
         self._ends: set[asyncio.Task[None]] = set()
         self._moving: asyncio.TimerHandle | None = None
-        self._recent = Recent()
         cluster.watchers.add(self)
 
     @property
@@ -147,9 +146,7 @@ class ClusterSubscriber:
         )
 
     def _on_marked(self, topic: bytes, payload: bytes) -> None:
-        """Take a message that has not come before, from whichever server."""
-        if not self._recent.has(payload[:MARK_BYTES]):
-            self._on_message(topic, payload[MARK_BYTES:])
+        self._on_message(topic, payload[MARK_BYTES:], payload[:MARK_BYTES])
 
     def _drop(self) -> None:
         """Tell of an outage: until a topic is subscribed again, its messages are missed.
