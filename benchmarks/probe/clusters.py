@@ -82,6 +82,14 @@ async def at_once(each: int, loops: list[Callable[[], Any]]) -> Slice:
     return Slice(time.perf_counter() - started_s, process_cpu_s() - cpu_before_s, latencies_s)
 
 
+async def measure(bench: Bench, n: int, loops: list[Callable[[], Any]], warm_up: int) -> Figures:
+    """Run loops side by side, ``n`` turns in all, after so many that do not count."""
+    await at_once(warm_up, loops)
+    with bench.meter as meter:
+        slice_ = await at_once(max(1, n // len(loops)), loops)
+    return meter.figures(len(slice_.latencies_s), **slice_.figures())
+
+
 def pairs(sender: Layer, homes: list[Home]) -> list[Callable[[], Any]]:
     """For each channel a loop of a message that is sent and received before the next."""
 
@@ -107,10 +115,7 @@ async def cluster_send(bench: Bench, n: int) -> Figures:
         sent += 1
         await layer.send(names[sent % len(names)], MESSAGE)
 
-    await at_once(WARM_UP, [send] * SENDERS)
-    with bench.meter as meter:
-        slice_ = await at_once(max(1, n // SENDERS), [send] * SENDERS)
-    return meter.figures(len(slice_.latencies_s), **slice_.figures())
+    return await measure(bench, n, [send] * SENDERS, WARM_UP)
 
 
 @scenario(
@@ -127,10 +132,7 @@ async def cluster_pairs(bench: Bench, n: int) -> Figures:
     homes = [bench.layer(capacity=NO_LIMIT) for _ in range(bench.crowd_of(HOMES))]
     channels = [await homes[i % len(homes)].new_channel() for i in range(bench.crowd_of(PAIRS))]
     loops = pairs(sender, [(homes[i % len(homes)], name) for i, name in enumerate(channels)])
-    await at_once(WARM_UP, loops)
-    with bench.meter as meter:
-        slice_ = await at_once(max(1, n // len(loops)), loops)
-    return meter.figures(len(slice_.latencies_s), **slice_.figures())
+    return await measure(bench, n, loops, WARM_UP)
 
 
 @scenario(
@@ -157,12 +159,10 @@ async def cluster_groups(bench: Bench, n: int) -> Figures:
         return send_to_all
 
     loops = [loop_of(number, crowd) for number, crowd in enumerate(crowds)]
-    await at_once(1, loops)
-    with bench.meter as meter:
-        slice_ = await at_once(max(1, n // len(loops)), loops)
+    figures = await measure(bench, n, loops, 1)
     for crowd in crowds:
         await crowd.leave()
-    return meter.figures(len(slice_.latencies_s), **slice_.figures())
+    return figures
 
 
 async def join(homes: list[Layer], group: str, bench: Bench) -> Crowd:

@@ -70,19 +70,11 @@ def test_layers_that_settings_have_replaced_leave_no_connection(
     assert async_to_sync(receive)(bystander, channel) == numbered(2)
 
 
-async def test_a_live_server_is_forked_from_a_process_that_used_the_layer(
-    script_arguments: tuple[str, str], tmp_path: Path
-) -> None:
-    """``ChannelsLiveServerTestCase``: its server and its client send to a consumer."""
-    path, options = script_arguments
+async def run_site(*words: str, **settings: str) -> str:
+    """Run Python in a process of its own, which must end well; return what it wrote."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "unittest", "tests.sync.live_site"),
-        env={
-            **script_environment(),
-            "SITE_LAYER": path,
-            "SITE_OPTIONS": options,
-            "SITE_DATABASE": str(tmp_path / "database"),
-        },
+        *(sys.executable, *words),
+        env={**script_environment(), **settings},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -93,7 +85,18 @@ async def test_a_live_server_is_forked_from_a_process_that_used_the_layer(
             process.kill()
             await process.wait()
     assert process.returncode == 0, output.decode()
-    assert "Ran 2 tests" in output.decode()
+    return output.decode()
+
+
+async def test_a_live_server_is_forked_from_a_process_that_used_the_layer(
+    script_arguments: tuple[str, str], tmp_path: Path
+) -> None:
+    """``ChannelsLiveServerTestCase``: its server and its client send to a consumer."""
+    path, options = script_arguments
+    database = str(tmp_path / "database")
+    words = ("-m", "unittest", "tests.sync.live_site")
+    output = await run_site(*words, SITE_LAYER=path, SITE_OPTIONS=options, SITE_DATABASE=database)
+    assert "Ran 2 tests" in output
 
 
 RELOADED = """
@@ -130,22 +133,10 @@ async def test_a_reload_of_the_development_server_ends_and_starts_the_portal(
     site = tmp_path / "site.py"
     site.write_text(RELOADED)
     path, options = script_arguments
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-X", "dev", str(site)),
-        env={**script_environment(), "SITE_LAYER": path, "SITE_OPTIONS": options},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), 50)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, output.decode()
+    output = await run_site("-X", "dev", str(site), SITE_LAYER=path, SITE_OPTIONS=options)
     assert (tmp_path / "runs").read_text() == "run\n" * 3
-    assert "Warning" not in output.decode()
-    assert "Traceback" not in output.decode()
+    assert "Warning" not in output
+    assert "Traceback" not in output
 
 
 @pytest.fixture(scope="session")
