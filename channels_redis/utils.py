@@ -361,10 +361,23 @@ async def _close_connections(pool: ConnectionPool) -> None:
     await asyncio.wait_for(pool.aclose(), _CLOSE_TIMEOUT_S)
 
 
+def nodes_of(client: RedisCluster) -> list[ClusterNode]:
+    """Return the servers that redis-py's client of a cluster may have connections to.
+
+    Once it has asked for the slots again, it sends to others than those that it lists and closes.
+    """
+    manager = client.nodes_manager
+    used = [node for nodes in manager.slots_cache.values() for node in nodes]
+    known = [*manager.nodes_cache.values(), *manager.startup_nodes.values(), *used]
+    return list({id(node): node for node in known}.values())
+
+
 async def _close_redis(client: Redis | RedisCluster) -> None:
     """Close a client and its pool, on every redis-py in range."""
     if isinstance(client, RedisCluster):
+        nodes = nodes_of(client)
         await client.aclose()
+        await asyncio.gather(*[node.disconnect() for node in nodes], return_exceptions=True)
         return
     await client.aclose(close_connection_pool=False)
     await close_pool(client.connection_pool)

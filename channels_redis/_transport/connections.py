@@ -22,6 +22,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from ..utils import nodes_of
 from .credentials import Credentials, renewals_of
 from .replies import short_way
 
@@ -291,7 +292,7 @@ def descriptors(pool: ConnectionPool) -> set[int]:
 def descriptors_of(client: Redis | RedisCluster) -> set[int]:
     """Return the file descriptors of all connections of a redis-py client."""
     if isinstance(client, RedisCluster):
-        return _descriptors([one for node in client.get_nodes() for one in node._connections])
+        return _descriptors([one for node in nodes_of(client) for one in node._connections])
     return descriptors(client.connection_pool)
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from redis.credentials import StreamingCredentialProvider
 from redis.exceptions import RedisError
 
+from ..utils import nodes_of
+
 if TYPE_CHECKING:
     from redis.asyncio import RedisCluster
 
@@ -103,7 +105,7 @@ class ClusterClient:
         self._run(self._present_everywhere(token), "renewal of credentials")
 
     async def _present_everywhere(self, token: Any) -> None:
-        for node in self._client.get_nodes():
+        for node in nodes_of(self._client):
             with contextlib.suppress(RedisError, OSError):
                 await node.re_auth_callback(token)
 

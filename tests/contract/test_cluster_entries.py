@@ -223,3 +223,27 @@ async def test_a_fork_knows_the_connections_of_the_users_own_client(
     client = layer.connection(0)
     await client.ping(target_nodes=client.ALL_NODES)
     assert len(layer._sessions.get().descriptors()) >= len(guarded.servers)
+
+
+async def test_all_connections_of_the_users_own_client_are_known_and_closed(
+    make_layer: Callable[..., Any], kind: str, guarded: ClusterSet, prefix: str
+) -> None:
+    """Also after redis-py has asked for the slots again, as it does after a lost connection."""
+    entry = {**guarded.host_entry(), "password": PASSWORD, "client_name": prefix}
+    layer = make_layer(kind, hosts=[entry])
+    client = layer.connection(0)
+
+    def connections() -> int:
+        listed = [server.command("CLIENT", "LIST").decode() for server in guarded.servers]
+        return sum(one.count(f"name={prefix} ") for one in listed)
+
+    async def use() -> None:
+        for number in range(30):
+            assert await client.zcard(f"nothing{number}") == 0
+
+    await use()
+    await client.nodes_manager.initialize()
+    await use()
+    assert len(layer._sessions.get().descriptors()) == connections()
+    await layer.close()
+    await wait_for(lambda: connections() == 0)
