@@ -110,8 +110,10 @@ class SentinelWatch:
     async def _look(self, sentinel: Redis) -> None:
         """See whether there was a switch while nobody listened."""
         known = self._pool.master_address
-        # Asked over a connection with redis-py's own time-out.
-        asking: Any = sentinel.sentinel_get_master_addr_by_name(self._pool.service_name)
+        # Asked over a connection with redis-py's own time-out, and by the command's name, as the
+        # method for it raises TypeError in redis-py 6.
+        question = "SENTINEL GET-MASTER-ADDR-BY-NAME", self._pool.service_name
+        asking: Any = sentinel.execute_command(*question)  # type: ignore[no-untyped-call]  # redis-py's annotations
         named: Any = await apart(asking, self._loop, "question to a Sentinel")
         if known is not None and _address(named) != _address(known):
             self._node.renew(SWITCHED)
