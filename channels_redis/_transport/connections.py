@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.asyncio import RedisCluster
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import (
     AuthenticationError,
@@ -22,7 +23,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from ..utils import nodes_of
+from .. import utils
 from .credentials import Credentials, renewals_of
 from .replies import short_way
 
@@ -39,6 +40,10 @@ T = TypeVar("T")
 
 #: Why a connection was given up whose server has been silent for too long.
 NO_ANSWER = "no answer within the time-out"
+
+#: How long a handshake over TLS may go on that nobody wants any more.  Where it is cancelled,
+#: asyncio and redis-py say TLS's farewell in the background, and the loop may end before that does.
+_HANDSHAKE_S = 1.0
 
 #: Error replies that redis-py raises as lost connections, though the connection lives on.
 _ERROR_REPLIES = (AuthenticationError, BusyLoadingError)
@@ -292,7 +297,7 @@ def descriptors(pool: ConnectionPool) -> set[int]:
 def descriptors_of(client: Redis | RedisCluster) -> set[int]:
     """Return the file descriptors of all connections of a redis-py client."""
     if isinstance(client, RedisCluster):
-        return _descriptors([one for node in nodes_of(client) for one in node._connections])
+        return _descriptors([one for node in utils.nodes_of(client) for one in node._connections])
     return descriptors(client.connection_pool)
 
 
@@ -355,17 +360,28 @@ async def _take_push(reply: Any) -> Any:
 
 async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:
     """End a dial that nobody wants any more, whether or not it succeeds meanwhile."""
-    dial.cancel()
+    tls = utils._is_subclass(pool.connection_class, SSLConnection)
+    limit = dial.get_loop().call_later(_HANDSHAKE_S if tls else 0, dial.cancel)
     try:
         await ended({dial})
     finally:
+        limit.cancel()
         if not dial.cancelled() and dial.exception() is None:
+            _hang_up([dial.result()])
             await dial.result().disconnect()
             await pool.release(dial.result())
         # Cancelled in its handshake, a connection lies in the pool with replies on their way to
         # it, which the next user would take for the replies to other commands.
+        _hang_up(pool._available_connections)
         with contextlib.suppress(Exception):
             await pool.disconnect(inuse_connections=False)
+
+
+def _hang_up(connections: Iterable[AbstractConnection]) -> None:
+    """Close sockets without the farewell of TLS, which waits for the server's."""
+    for connection in connections:
+        if connection._writer is not None:
+            connection._writer.transport.abort()
 
 
 def ignore(future: asyncio.Future[Any]) -> None:
