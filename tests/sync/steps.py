@@ -15,6 +15,9 @@ CHILDREN = 8
 GROUP = "everybody"
 LAST = -1
 WAYS = ("os.fork", "fork", "forkserver", "prefork pool")
+# See hosted.py.
+WORKERS = 3
+JOBS = 30
 
 
 def holdings() -> tuple[int, int]:
