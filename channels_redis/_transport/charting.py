@@ -17,7 +17,8 @@ from redis.exceptions import ConnectionError, NoPermissionError, RedisError, Res
 
 from .._slots import Address, Ranges, Remap, read_ranges
 from ..exceptions import ConfigurationError
-from .connections import Loop, ended
+from .connections import Loop
+from .tasks import ended
 
 #: How long one server is waited for before the next is asked too.
 STAGGER_S = 0.2

@@ -25,9 +25,10 @@ from ..exceptions import ConfigurationError
 from .charting import Chart, interview
 from .cluster_nodes import MOVED_AWAY, ClusterNode, Route, SlotNode
 from .commands import Command, Commands, is_ask
-from .connections import Loop, descriptors, forget, ignore, pack
+from .connections import Loop, descriptors, pack
 from .multiplexer import Multiplexer
 from .slotmap import SlotMap
+from .tasks import forget, ignore
 from .topology import RENEW_S, Node
 
 if TYPE_CHECKING:
@@ -155,11 +156,15 @@ class Cluster:
         """Publish something, by the kind of Pub/Sub that all use."""
         if not self.map.known:
             return self._publish_later(topic, payload)
+        if self.sharded:
+            mark = self._mark + next(self._published).to_bytes(8, "big")
+            command = pack("SPUBLISH", topic, mark + payload)
+        else:
+            command = pack("PUBLISH", topic, payload)
         commands = self.commands(topic)
-        if not self.sharded:
-            return commands.call(pack("PUBLISH", topic, payload))
-        mark = self._mark + next(self._published).to_bytes(8, "big")
-        return commands.call(pack("SPUBLISH", topic, mark + payload))
+        reply = commands.call(command)
+        commands.push()
+        return reply
 
     async def _publish_later(self, topic: str, payload: bytes) -> Any:
         await self.map.wait_until_known(self.connect_wait_s)

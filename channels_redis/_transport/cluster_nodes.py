@@ -20,7 +20,8 @@ from redis.exceptions import (
 
 from .._slots import Address
 from .commands import Command, Commands, is_ask, recognised
-from .connections import Wire, ended
+from .connections import Wire
+from .tasks import ended
 from .topology import Node, Redirected
 
 if TYPE_CHECKING:
@@ -258,3 +259,9 @@ class Route:
         command = Command(data, loop.create_future(), loop.time(), repeatable, self._slot)
         self._cluster.issue(command)
         return command.future
+
+    def push(self) -> None:
+        """Write what is queued for the server, if nothing is on its way."""
+        owner = self._cluster.owner(self._slot)
+        if owner is not None:
+            self._cluster.server(owner).multiplexer.push()

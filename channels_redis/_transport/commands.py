@@ -91,6 +91,12 @@ class Commands(Protocol):
         """Queue one packed command; return the future of its reply."""
         ...
 
+    def push(self) -> None:
+        """Write what is queued, not only at the end of the tick, if nothing is on its way.
+
+        Whoever waits for its replies alone gains a turn of the event loop.
+        """
+
 
 def recognised(reply: Exception) -> Exception:
     """Return a reply of a cluster in its own class, which some redis-py use in one client only."""

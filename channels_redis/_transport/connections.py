@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.connection import SSLConnection
@@ -25,7 +25,8 @@ from redis.exceptions import (
 
 from .. import utils
 from .credentials import Credentials, renewals_of
-from .replies import short_way
+from .replies import Take, short_way
+from .tasks import ended
 
 _pack_in_c: Callable[[tuple[Any, ...]], bytes] | None = None
 with contextlib.suppress(ImportError):  # an extra, which halves the time of packing
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection, ConnectionPool
 
 Loop = asyncio.AbstractEventLoop
-T = TypeVar("T")
 
 #: Why a connection was given up whose server has been silent for too long.
 NO_ANSWER = "no answer within the time-out"
@@ -195,12 +195,30 @@ class Wire:
         except (ResponseError, *_ERROR_REPLIES) as reply:
             return reply
         except (ConnectionError, OSError, EOFError, AttributeError) as error:
-            if self._reason:
-                raise ConnectionError(self._reason) from error
-            if isinstance(error, ConnectionError):
-                raise
-            # AttributeError: somebody closed the pool, and redis-py dropped its streams.
-            raise ConnectionError(f"connection lost: {error}") from error
+            self._raise_lost(error)
+
+    async def hand_over(self, take: Take) -> None:
+        """Call ``take`` with each reply, as soon as it is there, until ``take`` returns False.
+
+        Raises what ``take`` raises, and ``redis.exceptions.ConnectionError`` when the connection
+        is lost.
+        """
+        if self._replies is None:
+            while take(await self.read()):
+                pass
+            return
+        try:
+            await self._replies.hand_over(take)
+        except (ConnectionError, OSError) as error:
+            self._raise_lost(error)
+
+    def _raise_lost(self, error: Exception) -> NoReturn:
+        if self._reason:
+            raise ConnectionError(self._reason) from error
+        if isinstance(error, ConnectionError):
+            raise error
+        # AttributeError: somebody closed the pool, and redis-py dropped its streams.
+        raise ConnectionError(f"connection lost: {error}") from error
 
     async def ask(self, *args: bytes | str | int) -> Any:
         """Send one command on a connection that nobody else uses yet; return the reply."""
@@ -316,44 +334,6 @@ def _descriptor(transport: asyncio.BaseTransport) -> int | None:
     return sock.fileno() if sock is not None and sock.fileno() >= 0 else None
 
 
-def forget(task: asyncio.Task[Any]) -> None:
-    """Let a task go that can never end, as its loop was closed: nobody needs a log record."""
-    # The attribute by which asyncio keeps quiet about its own; uvloop's tasks are asyncio's.
-    task._log_destroy_pending = False  # type: ignore[attr-defined]  # not in the annotations
-
-
-async def apart(work: Coroutine[Any, Any, T], loop: Loop, purpose: str) -> T:
-    """Await something of redis-py's that has a time-out of its own, in a task of its own.
-
-    On Python 3.10, redis-py 5 may take a cancellation for the end of one of its time-outs, and go
-    on; whoever was cancelled would live for ever.
-    """
-    task: asyncio.Task[T] = loop.create_task(work, name=f"channels_redis {purpose}")
-    try:
-        await asyncio.wait({task})
-    except asyncio.CancelledError:
-        task.cancel()
-        await ended({task})
-        if not task.cancelled():
-            task.exception()
-        raise
-    return task.result()
-
-
-async def ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Return when tasks that were cancelled have ended: they may have connections to close, and
-    nobody else waits for them.  Who is cancelled meanwhile is so afterwards.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    while pending := {task for task in tasks if not task.done()}:
-        try:
-            await asyncio.wait(pending)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-
-
 async def _take_push(reply: Any) -> Any:
     return reply
 
@@ -382,9 +362,3 @@ def _hang_up(connections: Iterable[AbstractConnection]) -> None:
     for connection in connections:
         if connection._writer is not None:
             connection._writer.transport.abort()
-
-
-def ignore(future: asyncio.Future[Any]) -> None:
-    """Take note of an outcome that nobody needs, so that it is not complained about."""
-    if not future.cancelled():
-        future.exception()

@@ -20,7 +20,8 @@ from redis.exceptions import AuthenticationError, ConnectionError, RedisError
 
 from ..exceptions import ConnectionLost
 from .commands import Command, Commands, is_refusal
-from .connections import NO_ANSWER, Loop, Wire, forget, ignore, pack
+from .connections import NO_ANSWER, Loop, Wire, pack
+from .tasks import forget, ignore
 from .topology import RENEW_S, Node, backoff_s
 
 #: Bytes written and not yet answered, above which further commands wait for replies.
@@ -29,6 +30,9 @@ WINDOW_BYTES = 8 * 1024 * 1024
 #: Bytes of commands that wait to be written, above which further ones are refused: else senders
 #: that never await would fill the memory in an outage.
 BACKLOG_BYTES = 128 * 1024 * 1024
+
+#: More commands than this in one write are a crowd: the next ones will be one as well.
+CROWD = 4
 
 #: A reply that takes so long makes one wonder whether the server is still the one to ask.
 SUSPICIOUS_S = 1.0
@@ -49,6 +53,7 @@ class Multiplexer:
         self._backlog_bytes = 0
         self._in_flight_bytes = 0
         self._writing_due = False
+        self._crowded = False
         self._watch: asyncio.TimerHandle | None = None
         self._overdue: Command | None = None
         self._reauthentication: asyncio.Future[Any] | None = None
@@ -89,6 +94,11 @@ class Multiplexer:
         command = Command(data, self._loop.create_future(), self._loop.time(), repeatable)
         self.issue(command)
         return command.future
+
+    def push(self) -> None:
+        """Write what is queued, not only at the end of the tick, if nothing is on its way."""
+        if self._writing_due and not self._written and not self._crowded:
+            self._write_waiting()
 
     def issue(self, command: Command) -> None:
         """Queue a command, which may be an older one that comes from another server."""
@@ -184,6 +194,7 @@ class Multiplexer:
             self._in_flight_bytes += len(command.data)
             chunks.append(command.data)
         if chunks:
+            self._crowded = len(chunks) > CROWD
             self._wire.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
     async def _run(self) -> None:
@@ -236,16 +247,18 @@ class Multiplexer:
     async def _read_replies(self, wire: Wire) -> None:
         """Match replies to commands until the connection is lost or the node proves unfit."""
         try:
-            while True:
-                reply = await wire.read()
-                if not self._written:
-                    raise ConnectionError("a reply that nobody asked for")
-                self._settle(self._written.popleft(), reply)
-                if (self._refused or self._retiring) and not self._written:
-                    raise ConnectionError(self._trouble)
+            await wire.hand_over(self._take)
         except Exception as error:  # noqa: BLE001 (whatever it is, nobody may wait for ever)
             self._drop(error)
             await wire.close()
+
+    def _take(self, reply: Any) -> bool:
+        if not self._written:
+            raise ConnectionError("a reply that nobody asked for")
+        self._settle(self._written.popleft(), reply)
+        if (self._refused or self._retiring) and not self._written:
+            raise ConnectionError(self._trouble)
+        return True
 
     def _settle(self, command: Command, reply: Any) -> None:
         self._in_flight_bytes -= len(command.data)

@@ -17,9 +17,10 @@ from redis.exceptions import ConnectionError, RedisError
 from ..exceptions import ConfigurationError, ConnectionLost
 from . import scripts
 from .commands import Commands
-from .connections import NO_ANSWER, Deadline, Loop, Wire, forget, pack
+from .connections import NO_ANSWER, Deadline, Loop, Wire, pack
 from .multiplexer import SUSPICIOUS_S, look_after
 from .pops import DEPTH, Popped, Pops, Reply
+from .tasks import forget
 from .topology import RENEW_S, Node, Redirected, backoff_s
 
 #: How long a message of a general channel waits for the receive() that comes back.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -19,6 +20,9 @@ from redis.exceptions import ConnectionError, InvalidResponse
 
 if TYPE_CHECKING:
     from redis._parsers.base import BaseParser
+
+Take = Callable[[Any], bool]
+"""Takes one reply; tells whether it wants the next one."""
 
 _new_parser: Any = None
 with contextlib.suppress(ImportError):  # an extra
@@ -44,6 +48,7 @@ class Replies(asyncio.Protocol):
         self._arrived: deque[Any] = deque()
         self._lost: Exception | None = None
         self._reading: asyncio.Future[None] | None = None
+        self._take: Take | None = None
         self._stream: Any = transport.get_protocol()
         transport.set_protocol(self)
         # Whatever the stream was told of the end is not told again.
@@ -65,13 +70,35 @@ class Replies(asyncio.Protocol):
                 self._reading = None
         return self._arrived.popleft()
 
+    async def hand_over(self, take: Take) -> None:
+        """Call ``take`` with each reply as it arrives, with no task in between, until it wants
+        no more.  Raises what :meth:`read` raises, and what ``take`` does.
+        """
+        while self._arrived:
+            if not take(self._arrived.popleft()):
+                return
+        if self._lost is None:
+            self._take = take
+            self._reading = self._loop.create_future()
+            try:
+                await self._reading
+            finally:
+                self._reading = self._take = None
+        if self._lost is not None:
+            raise self._lost
+
     def data_received(self, data: bytes) -> None:
         """Parse what came, as far as it is complete."""
         self._parser.feed(data)
         try:
             while (reply := self._parser.gets()) is not False:
-                self._arrived.append(reply)
-        except InvalidResponse as error:
+                if self._take is None:
+                    self._arrived.append(reply)
+                elif not self._take(reply):
+                    self._take = None
+                    self._wake()
+        except Exception as error:  # noqa: BLE001 (its owner is the task that awaits the end)
+            self._take = None
             self._end(error)
             return
         if self._arrived:

@@ -83,7 +83,9 @@ class SingleServer:
 
     def publish(self, topic: str | bytes, payload: bytes) -> asyncio.Future[Any]:
         """Publish something."""
-        return self._multiplexer.call(pack(b"PUBLISH", topic, payload))
+        reply = self._multiplexer.call(pack(b"PUBLISH", topic, payload))
+        self._multiplexer.push()
+        return reply
 
     async def everywhere(self) -> list[Commands]:
         """Return what sends to each server that has keys."""

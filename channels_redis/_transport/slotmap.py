@@ -16,7 +16,8 @@ from .._outages import Health
 from .._slots import SLOTS, Address, Owners, Ranges, owners_of
 from ..exceptions import ConfigurationError, ConnectionLost
 from .charting import Chart, first_good
-from .connections import Loop, forget, ignore
+from .connections import Loop
+from .tasks import forget, ignore
 from .topology import backoff_s
 
 #: Between two questions for the map, at least.

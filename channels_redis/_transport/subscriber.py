@@ -19,9 +19,10 @@ from typing import Any
 from redis.exceptions import ConnectionError
 
 from ..exceptions import ConfigurationError, ConnectionLost
-from .connections import Loop, Wire, forget, ignore, pack
+from .connections import Loop, Wire, pack
 from .loopback import DEAF, Loopback
 from .subscriptions import AUTH, CLASSIC, SHARDED, Join, Publish, Sent, State, Topic, Topics, Verbs
+from .tasks import forget, ignore
 from .topology import Node, backoff_s
 
 #: How long a subscription waits that was refused, as the cluster is just being rearranged.
@@ -82,8 +83,8 @@ class Subscriber:
     @property
     def descriptors(self) -> list[int]:
         """The file descriptor of the connection, if there is one."""
-        descriptor = self._wire.descriptor if self._wire is not None else None
-        return [descriptor] if descriptor is not None else []
+        wire = self._wire
+        return [wire.descriptor] if wire is not None and wire.descriptor is not None else []
 
     async def subscribe(
         self, name: bytes, arrived: Callable[[], None], limit_s: float | None
@@ -94,10 +95,7 @@ class Subscriber:
         undone and never calls it.  Raises :class:`ConnectionLost` after ``limit_s`` seconds,
         :class:`ConfigurationError` where the server refuses.
         """
-        topic = self.topics.get(name)
-        if topic is None:
-            topic = self.topics[name] = Topic(self._verbs.slot(name))
-        topic.wanted = True
+        topic = self.topics.want(name, self._verbs)
         if topic.state is State.JOINED:
             arrived()
             return
@@ -232,19 +230,22 @@ class Subscriber:
                 await asyncio.sleep(backoff_s(self._failures - 1))
             self._wire = await self._node.dial()
             self._wire.renewed = self._authenticate
-            self._own_topic = self._new_own_topic()
             self._recovering = True
             self._changed.update(dict.fromkeys(self.topics))
             self.write_changes()
-            self._loopback.start()
+            self._watch_anew()
         while self.topics:
-            self._handle(await self._wire.read())
+            await self._wire.hand_over(self._take)
 
     def _authenticate(self, command: bytes) -> None:
         """Present new credentials; in RESP2 the server refuses, which comes to a new connection."""
         if self._wire is not None:
             self._sent.add(AUTH)
             self._wire.write(command)
+
+    def _take(self, reply: Any) -> bool:
+        self._handle(reply)
+        return bool(self.topics)
 
     def _handle(self, reply: Any) -> None:
         if isinstance(reply, list) and reply[0] == self._verbs.message:

@@ -150,6 +150,14 @@ class Topic:
 class Topics(dict[bytes, Topic]):
     """The topics of one subscriber."""
 
+    def want(self, name: bytes, verbs: Verbs) -> Topic:
+        """Return a topic that is wanted from now on, known before or not."""
+        topic = self.get(name)
+        if topic is None:
+            topic = self[name] = Topic(verbs.slot(name))
+        topic.wanted = True
+        return topic
+
     def change(self, names: Iterable[bytes], *, connected: bool) -> tuple[list[bytes], list[bytes]]:
         """Note what is to be subscribed and unsubscribed now, as the wishes differ; return both."""
         joining: list[bytes] = []

@@ -31,7 +31,8 @@ from .._outages import Health
 from .._tally import NodeTally
 from ..exceptions import ConfigurationError
 from .commands import Command, Commands, recognised
-from .connections import Loop, Wire, apart
+from .connections import Loop, Wire
+from .tasks import apart
 
 if TYPE_CHECKING:
     from collections import deque

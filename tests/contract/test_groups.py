@@ -171,6 +171,31 @@ async def test_many_joins_at_once_are_all_confirmed(layer: Any) -> None:
     assert got == [FIRST] * 200
 
 
+async def test_a_message_for_many_lets_others_run_meanwhile(layer: Any) -> None:
+    """A thousand consumers do not get it in one turn of the event loop, which serves others too."""
+    channels = await members(layer, 1000)
+    turns = 0
+    seen_at: set[int] = set()
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def consume(channel: str) -> None:
+        await layer.receive(channel)
+        seen_at.add(turns)
+
+    turning = asyncio.create_task(turn())
+    consumers = [asyncio.create_task(consume(channel)) for channel in channels]
+    await asyncio.sleep(0)
+    await layer.group_send("room", FIRST)
+    await bounded(asyncio.gather(*consumers))
+    turning.cancel()
+    assert len(seen_at) >= 5
+
+
 async def test_a_join_beside_a_leave_is_not_lost(layer: Any) -> None:
     """The last member leaves in the tick in which the next one joins."""
     for _ in range(20):

@@ -122,3 +122,19 @@ async def test_a_cancelled_waiter_does_not_strand_another_one_of_its_channel(
         await cancel(left.pop(doomed))
         await sender.send(channel, numbered(1))
         assert await asyncio.wait_for(left[0], 10) == numbered(1)
+
+
+async def test_a_waiter_that_leaves_while_a_crowd_is_woken_leaves_its_message_to_the_next(
+    make_layer: Callable[..., Any], kind: str
+) -> None:
+    """A message for 300 is in all mailboxes before the last of those who wait is woken."""
+    layer = make_layer(kind)
+    channels = [await layer.new_channel() for _ in range(300)]
+    for channel in channels:
+        await layer.group_add("room", channel)
+    first, *_ = [waiting(layer, channel) for channel in channels[:-1]]
+    leaving, staying = waiting(layer, channels[-1]), waiting(layer, channels[-1])
+    first.add_done_callback(lambda _: leaving.cancel())
+    await layer.group_send("room", numbered(0))
+    assert await asyncio.wait_for(staying, 10) == numbered(0)
+    assert leaving.cancelled()

@@ -139,15 +139,16 @@ def test_a_loop_that_is_abandoned_in_mid_flight_harms_no_other(
         listening.set()
         return await receive_numbers(layer, channels[0], total)
 
-    async def rush() -> list[asyncio.Task[Any]]:
+    async def rush(for_s: float) -> list[asyncio.Task[Any]]:
         channel = await layer.new_channel()
         for name in (channel, "work"):
             await layer.send(name, {})
             await receive(layer, name)
+        await layer.group_add("elsewhere", channel)
         works = [layer.receive(channel), layer.receive("work")]
         works += [layer.group_send("elsewhere", {}) for _ in range(20)]
         tasks = [forgotten(asyncio.create_task(work)) for work in works]
-        await asyncio.sleep(0)
+        await asyncio.sleep(for_s)
         return tasks
 
     with ThreadPoolExecutor(1) as pool:
@@ -157,7 +158,7 @@ def test_a_loop_that_is_abandoned_in_mid_flight_harms_no_other(
             layer.sync.group_send("room", numbered(number))
             if number % 20 == 0:
                 loop = new_loop()
-                loop.run_until_complete(rush())
+                loop.run_until_complete(rush(number * 2e-5))
                 loop.close()
         assert received.result(30) == list(range(total))
     for number in range(20):
@@ -310,3 +311,49 @@ def test_a_consumer_that_moves_between_loops_that_stand_still_gets_all_once(
     for loop in loops:
         loop.run_until_complete(layer.close())
         close_in_order(loop)
+
+
+def test_a_message_for_many_wakes_who_waits_elsewhere_though_the_loop_stops_that_brought_it(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], build: Callable[..., Any]
+) -> None:
+    """Who waits on the loop itself gets it when that runs again."""
+    layer = build()
+    loop = new_loop()
+
+    async def join() -> list[str]:
+        channels = [await layer.new_channel() for _ in range(300)]
+        for channel in channels:
+            await layer.group_add("room", channel)
+            await layer.send(channel, numbered(0))
+            assert await receive(layer, channel) == numbered(0)
+        return channels
+
+    async def consume(channel: str) -> Any:
+        message = await layer.receive(channel)
+        if channel == channels[0]:
+            loop.stop()
+        return message
+
+    async def wait_elsewhere(waits: threading.Event) -> Any:
+        asyncio.get_running_loop().call_later(0.05, waits.set)
+        return await receive(layer, channels[-1], 20)
+
+    async def wait_on_both(pool: ThreadPoolExecutor) -> tuple[Any, Any]:
+        waits = threading.Event()
+        here = asyncio.gather(*[consume(channel) for channel in channels[:-1]])
+        await asyncio.sleep(0)
+        elsewhere = pool.submit(asyncio.run, wait_elsewhere(waits))
+        await asyncio.to_thread(waits.wait)
+        return here, elsewhere
+
+    with ThreadPoolExecutor(1) as pool:
+        channels = loop.run_until_complete(join())
+        here, elsewhere = loop.run_until_complete(wait_on_both(pool))
+        sending = loop.create_task(layer.group_send("room", numbered(1)))
+        loop.run_forever()
+        assert elsewhere.result(20) == numbered(1)
+        assert loop.run_until_complete(here) == [numbered(1)] * (len(channels) - 1)
+        loop.run_until_complete(sending)
+    loop.run_until_complete(layer.close())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    close_in_order(loop)

@@ -1,10 +1,10 @@
--- Lists the channels of a group, after dropping those that joined too long ago.
+-- Drops the channels of a group that joined too long ago.
 --
 -- KEYS[1] group: sorted set of channel name -> unix time of joining in seconds
 -- ARGV[1] group_expiry_s: seconds after which a channel leaves, unless it joins again
 -- ARGV[2] sender_now_s: the sender's unix time in seconds, used only where TIME is refused
 --
--- Returns the full channel names, who joined first first
+-- Returns the number of channels that were dropped
 local group = KEYS[1]
 local group_expiry_s = tonumber(ARGV[1])
 local now_s = tonumber(ARGV[2])
@@ -14,5 +14,4 @@ if not time.err then
     now_s = tonumber(time[1]) + tonumber(time[2]) / 1000000
 end
 
-redis.call('ZREMRANGEBYSCORE', group, '-inf', string.format('%.17g', math.floor(now_s) - group_expiry_s))
-return redis.call('ZRANGE', group, 0, -1)
+return redis.call('ZREMRANGEBYSCORE', group, '-inf', string.format('%.17g', math.floor(now_s) - group_expiry_s))

@@ -1,0 +1,54 @@
+"""Tasks and futures whose end somebody has to see to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+Loop = asyncio.AbstractEventLoop
+T = TypeVar("T")
+
+
+def forget(task: asyncio.Task[Any]) -> None:
+    """Let a task go that can never end, as its loop was closed: nobody needs a log record."""
+    # The attribute by which asyncio keeps quiet about its own; uvloop's tasks are asyncio's.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # not in the annotations
+
+
+def ignore(future: asyncio.Future[Any]) -> None:
+    """Take note of an outcome that nobody needs, so that it is not complained about."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def apart(work: Coroutine[Any, Any, T], loop: Loop, purpose: str) -> T:
+    """Await something of redis-py's that has a time-out of its own, in a task of its own.
+
+    On Python 3.10, redis-py 5 may take a cancellation for the end of one of its time-outs, and go
+    on; whoever was cancelled would live for ever.
+    """
+    task: asyncio.Task[T] = loop.create_task(work, name=f"channels_redis {purpose}")
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        await ended({task})
+        if not task.cancelled():
+            task.exception()
+        raise
+    return task.result()
+
+
+async def ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Return when tasks that were cancelled have ended: they may have connections to close, and
+    nobody else waits for them.  Who is cancelled meanwhile is so afterwards.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while pending := {task for task in tasks if not task.done()}:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

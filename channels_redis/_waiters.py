@@ -1,0 +1,71 @@
+"""Those who wait for messages, on any event loop.  Knows no messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+Loop = asyncio.AbstractEventLoop
+
+#: One ``receive()`` that waits, on its own event loop.  Resolved with None when there may be a
+#: message to take, else with what to raise.
+Waiter = asyncio.Future["Exception | None"]
+
+
+def wake(waiter: Waiter, running: Loop | None, error: Exception | None = None) -> bool:
+    """Wake a waiter; ``running`` is the caller's loop.  False if the waiter's is closed."""
+    loop = waiter.get_loop()
+    if loop is running:
+        _resolve(waiter, error)
+        return True
+    try:
+        loop.call_soon_threadsafe(_resolve, waiter, error)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _resolve(waiter: Waiter, error: Exception | None) -> None:
+    if not waiter.done():
+        waiter.set_result(error)
+
+
+class Demand:
+    """How many wait for what one source (a queue's readers) brings, and on which loops.
+
+    ``wanted(loop)`` is called, without a lock, on the loop of the first one who waits.
+    """
+
+    __slots__ = ("_loops", "waiting", "wanted")
+
+    def __init__(self, wanted: Callable[[Loop], None]) -> None:
+        self.waiting = 0
+        self._loops: dict[Loop, int] = {}
+        self.wanted = wanted
+
+    def add(self, loop: Loop) -> bool:
+        """Count one who waits; tell whether nobody did before whose loop runs."""
+        loops = self._loops
+        here = loops[loop] = loops.get(loop, 0) + 1
+        if len(loops) == 1:
+            self.waiting = here
+            return here == 1
+        # Who waits on a loop that was closed bare never leaves by itself.
+        self._loops = {one: n for one, n in loops.items() if not one.is_closed()}
+        self.waiting = sum(self._loops.values())
+        return here == 1 and not any(one.is_running() for one in self._loops if one is not loop)
+
+    def remove(self, loop: Loop) -> None:
+        """Count one who waited."""
+        left = self._loops.get(loop, 0) - 1
+        if left < 0:
+            return
+        self.waiting -= 1
+        self._loops[loop] = left
+        if not left:
+            del self._loops[loop]
+
+    def loop(self) -> Loop | None:
+        """Return the open loop of one who waits, if there is any: best one that runs."""
+        loops = [loop for loop in tuple(self._loops) if not loop.is_closed()]
+        return next((loop for loop in loops if loop.is_running()), loops[0] if loops else None)
