@@ -215,19 +215,24 @@ class BaseRedisLayer(ObservedLayer):
             self._check_channel(name)
         return frozenset(names)
 
-    def _check_size(self, message: Any, wire_bytes: int | None = None) -> None:
-        """Raise :class:`MessageTooLarge` by the size of the user's message, before addresses
-        and encryption.  ``wire_bytes``, if known, is at least as large.
+    def _check_size(self, message: Any, wire_bytes: int) -> None:
+        """Raise :class:`MessageTooLarge` for a message that is ``wire_bytes`` long with all that
+        comes around it.
         """
-        if wire_bytes is not None and wire_bytes <= self.max_message_bytes:
-            return
-        pack = self._serializer.as_bytes if self._splits else self.serialize
-        size = len(pack(message))
-        if size > self.max_message_bytes:
+        if wire_bytes > self.max_message_bytes:
+            self._body(message)
+
+    def _body(self, message: Any) -> bytes:
+        """Return the user's message as bytes, without addresses and, where that can be done
+        apart, without encryption; raise :class:`MessageTooLarge` by its size.
+        """
+        body = self._serializer.as_bytes(message) if self._splits else self.serialize(message)
+        if len(body) > self.max_message_bytes:
             raise MessageTooLarge(
-                f"A message of {size} bytes is over the limit of {self.max_message_bytes}; "
+                f"A message of {len(body)} bytes is over the limit of {self.max_message_bytes}; "
                 "send a reference to the data, or raise the option max_message_bytes."
             )
+        return body
 
     def _for_many(self, message: Any) -> Item:
         """Return an item that each of many receivers can open."""

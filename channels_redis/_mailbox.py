@@ -125,14 +125,17 @@ class Mailboxes:
 
         ``running`` is the event loop that runs in this thread, here and below.
         """
-        self._append((box,), item, bounded)
-        self._wake_some([box], 0, running)
+        with self.lock:
+            self._append((box,), item, bounded)
+            if box.waiters:
+                self._wake_next(box, running)
 
     def put_all(self, boxes: Iterable[Mailbox], item: Any, running: Loop) -> None:
         """Append one message to many mailboxes in one pass, and wake those who wait."""
         boxes = list(boxes)
         self._append(boxes, item, True)
-        self._wake_elsewhere(boxes[WAKES:], running)
+        if len(boxes) > WAKES:
+            self._wake_elsewhere(boxes[WAKES:], running)
         self._wake_some(boxes, 0, running)
 
     def _append(self, boxes: Iterable[Mailbox], item: Any, bounded: bool) -> None:

@@ -127,10 +127,10 @@ class RedisChannelLayer(BaseRedisLayer):
         self._check_group(group)
         excluded = self._check_exclude(exclude)
         check_message(message)
-        self._check_size(message)
+        body = self._body(message)
         if self._splits and runs_no_user_code(self._serializer):
             # What comes back is plain, so the rest can be one step, wherever it runs.
-            plain = self._serializer.from_bytes(self._serializer.as_bytes(message))
+            plain = self._serializer.from_bytes(body)
             yield lambda session: self._send_to_group(session, group, plain, excluded)
             return
         members = yield lambda session: self._members(session, group)

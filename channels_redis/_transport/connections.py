@@ -275,25 +275,56 @@ class Wire:
 
 
 class Deadline:
-    """Calls ``missed`` after ``limit_s`` seconds, unless cancelled before.
+    """Calls ``missed`` when something has taken longer than ``limit_s`` seconds, time after time.
 
-    Where the loop itself was blocked for so long, what came meanwhile may still lie unread: a
-    second period, short, gives it the chance.
+    For most of what begins and ends, the loop's timers are left alone: the one that is set looks,
+    when it goes off, what it has to wait for by then.  Where the loop itself was blocked, what
+    came meanwhile may still lie unread: ``grace_s`` more seconds give it the chance.
     """
 
-    __slots__ = ("_handle",)
+    __slots__ = ("_due", "_grace_s", "_granted", "_limit_s", "_loop", "_missed", "_timer")
 
-    _GRACE_S = 1.0
+    def __init__(
+        self, loop: Loop, limit_s: float, missed: Callable[[], object], grace_s: float = 1.0
+    ) -> None:
+        self._loop = loop
+        self._limit_s = limit_s
+        self._missed = missed
+        self._grace_s = grace_s
+        self._due: float | None = None
+        self._granted = False
+        self._timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, loop: Loop, limit_s: float, missed: Callable[[], None]) -> None:
-        self._handle = loop.call_later(limit_s, self._second_chance, loop, missed)
+    def begin(self) -> None:
+        """Note that it begins now."""
+        self._due = self._loop.time() + self._limit_s
+        self._granted = False
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._due, self._check)
 
-    def _second_chance(self, loop: Loop, missed: Callable[[], None]) -> None:
-        self._handle = loop.call_later(self._GRACE_S, missed)
+    def end(self) -> None:
+        """Note that it has ended."""
+        self._due = None
 
     def cancel(self) -> None:
-        """Note that it was kept."""
-        self._handle.cancel()
+        """Note that nothing will begin any more."""
+        self._due = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self) -> None:
+        self._timer = None
+        if self._due is None:
+            return
+        now = self._loop.time()
+        if now >= self._due:
+            if self._granted or not self._grace_s:
+                self._missed()
+                return
+            self._granted = True
+            self._due = now + self._grace_s
+        self._timer = self._loop.call_at(self._due, self._check)
 
 
 def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[Any]]:

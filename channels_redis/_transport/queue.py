@@ -76,7 +76,11 @@ class QueueReader:
         self.loop = loop
         # In a cluster, what waits at a server from which the slot is moving away hears nothing.
         self._block_s = 1 if node.in_cluster else max(1, int(node.command_timeout_s / 2))
-        self._deadline_s = max(self._block_s + 1.0, node.command_timeout_s * 0.9)
+        limit_s = max(self._block_s + 1.0, node.command_timeout_s * 0.9)
+        self._deadlines = [Deadline(loop, limit_s, self._unanswered)]
+        if node.in_cluster:
+            doubt_s, suspect = self._block_s + SUSPICIOUS_S, partial(node.suspect, self)
+            self._deadlines.append(Deadline(loop, doubt_s, suspect, grace_s=0))
         self._wire: Wire | None = None
         self._client_id: int | None = None
         self._pops = Pops(owner.key, owner.expiry_s, self._block_s, specific=owner.specific)
@@ -250,6 +254,8 @@ class QueueReader:
         wire, self._wire = self._wire, None
         self._pops.reset()
         self._trouble = None
+        for deadline in self._deadlines:
+            deadline.cancel()
         if wire is not None:
             await wire.close()
 
@@ -269,18 +275,18 @@ class QueueReader:
             raise self._trouble
 
     async def _reply_in_time(self, wire: Wire) -> Any:
-        deadline = Deadline(self.loop, self._deadline_s, partial(wire.abort, NO_ANSWER))
-        doubt: asyncio.TimerHandle | None = None
-        if self._node.in_cluster:
-            doubt_s = self._block_s + SUSPICIOUS_S
-            doubt = self.loop.call_later(doubt_s, self._node.suspect, self)
+        for deadline in self._deadlines:
+            deadline.begin()
         try:
             return await self._reply(wire)
         finally:
-            deadline.cancel()
-            if doubt is not None:
-                doubt.cancel()
-                self._node.trust(self)
+            for deadline in self._deadlines:
+                deadline.end()
+            self._node.trust(self)
+
+    def _unanswered(self) -> None:
+        if self._wire is not None:
+            self._wire.abort(NO_ANSWER)
 
     async def _reply(self, wire: Wire) -> Any:
         """Read a reply.  A cancellation stops the reader, but not before it has its replies."""
