@@ -28,7 +28,7 @@ class Costs:
     #: Core: one message into a queue and out again, with its reader's next pop.
     queued_us: float = 20.3
     #: Core: reading one member of a group, and sending and taking its name.
-    member_us: float = 0.62
+    member_us: float = 0.29
     #: Pubsub: one publication, for itself and for each connection that gets it.
     publish_us: float = 4.0
     push_us: float = 4.5
@@ -37,7 +37,7 @@ class Costs:
     wake_up_us: float = 55.0
     #: Classic Pub/Sub in a cluster: one publication at each of the other servers.
     bus_us: float = 5.0
-    delivery_us: float = 6.0
+    delivery_us: float = 4.2
     connection_bytes: float = 38_500
     #: On the server: a member of a group (core), a channel of a consumer (pubsub).
     member_bytes: float = 210
@@ -128,11 +128,11 @@ def group_message(site: Site, costs: Costs = MEASURED) -> Work:
     """The work of a message to one group."""
     if site.layer == "pubsub":
         return _published(site, site.spread, costs)
-    # The members go to the sender, and in frames to the processes.
+    # The members, asked for with two commands, go to the sender, and in frames to the processes.
     names = 2 * site.members * costs.name_bytes
     reading_us = site.members * costs.member_us
     return Work(
-        commands=1 + 2 * site.spread,
+        commands=2 + 2 * site.spread,
         server_us=reading_us + site.spread * costs.queued_us,
         sent_bytes=names + site.spread * (site.message_bytes + costs.frame_bytes),
         script_us=reading_us,

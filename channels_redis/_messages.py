@@ -12,13 +12,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 from ._keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY
+from ._plain import is_flat
 from .exceptions import InvalidMessage
 from .serializers import BaseMessageSerializer, JSONSerializer, MsgPackSerializer
 
 Message = dict[str, Any]
-
-#: What a copy of a dict may share with the dict.
-_UNCHANGEABLE = frozenset({str, int, float, bool, bytes, type(None)})
 
 #: Messages that are known again, per process-specific queue or subscriber.
 REMEMBERED = 10_000
@@ -84,14 +82,10 @@ class PackedOnce(Packed):
             return self._flat.copy()
         message = self._unpack(self._data)
         # Most messages have one receiver, who would look in vain.
-        if self._opened and _is_flat(message):
+        if self._opened and is_flat(message):
             self._flat = message.copy()
         self._opened = True
         return message
-
-
-def _is_flat(message: Any) -> bool:
-    return isinstance(message, dict) and _UNCHANGEABLE.issuperset(map(type, message.values()))
 
 
 class Original:

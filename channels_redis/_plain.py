@@ -1,4 +1,4 @@
-"""What the values that neither msgpack nor JSON carries travel as."""
+"""Which values are as plain as can be, and what those travel as that no format carries."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ import uuid
 from typing import Any
 
 from django.utils.functional import Promise
+
+#: What every format carries, and nobody can change.
+_ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
+_KEYS = frozenset({str, bytes})
+
+
+def is_flat(message: Any) -> bool:
+    """Tell whether a message is a dict of atoms: text, numbers, bytes, True, False and None."""
+    return (
+        type(message) is dict
+        and _KEYS.issuperset(map(type, message))
+        and _ATOMS.issuperset(map(type, message.values()))
+    )
 
 
 def encode_default(value: Any) -> Any:

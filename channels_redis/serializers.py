@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-from ._plain import encode_default
+from ._plain import encode_default, is_flat
 from .exceptions import ConfigurationError, SerializationError
 
 __all__ = [
@@ -35,6 +35,9 @@ __all__ = [
 #: A hook for values that a format does not carry: returns what to send instead, or raises
 #: ``TypeError`` for a value that it does not know either.  As ``json.dumps(default=...)``.
 Default = Callable[[Any], Any]
+
+#: From here on it is quicker to look whether a message is flat than to unpack it again.
+_LARGE_BYTES = 10_000
 
 _PATH_STEPS = 20
 _KEY_CHARACTERS_SHOWN = 40
@@ -212,7 +215,8 @@ class MsgPackSerializer(BaseMessageSerializer):
         data: bytes = msgpack.packb(value, *args, **options)
         # Unpacking, as receivers will, is the cheapest proof that they can: a check of all keys
         # in Python takes as long and says less.  What a subclass unpacks, it alone knows.
-        if type(self).from_bytes is MsgPackSerializer.from_bytes:
+        plainly = len(data) > _LARGE_BYTES and not args and len(options) == 1 and is_flat(value)
+        if not plainly and type(self).from_bytes is MsgPackSerializer.from_bytes:
             msgpack.unpackb(data)
         return data
 

@@ -10,30 +10,18 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Awaitable, Callable, Iterable
-from functools import cache
 from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.utils.module_loading import import_string
 
-from tests.sync.steps import GROUP, WORKERS
-
-#: Far above what a worker needs to start; who waits longer has waited in vain.
-BOUND_S = 40
+from tests.sync.steps import GROUP
 
 layer = import_string(os.environ["HOSTED_LAYER"])(**json.loads(os.environ["HOSTED_OPTIONS"]))
 imported_in = os.getpid()
 layer.sync.send("warm-up", {"n": 0})
-all_workers = multiprocessing.get_context("fork").Barrier(WORKERS)
-
-
-@cache
-def join_in() -> None:
-    """Hold the first job of a process until every process has one: else one may do them all."""
-    all_workers.wait(BOUND_S)
 
 
 async def hear_oneself() -> Any:
@@ -51,7 +39,6 @@ def report(number: int, heard: Any) -> dict[str, Any]:
 
 def work(number: int) -> None:
     """A job as a synchronous view or a task does it."""
-    join_in()
     layer.sync.group_send(GROUP, report(number, async_to_sync(hear_oneself)()))
 
 
@@ -69,7 +56,6 @@ async def asgi(
 ) -> None:
     """The same on the event loop of a worker."""
     assert scope["type"] == "http"  # The server may do without a lifespan.
-    join_in()
     number = int(scope["query_string"])
     await layer.group_send(GROUP, report(number, await hear_oneself()))
     headers = [(b"content-length", b"0")]

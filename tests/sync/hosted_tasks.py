@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+from functools import cache
 from typing import Any
 
 from celery import Celery
 from celery.signals import worker_ready
 
 from tests.sync.hosted import work
-from tests.sync.steps import JOBS, WORKERS
+from tests.sync.steps import BOUND_S, JOBS, WORKERS
 
 folder = os.environ["HOSTED_FOLDER"]
 app = Celery("tests.sync.hosted_tasks", broker="filesystem://")
@@ -27,7 +29,20 @@ app.conf.update(
     worker_send_task_events=False,
     worker_enable_remote_control=False,
 )
-job = app.task(work, name="job")
+all_workers = multiprocessing.get_context("fork").Barrier(WORKERS)
+
+
+@cache
+def join_in() -> None:
+    """Hold the first job of a process until every process has one: else one may do them all."""
+    all_workers.wait(BOUND_S)
+
+
+@app.task  # type: ignore[untyped-decorator]  # Celery has no annotations
+def job(number: int) -> None:
+    """A job in a pool."""
+    join_in()
+    work(number)
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]  # Celery has no annotations

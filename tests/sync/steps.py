@@ -18,6 +18,7 @@ WAYS = ("os.fork", "fork", "forkserver", "prefork pool")
 # See hosted.py.
 WORKERS = 3
 JOBS = 30
+BOUND_S = 40
 
 
 def holdings() -> tuple[int, int]:
