@@ -154,3 +154,60 @@ async def test_redis_py_reads_where_there_is_something_only_it_knows() -> None:
     for connection in (own, behind):
         assert short_way(connection, loop) is None
         connection._writer = None
+
+
+async def test_replies_are_handed_over_as_they_arrive_until_no_more_is_wanted() -> None:
+    """What follows is read by whoever reads next, though the connection has ended meanwhile."""
+    connection, _ = connected(asyncio.get_running_loop())
+    replies = Replies(connection, asyncio.get_running_loop())
+    replies.data_received(b":1\r\n")
+    taken: list[int] = []
+
+    def take(reply: int) -> bool:
+        taken.append(reply)
+        return reply < 3
+
+    handing = asyncio.create_task(replies.hand_over(take))
+    await asyncio.sleep(0)
+    replies.data_received(b":2\r\n:3\r\n:4\r\n")
+    assert taken == [1, 2, 3]
+    replies.connection_lost(None)
+    await handing
+    assert await replies.read() == 4
+    with pytest.raises(redis.exceptions.ConnectionError):
+        await replies.hand_over(take)
+    connection._writer = None
+
+
+async def test_what_goes_wrong_with_a_reply_is_raised_in_the_task_that_waits() -> None:
+    """Not in the event loop, which nobody watches."""
+    connection, _ = connected(asyncio.get_running_loop())
+    replies = Replies(connection, asyncio.get_running_loop())
+    handing = asyncio.create_task(replies.hand_over(lambda reply: 1 // reply > 0))
+    await asyncio.sleep(0)
+    replies.data_received(b":1\r\n:0\r\n:1\r\n")
+    with pytest.raises(ZeroDivisionError):
+        await handing
+    connection._writer = None
+
+
+async def test_a_cancelled_hand_over_loses_nothing() -> None:
+    """The next one gets the replies that come in between."""
+    connection, _ = connected(asyncio.get_running_loop())
+    replies = Replies(connection, asyncio.get_running_loop())
+    taken: list[int] = []
+
+    def take(reply: int) -> bool:
+        taken.append(reply)
+        return reply < 3
+
+    handing = asyncio.create_task(replies.hand_over(take))
+    await asyncio.sleep(0)
+    replies.data_received(b":1\r\n")
+    handing.cancel()
+    await asyncio.wait({handing})
+    replies.data_received(b":2\r\n:3\r\n")
+    assert taken == [1]
+    await replies.hand_over(take)
+    assert taken == [1, 2, 3]
+    connection._writer = None

@@ -47,7 +47,8 @@ class Replies(asyncio.Protocol):
         self._parser = _new_parser(protocolError=InvalidResponse, replyError=errors.parse_error)
         self._arrived: deque[Any] = deque()
         self._lost: Exception | None = None
-        self._reading: asyncio.Future[None] | None = None
+        # True where whoever takes replies wants no more.
+        self._reading: asyncio.Future[bool] | None = None
         self._take: Take | None = None
         self._stream: Any = transport.get_protocol()
         transport.set_protocol(self)
@@ -81,11 +82,12 @@ class Replies(asyncio.Protocol):
             self._take = take
             self._reading = self._loop.create_future()
             try:
-                await self._reading
+                if await self._reading:
+                    return
             finally:
                 self._reading = self._take = None
-        if self._lost is not None:
-            raise self._lost
+        assert self._lost is not None  # nothing else ends the wait
+        raise self._lost
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, as far as it is complete."""
@@ -96,7 +98,7 @@ class Replies(asyncio.Protocol):
                     self._arrived.append(reply)
                 elif not self._take(reply):
                     self._take = None
-                    self._wake()
+                    self._wake(enough=True)
         except Exception as error:  # noqa: BLE001 (its owner is the task that awaits the end)
             self._take = None
             self._end(error)
@@ -121,9 +123,9 @@ class Replies(asyncio.Protocol):
         self._lost = self._lost or error
         self._wake()
 
-    def _wake(self) -> None:
+    def _wake(self, *, enough: bool = False) -> None:
         if self._reading is not None and not self._reading.done():
-            self._reading.set_result(None)
+            self._reading.set_result(enough)
 
 
 def short_way(connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -> Replies | None:
