@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,17 +157,23 @@ async def test_redis_py_reads_where_there_is_something_only_it_knows() -> None:
         connection._writer = None
 
 
+def up_to_three(taken: list[int]) -> Callable[[int], bool]:
+    """Takes replies into ``taken``, and wants no more after a 3."""
+
+    def take(reply: int) -> bool:
+        taken.append(reply)
+        return reply < 3
+
+    return take
+
+
 async def test_replies_are_handed_over_as_they_arrive_until_no_more_is_wanted() -> None:
     """What follows is read by whoever reads next, though the connection has ended meanwhile."""
     connection, _ = connected(asyncio.get_running_loop())
     replies = Replies(connection, asyncio.get_running_loop())
     replies.data_received(b":1\r\n")
     taken: list[int] = []
-
-    def take(reply: int) -> bool:
-        taken.append(reply)
-        return reply < 3
-
+    take = up_to_three(taken)
     handing = asyncio.create_task(replies.hand_over(take))
     await asyncio.sleep(0)
     replies.data_received(b":2\r\n:3\r\n:4\r\n")
@@ -196,11 +203,7 @@ async def test_a_cancelled_hand_over_loses_nothing() -> None:
     connection, _ = connected(asyncio.get_running_loop())
     replies = Replies(connection, asyncio.get_running_loop())
     taken: list[int] = []
-
-    def take(reply: int) -> bool:
-        taken.append(reply)
-        return reply < 3
-
+    take = up_to_three(taken)
     handing = asyncio.create_task(replies.hand_over(take))
     await asyncio.sleep(0)
     replies.data_received(b":1\r\n")
