@@ -125,10 +125,8 @@ class Mailboxes:
 
         ``running`` is the event loop that runs in this thread, here and below.
         """
-        with self.lock:
-            self._append((box,), item, bounded)
-            if box.waiters:
-                self._wake_next(box, running)
+        self._append((box,), item, bounded)
+        self._wake_some([box], 0, running)
 
     def put_all(self, boxes: Iterable[Mailbox], item: Any, running: Loop) -> None:
         """Append one message to many mailboxes in one pass, and wake those who wait."""

@@ -7,6 +7,7 @@ import copy
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -214,3 +215,17 @@ async def test_log_records_carry_their_facts(
     assert records["node_lost"].node == records["node_back"].node == node
     assert records["node_lost"].reason
     assert records["node_back"].outage_s > 0
+
+
+async def test_a_callback_of_a_dropped_message_is_called_without_a_lock(
+    make_layer: Make,
+) -> None:
+    """It may wait for a thread that uses the layer."""
+    layer = make_layer("core", capacity=1)
+    buffer = layer.receive_buffer[await layer.new_channel()]
+    buffer.put_nowait({"n": 0})
+    with ThreadPoolExecutor(1) as pool:
+        seen: list[int] = []
+        layer.on_event(lambda event: seen.append(pool.submit(layer.stats).result(5).buffered))
+        buffer.put_nowait({"n": 1})
+    assert seen == [1]

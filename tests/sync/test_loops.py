@@ -313,15 +313,19 @@ def test_a_consumer_that_moves_between_loops_that_stand_still_gets_all_once(
         close_in_order(loop)
 
 
+@pytest.mark.parametrize("behind", [False, True], ids=["alone", "behind another"])
 def test_a_message_for_many_wakes_who_waits_elsewhere_though_the_loop_stops_that_brought_it(
-    new_loop: Callable[[], asyncio.AbstractEventLoop], build: Callable[..., Any]
+    new_loop: Callable[[], asyncio.AbstractEventLoop], build: Callable[..., Any], behind: bool
 ) -> None:
-    """Who waits on the loop itself gets it when that runs again."""
+    """Also behind another one, who waited on that loop and was cancelled before its turn.  Who
+    waits there gets it when the loop runs again.
+    """
     layer = build()
     loop = new_loop()
+    leaving: list[asyncio.Task[Any]] = []
 
     async def join() -> list[str]:
-        channels = [await layer.new_channel() for _ in range(300)]
+        channels = [await layer.new_channel() for _ in range(600)]
         for channel in channels:
             await layer.group_add("room", channel)
             await layer.send(channel, numbered(0))
@@ -331,7 +335,10 @@ def test_a_message_for_many_wakes_who_waits_elsewhere_though_the_loop_stops_that
     async def consume(channel: str) -> Any:
         message = await layer.receive(channel)
         if channel == channels[0]:
-            loop.stop()
+            for task in leaving:
+                task.cancel()
+            # In the next turn, in which who was cancelled leaves.
+            loop.call_soon(loop.stop)
         return message
 
     async def wait_elsewhere(waits: threading.Event) -> Any:
@@ -341,6 +348,8 @@ def test_a_message_for_many_wakes_who_waits_elsewhere_though_the_loop_stops_that
     async def wait_on_both(pool: ThreadPoolExecutor) -> tuple[Any, Any]:
         waits = threading.Event()
         here = asyncio.gather(*[consume(channel) for channel in channels[:-1]])
+        if behind:
+            leaving.append(loop.create_task(layer.receive(channels[-1])))
         await asyncio.sleep(0)
         elsewhere = pool.submit(asyncio.run, wait_elsewhere(waits))
         await asyncio.to_thread(waits.wait)
