@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 from redis.asyncio.connection import Connection, SSLConnection
 
+from channels_redis._transport import connections
 from channels_redis._transport.connections import Wire
 
 
@@ -67,3 +69,20 @@ async def test_a_handshake_over_tls_that_does_not_end_is_cancelled() -> None:
     dialling.cancel()
     await asyncio.wait({dialling})
     assert pool.outcome == "cancelled"
+
+
+async def test_a_handshake_over_tls_may_succeed_though_the_loop_was_blocked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the server said meanwhile is read in the very turn in which the time is up."""
+    monkeypatch.setattr(connections, "_HANDSHAKE_S", 0.05)
+    pool: Any = Pool(SSLConnection)
+    loop = asyncio.get_running_loop()
+    dialling = asyncio.ensure_future(Wire.open(pool, loop, 5))
+    await pool.begun.wait()
+    dialling.cancel()
+    await asyncio.sleep(0.01)
+    time.sleep(0.1)
+    loop.call_soon(pool.ready.set)
+    await asyncio.wait({dialling})
+    assert pool.outcome == "connected, released"

@@ -41,8 +41,8 @@ Loop = asyncio.AbstractEventLoop
 #: Why a connection was given up whose server has been silent for too long.
 NO_ANSWER = "no answer within the time-out"
 
-#: How long a handshake over TLS may go on that nobody wants any more.  Where it is cancelled,
-#: asyncio and redis-py say TLS's farewell in the background, and the loop may end before that does.
+#: How long a handshake over TLS may go on that nobody wants any more.  Where it is cancelled as it
+#: succeeds, asyncio says TLS's farewell in the background, and the loop may end before that does.
 _HANDSHAKE_S = 1.0
 
 #: Error replies that redis-py raises as lost connections, though the connection lives on.
@@ -371,8 +371,11 @@ async def _take_push(reply: Any) -> Any:
 
 async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:
     """End a dial that nobody wants any more, whether or not it succeeds meanwhile."""
-    tls = utils._is_subclass(pool.connection_class, SSLConnection)
-    limit = dial.get_loop().call_later(_HANDSHAKE_S if tls else 0, dial.cancel)
+    limit = Deadline(dial.get_loop(), _HANDSHAKE_S, dial.cancel)
+    if utils._is_subclass(pool.connection_class, SSLConnection):
+        limit.begin()
+    else:
+        dial.cancel()
     try:
         await ended({dial})
     finally:
