@@ -24,5 +24,9 @@ BOUND_S = 40
 def holdings() -> tuple[int, int]:
     """Return the numbers of open file descriptors and of threads of this process."""
     gc.collect()
+    # asgiref drops the executor of each call, and does not wait for its thread to end.
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor-"):
+            thread.join(timeout=1)
     listing = "/proc/self/fd" if Path("/proc/self/fd").exists() else "/dev/fd"
     return len(os.listdir(listing)), threading.active_count()
