@@ -1,7 +1,7 @@
 """All short commands of one event loop to one node, pipelined on one connection.
 
-Commands issued in one tick leave in one write; replies are matched in order; nobody holds a
-lock around a round trip.  What may be sent again after a loss is decided here:
+Commands issued in one tick leave in one write, or in few; replies are matched in order; nobody
+holds a lock around a round trip.  What may be sent again after a loss is decided here:
 
 * never written, or refused by the server (see :func:`.commands.is_refusal`): it did not run,
   and is sent on the next connection, for at most ``connect_wait_s`` seconds;
@@ -33,6 +33,10 @@ BACKLOG_BYTES = 128 * 1024 * 1024
 
 #: More commands than this in one write are a crowd: the next ones will be one as well.
 CROWD = 4
+
+#: Bytes of commands that wait to be written, above which they are, though the tick goes on: the
+#: server runs them while others are made.
+PIECE_BYTES = 12 * 1024
 
 #: A reply that takes so long makes one wonder whether the server is still the one to ask.
 SUSPICIOUS_S = 1.0
@@ -118,7 +122,9 @@ class Multiplexer:
             waiting.append(command)
         if self._task is None:
             self._start()
-        if self._wire is not None and not self._writing_due:
+        if self._wire is not None and self._backlog_bytes > PIECE_BYTES:
+            self._write_waiting()
+        elif self._wire is not None and not self._writing_due:
             self._writing_due = True
             self._loop.call_soon(self._write_waiting)
         if self._watch is None:

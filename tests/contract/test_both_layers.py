@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from channels_redis._keyspace import Keyspace
+from channels_redis.testing.servers import wait_until
 from tests.contract.steps import (
     ALSO_BEHIND_SENTINEL,
     HELLO,
@@ -293,6 +296,25 @@ async def test_any_number_of_senders_at_once(build: Any) -> None:
         for message in messages
     ]
     assert sorted(got) == list(range(300))
+
+
+async def test_a_crowd_of_messages_leaves_while_the_last_of_them_are_made(
+    make_layer: Callable[..., Any], kind: str, prefix: str, server: Any
+) -> None:
+    """The server works on the first ones meanwhile, though the loop has not turned."""
+    queue = Keyspace(prefix).queue("work")
+
+    def late(value: Any) -> str:
+        wait_until(lambda: server.command("ZCARD", queue) >= 10, "reached by ten messages", 5)
+        return "late"
+
+    layer = make_layer(kind, serializer_default=late)
+    await layer.send("work", {"value": "first"})
+    assert await receive(layer, "work") == {"value": "first"}
+    values = [*range(30), object()]
+    await asyncio.gather(*(layer.send("work", {"value": value}) for value in values))
+    got = await receive_many(layer, "work", len(values))
+    assert [message["value"] for message in got] == [*range(30), "late"]
 
 
 async def test_a_message_outlives_the_process_that_sent_it(
