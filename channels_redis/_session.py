@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -39,13 +39,12 @@ MIN_SWEEP_S = 0.05
 
 
 class Frame(NamedTuple):
-    """A group message for one queue, which serves ``members`` of the group's channels."""
+    """A group message for one queue."""
 
     shard: int
     name: str
     member: bytes
     capacity: int
-    members: int
 
 
 def failure_of(outcomes: list[bool | Exception]) -> Exception | None:
@@ -186,18 +185,20 @@ class Session:
         """Add a message to a queue; False if the queue is full."""
         return self._added(shard, await self._issue(shard, name, member, capacity))
 
-    async def enqueue_all(self, frames: list[Frame]) -> list[bool | Exception]:
+    async def enqueue_all(self, frames: Iterable[Frame]) -> list[bool | Exception]:
         """Add messages to many queues, all in one tick; tell which were added, or why not."""
-        issued = [self._issue(one.shard, one.name, one.member, one.capacity) for one in frames]
+        issued: list[tuple[int, scripts.Running]] = []
         outcomes: list[bool | Exception] = []
         try:
-            for frame, running in zip(frames, issued, strict=True):
+            for frame in frames:
+                issued.append((frame.shard, self._issue(*frame)))
+            for shard, running in issued:
                 try:
-                    outcomes.append(self._added(frame.shard, await running))
+                    outcomes.append(self._added(shard, await running))
                 except COMMAND_ERRORS as error:
                     outcomes.append(error)
         finally:
-            for running in issued[len(outcomes) :]:
+            for _, running in issued[len(outcomes) :]:
                 running.cancel()
         return outcomes
 

@@ -133,16 +133,17 @@ class RedisChannelLayer(BaseRedisLayer):
             plain = self._serializer.from_bytes(body)
             yield lambda session: self._send_to_group(session, group, plain, excluded)
             return
-        members = yield lambda session: self._members(session, group)
-        frames = self._frames(message, without(members, excluded))
-        yield lambda session: self._send_frames(session, group, frames)
+        members = without((yield lambda session: self._members(session, group)), excluded)
+        # All of it is made here, where user code runs.
+        frames = list(self._frames(message, members))
+        yield lambda session: self._send_frames(session, group, frames, len(members))
 
     async def _send_to_group(
         self, session: Session, group: str, message: Message, excluded: frozenset[str]
     ) -> None:
-        members = await self._members(session, group)
-        frames = self._frames(message, without(members, excluded))
-        await self._send_frames(session, group, frames)
+        members = without(await self._members(session, group), excluded)
+        # The server runs the first ones while the last are made.
+        await self._send_frames(session, group, self._frames(message, members), len(members))
 
     async def _members(self, session: Session, group: str) -> list[str]:
         key = self._group_key(group)
@@ -150,27 +151,22 @@ class RedisChannelLayer(BaseRedisLayer):
         members = await scripts.members(node, key, self.group_expiry)
         return [member.decode("utf-8", "replace") for member in members]
 
-    def _frames(self, message: Message, members: list[str]) -> list[Frame]:
-        """Return what to send to the members of a group: one frame per queue."""
+    def _frames(self, message: Message, members: list[str]) -> Iterator[Frame]:
+        """Yield what to send to the members of a group: one frame per queue."""
         by_queue: dict[str, list[str]] = {}
         for channel in members:
             by_queue.setdefault(non_local_name(channel), []).append(channel)
-        return [
-            Frame(
-                self.consistent_hash(name),
-                name,
-                self._member({**message, ADDRESS_KEY: channels}),
-                self._largest_capacity(channels),
-                len(channels),
-            )
-            for name, channels in by_queue.items()
-        ]
+        for name, channels in by_queue.items():
+            member = self._member({**message, ADDRESS_KEY: channels})
+            capacity = self._largest_capacity(channels)
+            yield Frame(self.consistent_hash(name), name, member, capacity)
 
-    async def _send_frames(self, session: Session, group: str, frames: list[Frame]) -> None:
+    async def _send_frames(
+        self, session: Session, group: str, frames: Iterable[Frame], members: int
+    ) -> None:
         outcomes = await session.enqueue_all(frames)
         full = sum(outcome is False for outcome in outcomes)
         if full:
-            members = sum(frame.members for frame in frames)
             self._report(GroupOverCapacity(group, full, members))
         failure = failure_of(outcomes)
         if failure is not None:
