@@ -43,7 +43,7 @@ FLOORS = [
     ["_transport.topology"],
     ["_transport.commands"],
     ["_transport.connections", "_transport.subscriptions"],
-    ["_transport.replies", "_transport.credentials", "_transport.tasks"],
+    ["_transport.replies", "_transport.credentials", "_transport.packing", "_transport.tasks"],
     ["utils", "_mailbox", "_messages", "_outages"],
     ["events"],
     ["_keyspace", "_waiters", "_events", "_tally", "_hosts", "_options", "_slots", "serializers"],

@@ -25,8 +25,9 @@ from ..exceptions import ConfigurationError
 from .charting import Chart, interview
 from .cluster_nodes import MOVED_AWAY, ClusterNode, Route, SlotNode
 from .commands import Command, Commands, is_ask
-from .connections import Loop, descriptors, pack
+from .connections import Loop, descriptors
 from .multiplexer import Multiplexer
+from .packing import pack
 from .slotmap import SlotMap
 from .tasks import forget, ignore
 from .topology import RENEW_S, Node

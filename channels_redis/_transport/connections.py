@@ -25,12 +25,9 @@ from redis.exceptions import (
 
 from .. import utils
 from .credentials import Credentials, renewals_of
+from .packing import pack
 from .replies import Take, short_way
 from .tasks import ended
-
-_pack_in_c: Callable[[tuple[Any, ...]], bytes] | None = None
-with contextlib.suppress(ImportError):  # an extra, which halves the time of packing
-    from hiredis import pack_command as _pack_in_c
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -47,23 +44,6 @@ _HANDSHAKE_S = 1.0
 
 #: Error replies that redis-py raises as lost connections, though the connection lives on.
 _ERROR_REPLIES = (AuthenticationError, BusyLoadingError)
-
-
-def pack(*args: bytes | str | int | float) -> bytes:
-    """Return a command as it is written: an array of bulk strings (RESP2 and RESP3).
-
-    Commands are packed by their callers, before there is a connection.
-    """
-    if _pack_in_c is not None:
-        return _pack_in_c(args)
-    parts = [b"*%d\r\n" % len(args)]
-    for arg in args:
-        if isinstance(arg, str):
-            arg = arg.encode()
-        elif not isinstance(arg, bytes):
-            arg = repr(arg).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(arg), arg))
-    return b"".join(parts)
 
 
 class Wire:

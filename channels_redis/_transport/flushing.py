@@ -10,7 +10,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from .._keyspace import Keyspace
 from .commands import Commands
-from .connections import pack
+from .packing import pack
 
 _SCAN_COUNT = 1000
 

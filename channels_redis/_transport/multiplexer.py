@@ -20,7 +20,8 @@ from redis.exceptions import AuthenticationError, ConnectionError, RedisError
 
 from ..exceptions import ConnectionLost
 from .commands import Command, Commands, is_refusal
-from .connections import NO_ANSWER, Loop, Wire, pack
+from .connections import NO_ANSWER, Loop, Wire
+from .packing import pack
 from .tasks import forget, ignore
 from .topology import RENEW_S, Node, backoff_s
 

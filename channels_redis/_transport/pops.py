@@ -17,7 +17,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError
 
 from . import scripts
-from .connections import pack
+from .packing import pack
 
 #: Blocking pops on their way to a process-specific queue while messages flow, at most.
 DEPTH = 8

@@ -17,8 +17,9 @@ from redis.exceptions import ConnectionError, RedisError
 from ..exceptions import ConfigurationError, ConnectionLost
 from . import scripts
 from .commands import Commands
-from .connections import NO_ANSWER, Deadline, Loop, Wire, pack
+from .connections import NO_ANSWER, Deadline, Loop, Wire
 from .multiplexer import SUSPICIOUS_S, look_after
+from .packing import pack
 from .pops import DEPTH, Popped, Pops, Reply
 from .tasks import forget
 from .topology import RENEW_S, Node, Redirected, backoff_s

@@ -16,7 +16,7 @@ from typing import Any, cast
 from redis.exceptions import NoPermissionError, NoScriptError
 
 from .commands import Commands
-from .connections import pack
+from .packing import pack
 from .tasks import ignore
 
 Arg = bytes | str | int | float

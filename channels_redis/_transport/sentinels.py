@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ConnectionError
 
-from .connections import NO_ANSWER, Loop, Wire, pack
+from .connections import NO_ANSWER, Loop, Wire
+from .packing import pack
 from .tasks import apart, forget
 from .topology import Node
 

@@ -14,7 +14,8 @@ from typing import Any
 from .._slots import Address, slot_of
 from .cluster import MARK_BYTES, Cluster
 from .cluster_nodes import AnyNode
-from .connections import Loop, pack
+from .connections import Loop
+from .packing import pack
 from .subscriber import Subscriber
 from .subscriptions import CLASSIC, SHARDED, Verbs
 from .topology import Node

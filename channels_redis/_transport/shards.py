@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from .commands import Commands
-from .connections import Loop, pack
+from .connections import Loop
 from .multiplexer import Multiplexer
+from .packing import pack
 from .sentinels import SentinelWatch, watch_sentinels
 from .topology import Node
 

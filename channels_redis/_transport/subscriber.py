@@ -19,8 +19,9 @@ from typing import Any
 from redis.exceptions import ConnectionError
 
 from ..exceptions import ConfigurationError, ConnectionLost
-from .connections import Loop, Wire, pack
+from .connections import Loop, Wire
 from .loopback import DEAF, Loopback
+from .packing import pack
 from .subscriptions import AUTH, CLASSIC, SHARDED, Join, Publish, Sent, State, Topic, Topics, Verbs
 from .tasks import forget, ignore
 from .topology import Node, backoff_s
@@ -365,9 +366,8 @@ class Subscriber:
 
     def _ask_again(self) -> None:
         names, self._postponed = self._postponed, set()
-        for name in names:
-            if name in self.topics:
-                self._request(name)
+        for name in names & self.topics.keys():
+            self._request(name)
 
     async def _lose(self, error: Exception) -> None:
         """Let the connection go; everything has to be subscribed anew."""
