@@ -125,6 +125,39 @@ async def test_what_is_no_protocol_is_an_end() -> None:
     connection._writer = None
 
 
+async def test_a_sender_goes_on_before_the_reader_whose_message_came_with_its_reply() -> None:
+    """The server has its next command to work on, while the message is dealt with."""
+    loop = asyncio.get_running_loop()
+    wires = [connected(loop)[0] for _ in range(2)]
+    receiving, sending = (Replies(wire, loop) for wire in wires)
+    sent = loop.create_future()
+    order = []
+
+    def replied(reply: Any) -> bool:
+        sent.set_result(reply)
+        return False
+
+    async def send() -> None:
+        await sent
+        order.append("sent")
+
+    async def receive() -> None:
+        order.append(await receiving.read())
+
+    tasks = [
+        asyncio.create_task(send()),
+        asyncio.create_task(receive()),
+        asyncio.create_task(sending.hand_over(replied)),
+    ]
+    await asyncio.sleep(0)
+    receiving.data_received(b"+received\r\n")
+    sending.data_received(b":1\r\n")
+    await asyncio.wait(tasks)
+    assert order == ["sent", b"received"]
+    for wire in wires:
+        wire._writer = None
+
+
 async def test_a_cancelled_read_loses_nothing() -> None:
     """The next one gets the reply that was on its way."""
     connection, _ = connected(asyncio.get_running_loop())

@@ -60,6 +60,9 @@ class Replies(asyncio.Protocol):
     async def read(self) -> Any:
         """Return the next reply.  Raises ``redis.exceptions.RedisError`` or ``OSError`` when the
         connection is lost, after all replies that came before.
+
+        Who waits is woken a turn of the loop after those to whom replies are handed over: senders
+        go on first, and the server works while a reader deals with messages.
         """
         while not self._arrived:
             if self._lost is not None:
@@ -98,13 +101,13 @@ class Replies(asyncio.Protocol):
                     self._arrived.append(reply)
                 elif not self._take(reply):
                     self._take = None
-                    self._wake(enough=True)
+                    _resolve(self._reading, True)
         except Exception as error:  # noqa: BLE001 (its owner is the task that awaits the end)
             self._take = None
             self._end(error)
             return
-        if self._arrived:
-            self._wake()
+        if self._arrived and self._reading is not None:
+            self._loop.call_soon(_resolve, self._reading, False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let the reader know, and the stream, whose end redis-py awaits."""
@@ -121,11 +124,12 @@ class Replies(asyncio.Protocol):
 
     def _end(self, error: Exception) -> None:
         self._lost = self._lost or error
-        self._wake()
+        _resolve(self._reading, False)
 
-    def _wake(self, *, enough: bool = False) -> None:
-        if self._reading is not None and not self._reading.done():
-            self._reading.set_result(enough)
+
+def _resolve(reading: asyncio.Future[bool] | None, enough: bool) -> None:
+    if reading is not None and not reading.done():
+        reading.set_result(enough)
 
 
 def short_way(connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -> Replies | None:
