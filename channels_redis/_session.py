@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -185,20 +185,18 @@ class Session:
         """Add a message to a queue; False if the queue is full."""
         return self._added(shard, await self._issue(shard, name, member, capacity))
 
-    async def enqueue_all(self, frames: Iterable[Frame]) -> list[bool | Exception]:
+    async def enqueue_all(self, frames: list[Frame]) -> list[bool | Exception]:
         """Add messages to many queues, all in one tick; tell which were added, or why not."""
-        issued: list[tuple[int, scripts.Running]] = []
+        issued = [self._issue(*frame) for frame in frames]
         outcomes: list[bool | Exception] = []
         try:
-            for frame in frames:
-                issued.append((frame.shard, self._issue(*frame)))
-            for shard, running in issued:
+            for frame, running in zip(frames, issued, strict=True):
                 try:
-                    outcomes.append(self._added(shard, await running))
+                    outcomes.append(self._added(frame.shard, await running))
                 except COMMAND_ERRORS as error:
                     outcomes.append(error)
         finally:
-            for _, running in issued[len(outcomes) :]:
+            for running in issued[len(outcomes) :]:
                 running.cancel()
         return outcomes
 

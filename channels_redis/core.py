@@ -134,15 +134,13 @@ class RedisChannelLayer(BaseRedisLayer):
             yield lambda session: self._send_to_group(session, group, plain, excluded)
             return
         members = without((yield lambda session: self._members(session, group)), excluded)
-        # All of it is made here, where user code runs.
-        frames = list(self._frames(message, members))
+        frames = self._frames(message, members)
         yield lambda session: self._send_frames(session, group, frames, len(members))
 
     async def _send_to_group(
         self, session: Session, group: str, message: Message, excluded: frozenset[str]
     ) -> None:
         members = without(await self._members(session, group), excluded)
-        # The server runs the first ones while the last are made.
         await self._send_frames(session, group, self._frames(message, members), len(members))
 
     async def _members(self, session: Session, group: str) -> list[str]:
@@ -151,18 +149,23 @@ class RedisChannelLayer(BaseRedisLayer):
         members = await scripts.members(node, key, self.group_expiry)
         return [member.decode("utf-8", "replace") for member in members]
 
-    def _frames(self, message: Message, members: list[str]) -> Iterator[Frame]:
-        """Yield what to send to the members of a group: one frame per queue."""
+    def _frames(self, message: Message, members: list[str]) -> list[Frame]:
+        """Return what to send to the members of a group: one frame per queue."""
         by_queue: dict[str, list[str]] = {}
         for channel in members:
             by_queue.setdefault(non_local_name(channel), []).append(channel)
-        for name, channels in by_queue.items():
-            member = self._member({**message, ADDRESS_KEY: channels})
-            capacity = self._largest_capacity(channels)
-            yield Frame(self.consistent_hash(name), name, member, capacity)
+        return [
+            Frame(
+                self.consistent_hash(name),
+                name,
+                self._member({**message, ADDRESS_KEY: channels}),
+                self._largest_capacity(channels),
+            )
+            for name, channels in by_queue.items()
+        ]
 
     async def _send_frames(
-        self, session: Session, group: str, frames: Iterable[Frame], members: int
+        self, session: Session, group: str, frames: list[Frame], members: int
     ) -> None:
         outcomes = await session.enqueue_all(frames)
         full = sum(outcome is False for outcome in outcomes)

@@ -46,3 +46,12 @@ def test_a_command_is_written_as_the_protocol_says(
         message = b"x" * large
         written = pack(*[given_ for given_, _ in pairs], message)
     assert parsed(written) == [*[arrives for _, arrives in pairs], message]
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_what_serializers_may_return_is_written_as_it_is(
+    kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Python packs."""
+    monkeypatch.setattr(packing, "_pack_in_c", None)
+    assert parsed(pack("PUBLISH", kind(b"\x00message"))) == [b"PUBLISH", b"\x00message"]

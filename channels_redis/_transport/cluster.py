@@ -29,7 +29,7 @@ from .connections import Loop, descriptors
 from .multiplexer import Multiplexer
 from .packing import pack
 from .slotmap import SlotMap
-from .tasks import forget, ignore
+from .tasks import begun, forget, ignore, turn
 from .topology import RENEW_S, Node
 
 if TYPE_CHECKING:
@@ -199,8 +199,7 @@ class Cluster:
             multiplexer = self.server(target, asked=True).multiplexer
             allowed = self.loop.create_future()
             allowed.add_done_callback(ignore)
-            multiplexer.issue(Command(pack("ASKING"), allowed, command.asked_at, True))
-            multiplexer.issue(command)
+            multiplexer.issue(Command(pack("ASKING"), allowed, command.asked_at, True), command)
         else:
             self.issue(command)
 
@@ -313,14 +312,15 @@ class Cluster:
             self.health.gone(server.multiplexer)
             client = self._clients.pop(address, None)
             name = f"channels_redis farewell {address[0]}:{address[1]}"
-            task = self.loop.create_task(self._end(server, client), name=name)
+            task = begun(self._end(server, client), self.loop, name)
             self._ends.add(task)
             task.add_done_callback(self._ends.discard)
 
     async def _end(self, server: Server, client: Redis | None) -> None:
         """Close the connections to a server once what is under way has had its chance."""
-        server.multiplexer.renew(MOVED_AWAY)
         try:
+            await turn()
+            server.multiplexer.renew(MOVED_AWAY)
             # Readers take as long, and have their connections from the same pool.
             await asyncio.sleep(2 * RENEW_S)
             server.multiplexer.hand_on()

@@ -177,6 +177,10 @@ class Wire:
         except (ConnectionError, OSError, EOFError, AttributeError) as error:
             self._raise_lost(error)
 
+    def arrived(self) -> list[Any]:
+        """Return the replies that nobody has read and that need no wait."""
+        return self._replies.arrived() if self._replies is not None else []
+
     async def hand_over(self, take: Take) -> None:
         """Call ``take`` with each reply, as soon as it is there, until ``take`` returns False.
 

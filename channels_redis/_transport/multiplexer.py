@@ -22,7 +22,7 @@ from ..exceptions import ConnectionLost
 from .commands import Command, Commands, is_refusal
 from .connections import NO_ANSWER, Loop, Wire
 from .packing import pack
-from .tasks import forget, ignore
+from .tasks import begun, forget, ignore, turn
 from .topology import RENEW_S, Node, backoff_s
 
 #: Bytes written and not yet answered, above which further commands wait for replies.
@@ -105,15 +105,22 @@ class Multiplexer:
         if self._writing_due and not self._written and not self._crowded:
             self._write_waiting()
 
-    def issue(self, command: Command) -> None:
-        """Queue a command, which may be an older one that comes from another server."""
-        if self._closed:
-            command.fail(self._lost("the layer was closed", maybe_executed=False))
-            return
+    def issue(self, *commands: Command) -> None:
+        """Queue commands that nothing must come between, which may be older ones that come from
+        another server.
+        """
+        reason = "the layer was closed" if self._closed else ""
         if self._backlog_bytes > BACKLOG_BYTES:
             reason = f"{len(self._unwritten)} commands wait to be sent already"
-            command.fail(self._lost(reason, maybe_executed=False))
-            return
+        for command in commands:
+            if reason:
+                command.fail(self._lost(reason, maybe_executed=False))
+            else:
+                self._queue(command)
+        if not reason:
+            self._have_written()
+
+    def _queue(self, command: Command) -> None:
         self._backlog_bytes += command.size_bytes
         waiting = self._unwritten
         if waiting and waiting[-1].asked_at > command.asked_at:
@@ -121,6 +128,9 @@ class Multiplexer:
             waiting.insert(len(waiting) - later, command)
         else:
             waiting.append(command)
+
+    def _have_written(self) -> None:
+        """See to it that what waits is written, at the latest at the end of the tick."""
         if self._task is None:
             self._start()
         if self._wire is not None and self._backlog_bytes > PIECE_BYTES:
@@ -181,7 +191,7 @@ class Multiplexer:
 
     def _start(self) -> None:
         name = f"channels_redis multiplexer {self._node.health.node}"
-        self._task = self._loop.create_task(self._run(), name=name)
+        self._task = begun(self._run(), self._loop, name)
 
     def _write_waiting(self) -> None:
         """Write what waits, in one piece, as far as the window is open."""
@@ -206,6 +216,7 @@ class Multiplexer:
 
     async def _run(self) -> None:
         try:
+            await turn()
             # After a failure it goes on alone: who waits for messages wants to know the end.
             while self.pending or self._wire is not None or self._failures:
                 if self._wire is None:
@@ -262,7 +273,14 @@ class Multiplexer:
     def _take(self, reply: Any) -> bool:
         if not self._written:
             raise ConnectionError("a reply that nobody asked for")
-        self._settle(self._written.popleft(), reply)
+        command = self._written.popleft()
+        try:
+            self._settle(command, reply)
+        except Exception as error:
+            # A user's address_remap, asked where a refused command is to go.
+            reason = f"{type(error).__name__}: {error}"
+            command.fail(self._lost(reason, maybe_executed=False))
+            raise
         if (self._refused or self._retiring) and not self._written:
             raise ConnectionError(self._trouble)
         return True
@@ -281,11 +299,10 @@ class Multiplexer:
                 self._refused.append(command)
                 return
             command.fail(self._node.explain(reply))
-            if not self._node.health.proven:
-                return
         elif not command.future.done():
             command.future.set_result(reply)
-        if self._failures or not self._node.health.settled:
+        proof = self._node.health.proven or not isinstance(reply, Exception)
+        if proof and (self._failures or not self._node.health.settled):
             self._failures = 0
             self._node.health.works(self)
         if self._unwritten and not self._writing_due:

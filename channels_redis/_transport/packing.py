@@ -30,7 +30,8 @@ def pack(*args: bytes | str | int | float) -> bytes:
     for arg in args:
         if isinstance(arg, str):
             arg = arg.encode()
-        elif not isinstance(arg, bytes):
+        elif isinstance(arg, (int, float)):
             arg = repr(arg).encode()
+        # What is left is bytes, or a bytearray or memoryview of a user's serializer.
         parts += (b"$%d\r\n" % len(arg), arg, b"\r\n")
     return b"".join(parts)

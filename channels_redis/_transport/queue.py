@@ -21,7 +21,7 @@ from .connections import NO_ANSWER, Deadline, Loop, Wire
 from .multiplexer import SUSPICIOUS_S, look_after
 from .packing import pack
 from .pops import DEPTH, Popped, Pops, Reply
-from .tasks import forget
+from .tasks import begun, forget, turn
 from .topology import RENEW_S, Node, Redirected, backoff_s
 
 #: How long a message of a general channel waits for the receive() that comes back.
@@ -96,7 +96,7 @@ class QueueReader:
         self._unblocking: asyncio.Task[None] | None = None
         self._helpers: set[asyncio.Task[None]] = set()
         name = f"channels_redis reader {owner.key}"
-        self.task = loop.create_task(self._run(), name=name)
+        self.task = begun(self._run(), loop, name)
         node.users.add(self)
 
     @property
@@ -181,6 +181,9 @@ class QueueReader:
         self._stopping = True
         wire, self._wire = self._wire, None
         if wire is not None:
+            for reply in wire.arrived():
+                with contextlib.suppress(RuntimeError):  # of timers, as the loop is closed
+                    self._take(self._pops.take(reply, self.loop.time()))
             wire.abandon()
         for task in (self.task, *self._helpers):
             forget(task)
@@ -190,6 +193,7 @@ class QueueReader:
 
     async def _run(self) -> None:
         try:
+            await turn()
             while self._pops.pending or await self._wanted():
                 await self._work()
             if self._failures and not self._leaving:
@@ -303,7 +307,9 @@ class QueueReader:
         """Hand over what a reply brought, before anything else is awaited."""
         if reply.error is not None:
             # Other replies may be on their way and bring messages: they are read first.
-            self._trouble = _explained(self._node, reply.error)
+            explained = self._node.explain(reply.error)
+            lost = explained is reply.error
+            self._trouble = ConnectionError(str(reply.error)) if lost else explained
             return
         if self._failures or not self._node.health.settled:
             self._failures = 0
@@ -325,15 +331,14 @@ class QueueReader:
         held, more = self._owner.reclaim(self, now if self._stopping else now - HOLD_S)
         self._hold = self.loop.call_later(HOLD_S / 2, self._give_back) if more else None
         if held:
-            self._returning = self._help(self._put_back(held), "put back")
+            owner = self._owner
+            sending = scripts.put_back(self._multiplexer, owner.key, owner.expiry_s, held)
+            self._returning = self._help(self._put_back(held, sending), "put back")
 
-    async def _put_back(self, held: list[Popped]) -> None:
+    async def _put_back(self, held: list[Popped], sending: asyncio.Future[Any]) -> None:
         owner = self._owner
-        sending = self.loop.create_task(
-            scripts.put_back(self._multiplexer, owner.key, owner.expiry_s, held),
-            name=f"channels_redis put back {owner.key}",
-        )
         try:
+            await turn()
             await asyncio.shield(sending)
         except (RedisError, ConfigurationError) as error:
             maybe_executed = isinstance(error, ConnectionLost) and error.maybe_executed
@@ -345,7 +350,6 @@ class QueueReader:
         except asyncio.CancelledError:
             await asyncio.wait({sending}, timeout=STOP_S)
             sending.cancel()
-            await asyncio.wait({sending})
             if sending.cancelled() or sending.exception() is not None:
                 owner.dropped("put_back", len(held))
             raise
@@ -355,6 +359,7 @@ class QueueReader:
         limit = self.loop.call_later(STOP_S, wire.abort)
         server = self._node.same_server(self._multiplexer)
         try:
+            await turn()
             while self._pops.pending and self._client_id is not None:
                 command = pack("CLIENT", "UNBLOCK", self._client_id)
                 if not await server.call(command):
@@ -369,7 +374,7 @@ class QueueReader:
 
     def _help(self, coroutine: Any, purpose: str) -> asyncio.Task[None]:
         name = f"channels_redis {purpose} {self._owner.key}"
-        task: asyncio.Task[None] = self.loop.create_task(coroutine, name=name)
+        task: asyncio.Task[None] = begun(coroutine, self.loop, name)
         self._helpers.add(task)
         task.add_done_callback(self._helpers.discard)
         return task
@@ -392,9 +397,3 @@ class QueueReader:
         finally:
             self._node.health.gone(self)
             self._owner.ended(self)
-
-
-def _explained(node: Node, reply: Exception) -> Exception:
-    """Return what an error reply to a pop means: a lost node, or a server that can't serve."""
-    explained = node.explain(reply)
-    return ConnectionError(str(reply)) if explained is reply else explained

@@ -74,6 +74,12 @@ class Replies(asyncio.Protocol):
                 self._reading = None
         return self._arrived.popleft()
 
+    def arrived(self) -> list[Any]:
+        """Return the replies that nobody has read."""
+        arrived = list(self._arrived)
+        self._arrived.clear()
+        return arrived
+
     async def hand_over(self, take: Take) -> None:
         """Call ``take`` with each reply as it arrives, with no task in between, until it wants
         no more.  Raises what :meth:`read` raises, and what ``take`` does.

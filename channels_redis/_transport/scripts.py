@@ -7,6 +7,7 @@ as EVAL: a refused EVALSHA did certainly not run.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Generator, Iterable
@@ -64,7 +65,7 @@ def is_hash_refused(reply: BaseException) -> bool:
 class Running:
     """A script on its way: issued when this is made, and awaited for its result."""
 
-    __slots__ = ("_args", "_future", "_node", "_repeatable", "_script", "ran_late")
+    __slots__ = ("_args", "_node", "_repeatable", "_script", "future", "ran_late")
 
     def __init__(
         self, node: Commands, script: Script, *args: Arg, repeatable: bool = False
@@ -80,12 +81,12 @@ class Running:
             form = script.by_hash
         # Commands run in order, so those that follow may go by the hash from now on.
         node.loaded.add(script)
-        self._future = node.call(form(*args), repeatable)
+        self.future = node.call(form(*args), repeatable)
 
     def __await__(self) -> Generator[Any, None, Any]:
         self._node.push()
         try:
-            return (yield from self._future)
+            return (yield from self.future)
         except (NoScriptError, NoPermissionError) as refusal:
             if not is_hash_refused(refusal):
                 raise
@@ -95,8 +96,8 @@ class Running:
 
     def cancel(self) -> None:
         """Ask for no result any more; take the command back if it was not yet written."""
-        if not self._future.get_loop().is_closed():
-            self._future.cancel()
+        if not self.future.get_loop().is_closed():
+            self.future.cancel()
 
 
 def send(node: Commands, queue: str, member: bytes, expiry_s: float, capacity: int) -> Running:
@@ -113,12 +114,15 @@ def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:
     return form(queue, limit, BATCH_BYTES, expiry_s, time.time())
 
 
-async def put_back(
+def put_back(
     node: Commands, queue: str, expiry_s: float, messages: Iterable[tuple[bytes, bytes]]
-) -> None:
-    """Give ``(member, score)`` pairs back to their queue."""
+) -> asyncio.Future[Any]:
+    """Give ``(member, score)`` pairs back to their queue.
+
+    Always an EVAL: where a loop is about to end there may be no time for a second try.
+    """
     pairs = [part for member, score in messages for part in (score, member)]
-    await Running(node, _PUT_BACK, queue, expiry_s, *pairs)
+    return node.call(_PUT_BACK.by_source(queue, expiry_s, *pairs))
 
 
 async def join(node: Commands, group: bytes, channel: str, group_expiry_s: float) -> None:
@@ -136,9 +140,13 @@ async def members(node: Commands, group: bytes, group_expiry_s: float) -> list[b
         pruned = Running(node, _PRUNE, group, group_expiry_s, time.time(), repeatable=True)
         listed = node.call(pack(b"ZRANGE", group, 0, -1), True)
         listed.add_done_callback(ignore)  # where the wait for the first one ends otherwise
+        answered: list[asyncio.Future[Any]] = []
+        for future in (pruned.future, listed):
+            future.add_done_callback(answered.append)
         await pruned
         names: list[bytes] = await listed
-        if not pruned.ran_late:
+        # One that was refused runs late: as EVAL, or at the server that is the primary by now.
+        if not pruned.ran_late and answered[0] is pruned.future:
             return names
 
 

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError
 
 from .connections import NO_ANSWER, Loop, Wire
 from .packing import pack
-from .tasks import apart, forget
+from .tasks import apart, begun, forget, turn
 from .topology import Node
 
 if TYPE_CHECKING:
@@ -67,10 +67,11 @@ class SentinelWatch:
 
     def _start(self) -> None:
         name = f"channels_redis sentinel watch {self._node.health.node}"
-        self._task = self._loop.create_task(self._run(), name=name)
+        self._task = begun(self._run(), self._loop, name)
 
     async def _run(self) -> None:
         try:
+            await turn()
             while True:
                 for sentinel in tuple(self._pool.sentinel_manager.sentinels):
                     await self._try(sentinel)

@@ -18,6 +18,7 @@ from .connections import Loop
 from .packing import pack
 from .subscriber import Subscriber
 from .subscriptions import CLASSIC, SHARDED, Verbs
+from .tasks import begun, ended, turn
 from .topology import Node
 
 #: Names that are tried for a topic in the slots of one server.
@@ -109,7 +110,8 @@ class ClusterSubscriber:
         self._cluster.health.gone(self)
         if self._moving is not None:
             self._moving.cancel()
-        await asyncio.gather(*self._ends, *[one.aclose() for one in self._subscribers])
+        await asyncio.gather(*[one.aclose() for one in self._subscribers])
+        await ended(self._ends)
 
     def abandon(self) -> None:
         """Let go after the loop was closed without warning."""
@@ -182,11 +184,16 @@ class ClusterSubscriber:
 
     def _end(self, subscriber: Subscriber) -> None:
         self._cluster.health.gone(subscriber)
-        task = self._loop.create_task(
-            subscriber.aclose(), name="channels_redis subscriber's farewell"
-        )
+        task = begun(_farewell(subscriber), self._loop, "channels_redis subscriber's farewell")
         self._ends.add(task)
         task.add_done_callback(self._ends.discard)
+
+
+async def _farewell(subscriber: Subscriber) -> None:
+    try:
+        await turn()
+    finally:
+        await subscriber.aclose()
 
 
 def _nowhere(slot: int) -> bool:

@@ -17,7 +17,7 @@ from .._slots import SLOTS, Address, Owners, Ranges, owners_of
 from ..exceptions import ConfigurationError, ConnectionLost
 from .charting import Chart, first_good
 from .connections import Loop
-from .tasks import forget, ignore
+from .tasks import begun, forget, ignore, turn
 from .topology import backoff_s
 
 #: Between two questions for the map, at least.
@@ -85,7 +85,7 @@ class SlotMap:
         self._stale = True
         if self._task is None and not self._closed:
             name = f"channels_redis map of {self._health.node}"
-            self._task = self._loop.create_task(self._run(), name=name)
+            self._task = begun(self._run(), self._loop, name)
 
     def suffer(self, reason: str) -> None:
         """Take note that the cluster, or a part of it, serves nobody, until a map shows it well."""
@@ -154,6 +154,7 @@ class SlotMap:
 
     async def _run(self) -> None:
         try:
+            await turn()
             while self._stale or self._surveyor.waiting or self._troubled:
                 self._stale = False
                 await self._learn()

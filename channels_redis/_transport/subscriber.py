@@ -23,7 +23,7 @@ from .connections import Loop, Wire
 from .loopback import DEAF, Loopback
 from .packing import pack
 from .subscriptions import AUTH, CLASSIC, SHARDED, Join, Publish, Sent, State, Topic, Topics, Verbs
-from .tasks import forget, ignore
+from .tasks import begun, forget, ignore, turn
 from .topology import Node, backoff_s
 
 #: How long a subscription waits that was refused, as the cluster is just being rearranged.
@@ -84,8 +84,8 @@ class Subscriber:
     @property
     def descriptors(self) -> list[int]:
         """The file descriptor of the connection, if there is one."""
-        wire = self._wire
-        return [wire.descriptor] if wire is not None and wire.descriptor is not None else []
+        descriptor = self._wire.descriptor if self._wire is not None else None
+        return [descriptor] if descriptor is not None else []
 
     async def subscribe(
         self, name: bytes, arrived: Callable[[], None], limit_s: float | None
@@ -183,7 +183,7 @@ class Subscriber:
 
     def _start(self) -> None:
         name = f"channels_redis subscriber {self._node.health.node}"
-        self._task = self._loop.create_task(self._run(), name=name)
+        self._task = begun(self._run(), self._loop, name)
 
     def write_changes(self) -> None:
         """Write what changes: decided here, synchronously, for all topics of the tick."""
@@ -202,6 +202,7 @@ class Subscriber:
 
     async def _run(self) -> None:
         try:
+            await turn()
             while self.topics and not self._closed:
                 try:
                     await self._serve()
@@ -342,10 +343,7 @@ class Subscriber:
         if command == self._verbs.unsubscribe or self._recovering:
             raise ConnectionError(str(reply))
         self._unconfirmed -= len(names)
-        for name in names:
-            self.topics[name].state = State.IDLE
-            self.topics[name].wanted = False
-        self.topics.fail(names, explained)
+        self.topics.refuse(names, explained)
         for name in names:
             self._settle(name, self.topics[name])
 

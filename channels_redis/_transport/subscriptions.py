@@ -183,6 +183,12 @@ class Topics(dict[bytes, Topic]):
             if not topic.wanted:
                 del self[name]
 
+    def refuse(self, names: Iterable[bytes], error: Exception) -> None:
+        """Note that the server refuses topics, and raise that in those who wait for them."""
+        for name in names:
+            self[name].state, self[name].wanted = State.IDLE, False
+        self.fail(names, error)
+
     def fail(self, names: Iterable[bytes], error: Exception) -> None:
         """Raise in those who wait for topics."""
         for name in names:

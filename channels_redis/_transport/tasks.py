@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+import types
+from collections.abc import Coroutine, Generator, Iterable
 from typing import Any, TypeVar
 
 Loop = asyncio.AbstractEventLoop
 T = TypeVar("T")
+
+
+def begun(work: Coroutine[Any, Any, T], loop: Loop, name: str) -> asyncio.Task[T]:
+    """Return a task for a coroutine that has begun, and awaits :func:`turn` before all else.
+
+    It does so inside of its ``try``: of a coroutine that is cancelled before it has begun, nothing
+    is run, no ``finally`` either.
+    """
+    work.send(None)
+    return loop.create_task(work, name=name)
+
+
+@types.coroutine
+def turn() -> Generator[None, None, None]:
+    """Let the event loop take its turn (see :func:`begun`)."""
+    yield
 
 
 def forget(task: asyncio.Task[Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from channels.exceptions import ChannelFull
 
+from channels_redis.core import RedisChannelLayer
 from channels_redis.utils import _consistent_hash
 from tests.contract.steps import bounded, receive_many
 from tests.helpers import receive, wait_for
@@ -241,3 +242,24 @@ async def test_capacity_holds_under_concurrent_senders(build_core: Any) -> None:
     )
     assert [type(result) for result in results].count(ChannelFull) == 15
     assert await receive_many(layer, channel, 5) == [SAY] * 5
+
+
+async def test_a_capacity_that_cannot_be_told_leaves_a_group_message_unsent(
+    redis_url: str, prefix: str
+) -> None:
+    """Whole or not at all, also where there are more queues than leave in one write."""
+
+    class Layer(RedisChannelLayer):
+        def get_capacity(self, channel: str) -> Any:
+            if channel == "work29":
+                raise LookupError(channel)
+            return super().get_capacity(channel)
+
+    layer = Layer(hosts=[redis_url], prefix=prefix)
+    for number in range(30):
+        await layer.group_add("room", f"work{number}")
+    with pytest.raises(LookupError):
+        await layer.group_send("room", {**SAY, "text": "x" * 1000})
+    await layer.send("work0", {"type": "marker"})
+    assert await receive(layer, "work0") == {"type": "marker"}
+    await layer.close()

@@ -11,7 +11,7 @@ import pytest
 
 from channels_redis._keyspace import Keyspace, non_local_name
 from channels_redis._slots import slot_of
-from channels_redis.exceptions import ConfigurationError
+from channels_redis.exceptions import ConfigurationError, ConnectionLost
 from channels_redis.testing._binaries import server_version
 from channels_redis.testing._certificates import Certificate, make_certificate
 from channels_redis.testing.servers import ClusterSet, RedisServer, wait_until
@@ -229,3 +229,30 @@ async def test_host_names_of_another_network_are_translated(
     await works_everywhere(layer, other)
     await moves_on(layer, other, kind, prefix, called)
     assert set(asked) == {(NAMED, server.port) for server in called.servers}
+
+
+async def test_a_translation_that_fails_is_told_to_whom_it_concerns(
+    make_layer: Callable[..., Any], cluster_set: ClusterSet, prefix: str
+) -> None:
+    """``address_remap`` raises for where a command is to go, which would wait for ever."""
+    broken = False
+
+    def remap(address: tuple[str, int]) -> tuple[str, int]:
+        if broken:
+            raise KeyError("no such server")
+        return address
+
+    entry = {**cluster_set.host_entry(), "address_remap": remap}
+    layer = make_layer("core", hosts=[entry])
+    await layer.send("work", SAY)
+    cluster = layer._sessions.get().shard(0)
+    slot = slot_of(Keyspace(prefix).queue("work"))
+    right = cluster.owner(slot)
+    # As after a move that nobody has told of.
+    cluster.map.assign(slot, next(one for one in cluster.map.primaries if one != right))
+    broken = True
+    with pytest.raises(ConnectionLost, match="KeyError: 'no such server'.*did not run"):
+        await asyncio.wait_for(layer.send("work", SAY), 15)
+    broken = False
+    await layer.send("work", SAY)
+    assert [await receive(layer, "work") for _ in range(2)] == [SAY, SAY]

@@ -277,3 +277,15 @@ async def test_a_server_whose_memory_is_full_refuses_what_would_need_more(
     private_server.command("CONFIG", "SET", "maxmemory", 0)
     await layer.send("work", numbered(2))
     assert await receive(layer, "work") == numbered(2)
+
+
+async def test_more_than_the_window_holds_is_refused_too_by_a_server_that_never_worked(
+    make_layer: Callable[..., Any], private_server: RedisServer
+) -> None:
+    """Whatever the first replies are, those behind them are written and have theirs."""
+    private_server.command("CONFIG", "SET", "maxmemory", 1)
+    layer = make_layer("core", hosts=[private_server.url], max_message_bytes=10_000_000)
+    large = {"text": "x" * 3_000_000}
+    sends = [layer.send(f"work{number}", large) for number in range(6)]
+    outcomes = await asyncio.wait_for(asyncio.gather(*sends, return_exceptions=True), 20)
+    assert {type(outcome) for outcome in outcomes} == {OutOfMemoryError}
