@@ -28,6 +28,10 @@ class Stream(asyncio.Protocol):
     """What redis-py put on the transport."""
 
     ended = False
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
 
     def connection_lost(self, error: Exception | None) -> None:
         self.ended = True
@@ -37,7 +41,10 @@ def connected(loop: Any, *, buffered: bytes = b"", at_eof: bool = False) -> tupl
     """A connection whose handshake is over, without a socket."""
     stream = Stream()
     transport = SimpleNamespace(
-        get_protocol=lambda: stream, set_protocol=lambda protocol: None, is_closing=lambda: False
+        get_protocol=lambda: stream,
+        set_protocol=lambda protocol: None,
+        is_closing=lambda: stream.aborted,
+        abort=stream.abort,
     )
     connection = Connection(protocol=2)
     connection._writer = SimpleNamespace(transport=transport)  # type: ignore[assignment]  # no socket
@@ -156,6 +163,24 @@ async def test_a_sender_goes_on_before_the_reader_whose_message_came_with_its_re
     assert order == ["sent", b"received"]
     for wire in wires:
         wire._writer = None
+
+
+async def test_a_connection_whose_reply_cannot_be_dealt_with_takes_no_more_commands() -> None:
+    """From that moment on: what is written before its owner closes it would have no reply."""
+    loop = asyncio.get_running_loop()
+    connection, stream = connected(loop)
+    replies = Replies(connection, loop)
+
+    def take(reply: Any) -> bool:
+        raise KeyError(reply)
+
+    taking = asyncio.create_task(replies.hand_over(take))
+    await asyncio.sleep(0)
+    replies.data_received(b":1\r\n")
+    assert stream.aborted
+    with pytest.raises(KeyError):
+        await taking
+    connection._writer = None
 
 
 async def test_a_cancelled_read_loses_nothing() -> None:

@@ -42,6 +42,7 @@ class Replies(asyncio.Protocol):
         assert connection._reader is not None
         assert connection._writer is not None
         transport: Any = connection._writer.transport
+        self._transport: asyncio.WriteTransport = transport
         errors: BaseParser = connection._parser
         self._loop = loop
         self._parser = _new_parser(protocolError=InvalidResponse, replyError=errors.parse_error)
@@ -110,6 +111,8 @@ class Replies(asyncio.Protocol):
                     _resolve(self._reading, True)
         except Exception as error:  # noqa: BLE001 (its owner is the task that awaits the end)
             self._take = None
+            # At once: what is written before that task runs would be lost without an answer.
+            self._transport.abort()
             self._end(error)
             return
         if self._arrived and self._reading is not None:
