@@ -168,14 +168,16 @@ class Mailboxes:
             for box in boxes[start:end]:
                 if box.waiters and box.items:
                     self._wake_next(box, running)
-        if end < len(boxes):
-            assert running is not None
+        # On a loop that was closed nobody waits any more, and those elsewhere were woken before.
+        if end < len(boxes) and running is not None and not running.is_closed():
             running.call_soon(self._wake_some, boxes, end, running)
 
     def _wake_next(self, box: Mailbox, running: Loop | None) -> None:
         while box.waiters:
             waiter = box.waiters.pop(0)
             loop = waiter.get_loop()
+            # Who was woken comes, if not at once; until then nothing else shows that somebody does.
+            box.cancelled = False
             if box.demand is not None:
                 box.demand.remove(loop)
             if waiter.done():
@@ -222,10 +224,10 @@ class Mailboxes:
         with self.lock:
             if waiter in box.waiters:
                 self._forget(box, waiter)
+            box.used_at, box.cancelled = time.monotonic(), not box.waiters
             if box.items:
                 # It was, or was to be, woken for a message that it will not take.
                 self._wake_next(box, waiter.get_loop())
-            box.used_at, box.cancelled = time.monotonic(), True
 
     def spoil(self) -> None:
         """Note that a message that was taken could not be opened, and is none."""
@@ -332,6 +334,10 @@ class Mailboxes:
         """Remove and return the mailboxes of ``home``, or of none, whose readers have gone."""
         now = time.monotonic()
         with self.lock:
+            for box in self.boxes.values():
+                # Somebody was woken whose loop stopped that moment.
+                if box.items and any(one.get_loop().is_running() for one in box.waiters):
+                    self._wake_next(box, None)
             gone = [
                 box
                 for box in self.boxes.values()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from ._events import NodeBack, NodeLost, Reporter
@@ -17,11 +18,15 @@ _NEVER_WORKED = "it has not worked yet: check that it runs, and host, port and T
 
 
 class Outage:
-    """The outage of a layer: ``changed(began, outage_s)`` is called when one begins and ends."""
+    """The outage of a layer: ``changed(began, outage_s)`` is called when one begins and ends, as
+    soon as :meth:`tell` is.
+    """
 
     def __init__(self, changed: Callable[[bool, float], None]) -> None:
         self.lock = threading.RLock()
         self._changed = changed
+        self._untold: deque[tuple[bool, float]] = deque()
+        self._telling = threading.Lock()
         self._lost_shards = 0
         self._since = 0.0
         self._past_s = 0.0
@@ -31,7 +36,7 @@ class Outage:
         self._lost_shards += 1
         if self._lost_shards == 1:
             self._since = time.monotonic()
-            self._changed(True, 0.0)
+            self._untold.append((True, 0.0))
 
     def shard_back(self) -> None:
         """Count a shard that is back."""
@@ -39,7 +44,19 @@ class Outage:
         if self._lost_shards == 0:
             outage_s = time.monotonic() - self._since
             self._past_s += outage_s
-            self._changed(False, outage_s)
+            self._untold.append((False, outage_s))
+
+    def tell(self) -> None:
+        """Tell of beginnings and ends, in their order, without the lock: users' code hears of it.
+
+        Whoever comes while somebody does so leaves it to him.
+        """
+        while self._untold and self._telling.acquire(blocking=False):
+            try:
+                while self._untold:
+                    self._changed(*self._untold.popleft())
+            finally:
+                self._telling.release()
 
     def seconds(self) -> tuple[float, float]:
         """Return how long the present outage lasts (0.0 if none), and all of them together."""
@@ -84,6 +101,7 @@ class Health:
             self._lost_at = time.monotonic()
             self.settled = False
             self._outage.shard_lost()
+        self._outage.tell()
         self._report(NodeLost(self.node, reason))
 
     def works(self, user: object) -> None:
@@ -102,6 +120,7 @@ class Health:
             self.reconnects += 1
             self._past_s += outage_s
             self._outage.shard_back()
+        self._outage.tell()
         self._report(NodeBack(self.node, outage_s))
 
     def seconds(self) -> tuple[float, float]:

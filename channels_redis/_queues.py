@@ -167,6 +167,12 @@ class LocalQueue:
             return False
         return not any(box.demand is self.receivers for box in self._mailboxes.boxes.values())
 
+    def look_after(self) -> None:
+        """Have those who wait served elsewhere, if the loop of a reader stands still."""
+        readers = list(self._readers.values())
+        if self.receivers.waiting and not all(one.loop.is_running() for one in readers):
+            self.resume()
+
     def resume(self) -> None:
         """Have readers started if somebody waits, on the loop of one who does."""
         with self._mailboxes.lock:

@@ -186,6 +186,8 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
             for name, queue in list(self._queues.items()):
                 if queue.unused():
                     del self._queues[name]
+                else:
+                    queue.look_after()
         self._report.flush_due()
 
     def _leave(self, session: Session, boxes: list[Mailbox]) -> None:

@@ -33,7 +33,7 @@ def _resolve(waiter: Waiter, error: Exception | None) -> None:
 class Demand:
     """How many wait for what one source (a queue's readers) brings, and on which loops.
 
-    ``wanted(loop)`` is called, without a lock, on the loop of the first one who waits.
+    ``wanted(loop)`` is called, without a lock, on the loop of each first one who waits there.
     """
 
     __slots__ = ("_loops", "waiting", "wanted")
@@ -44,7 +44,7 @@ class Demand:
         self.wanted = wanted
 
     def add(self, loop: Loop) -> bool:
-        """Count one who waits; tell whether nobody did before whose loop runs."""
+        """Count one who waits; tell whether nobody did on this loop before."""
         loops = self._loops
         here = loops[loop] = loops.get(loop, 0) + 1
         if len(loops) == 1:
@@ -53,7 +53,7 @@ class Demand:
         # Who waits on a loop that was closed bare never leaves by itself.
         self._loops = {one: n for one, n in loops.items() if not one.is_closed()}
         self.waiting = sum(self._loops.values())
-        return here == 1 and not any(one.is_running() for one in self._loops if one is not loop)
+        return here == 1
 
     def remove(self, loop: Loop) -> None:
         """Count one who waited."""

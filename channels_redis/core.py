@@ -94,7 +94,8 @@ class RedisChannelLayer(BaseRedisLayer):
         self._check_channel(channel)
         if self._is_own(channel):
             box = self._mailboxes.open(channel)
-            box.groups = (box.groups or set()) | {group}
+            with self._mailboxes.lock:
+                box.groups = (box.groups or set()) | {group}
         key, shard = self._group_key(group), self.consistent_hash(group)
         yield lambda session: scripts.join(
             session.commands(shard, key), key, channel, self.group_expiry
@@ -108,8 +109,9 @@ class RedisChannelLayer(BaseRedisLayer):
         self._check_group(group)
         self._check_channel(channel)
         box = self._mailboxes.boxes.get(channel)
-        if box is not None and box.groups:
-            box.groups.discard(group)
+        if box is not None:
+            with self._mailboxes.lock:
+                box.groups = (box.groups or set()) - {group}
         key, shard = self._group_key(group), self.consistent_hash(group)
         yield lambda session: scripts.leave(session.commands(shard, key), key, channel)
 
@@ -232,10 +234,11 @@ class RedisChannelLayer(BaseRedisLayer):
             if not all(channel.startswith(queue.name) for channel in channels):
                 raise ValueError("addressed to another process")
             item = Whole(message) if len(channels) == 1 else self._for_many(message)
+            boxes = queue.open_all(channels)
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
             self._undecodable(queue.name, error)
             return
-        self._mailboxes.put_all(queue.open_all(channels), item, loop)
+        self._mailboxes.put_all(boxes, item, loop)
 
     def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
         leaving = [(group, box.name) for box in boxes for group in box.groups or ()]
@@ -338,10 +341,10 @@ class BufferView:
 
     def get_nowait(self) -> Any:
         """Return the oldest message, or raise ``asyncio.QueueEmpty``."""
-        with self._layer._mailboxes.lock:
-            if not self._box.items:
-                raise asyncio.QueueEmpty
-            return self._box.items.popleft()[1].open()
+        item = self._layer._mailboxes.take(self._box)
+        if item is None:
+            raise asyncio.QueueEmpty
+        return item.open()
 
     def qsize(self) -> int:
         """Return the number of messages."""

@@ -263,3 +263,28 @@ async def test_a_capacity_that_cannot_be_told_leaves_a_group_message_unsent(
     await layer.send("work0", {"type": "marker"})
     assert await receive(layer, "work0") == {"type": "marker"}
     await layer.close()
+
+
+async def test_a_capacity_that_cannot_be_told_to_a_receiver_costs_that_channel_alone(
+    redis_url: str, prefix: str
+) -> None:
+    """Other messages of the same batch arrive, and Redis is not thought lost."""
+
+    class Layer(RedisChannelLayer):
+        broken = ""
+
+        def get_capacity(self, channel: str) -> Any:
+            if channel == self.broken:
+                raise LookupError(channel)
+            return super().get_capacity(channel)
+
+    layer = Layer(hosts=[redis_url], prefix=prefix)
+    healthy, layer.broken = [await layer.new_channel() for _ in range(2)]
+    other = Layer(hosts=[redis_url], prefix=prefix)
+    for channel in (layer.broken, healthy, healthy):
+        await other.send(channel, SAY)
+    assert [await receive(layer, healthy) for _ in range(2)] == [SAY, SAY]
+    assert layer.stats().dropped == {"undecodable": 1}
+    assert layer.stats().reconnects == 0
+    await layer.close()
+    await other.close()

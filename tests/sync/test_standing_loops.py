@@ -1,0 +1,253 @@
+"""Event loops that stand still, are held up, or are closed bare, beside ones that run."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from channels_redis import _mailbox
+from channels_redis._mailbox import Mailboxes
+from channels_redis._messages import Whole
+from channels_redis._outages import Health, Outage
+from channels_redis.core import RedisChannelLayer
+from channels_redis.testing.servers import wait_until
+from tests.defects.steps import numbered
+from tests.helpers import receive
+
+
+class Running:
+    """An event loop that runs in a thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Return what a coroutine returns there."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Begin a task there."""
+
+        async def begin() -> asyncio.Task[Any]:
+            return asyncio.create_task(work)
+
+        task: asyncio.Task[Any] = self.do(begin())
+        return task
+
+    def end(self) -> None:
+        """Cancel all tasks, and close."""
+
+        async def cancel_all() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            if others:
+                await asyncio.wait(others)
+            await self.loop.shutdown_asyncgens()
+
+        self.do(cancel_all())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    """One such loop."""
+    loop = Running()
+    yield loop
+    loop.end()
+
+
+@pytest.fixture
+def layer(redis_url: str, prefix: str) -> Iterator[RedisChannelLayer]:
+    """A core layer, for all loops of the test."""
+    layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
+    yield layer
+    layer.sync.close()
+
+
+async def collect(layer: RedisChannelLayer, channel: str, got: list[Any]) -> None:
+    """Receive for ever."""
+    while True:
+        got.append(await layer.receive(channel))
+
+
+@pytest.mark.parametrize("general", [False, True], ids=["specific", "general"])
+def test_consumers_hear_though_the_loop_stands_still_that_reads_for_them(
+    layer: RedisChannelLayer, running: Running, general: bool
+) -> None:
+    """They began to wait while it ran, several of one queue, and wait on."""
+    still = asyncio.new_event_loop()
+    channels = ["work"] * 3
+    if not general:
+        channels = [still.run_until_complete(layer.new_channel()) for _ in range(3)]
+    got: list[Any] = []
+
+    async def read_for_all() -> None:
+        waiting = asyncio.create_task(layer.receive(channels[0]))
+        await asyncio.sleep(0.1)
+        for channel in channels[1:]:
+            asyncio.run_coroutine_threadsafe(collect(layer, channel, got), running.loop)
+        await asyncio.sleep(0.2)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+
+    still.run_until_complete(read_for_all())
+    # The first may have been popped by the reader that stands still, and comes when that goes on.
+    for number in range(3):
+        layer.sync.send(channels[1], numbered(number))
+    wait_until(lambda: numbered(2) in got, "heard", timeout_s=10)
+    still.run_until_complete(asyncio.sleep(0.5))
+    wait_until(lambda: len(got) == 3, "heard all", timeout_s=10)
+    still.run_until_complete(still.shutdown_asyncgens())
+    still.close()
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["standing", "closed bare"])
+def test_a_message_goes_to_another_where_the_loop_of_the_woken_one_has_stopped(
+    layer: RedisChannelLayer, running: Running, closed: bool
+) -> None:
+    """It stopped after the handler during which the message came."""
+    channel, other = (running.do(layer.new_channel()) for _ in range(2))
+    running.start(layer.receive(other))
+    got: list[Any] = []
+    still = asyncio.new_event_loop()
+    sending = threading.Thread(target=lambda: layer.sync.send(channel, numbered(1)))
+
+    async def wait_first() -> asyncio.Task[Any]:
+        first = asyncio.create_task(layer.receive(channel))
+        first._log_destroy_pending = False  # type: ignore[attr-defined]  # see sync.rst
+        await asyncio.sleep(0.1)
+        asyncio.run_coroutine_threadsafe(collect(layer, channel, got), running.loop)
+        await asyncio.sleep(0.1)
+        sending.start()
+        time.sleep(0.3)
+        return first
+
+    first = still.run_until_complete(wait_first())
+    if closed:
+        still.close()
+    wait_until(lambda: got == [numbered(1)], "heard", timeout_s=10)
+    sending.join()
+    if not closed:
+        first.cancel()
+        still.run_until_complete(asyncio.wait({first}))
+        still.run_until_complete(still.shutdown_asyncgens())
+        still.close()
+
+
+def test_loops_that_only_received_and_were_closed_bare_are_forgotten(
+    layer: RedisChannelLayer, running: Running
+) -> None:
+    """The reader that serves them runs on another loop."""
+    running.start(layer.receive(running.do(layer.new_channel())))
+    loops = []
+
+    async def wait_a_moment() -> None:
+        waiting = asyncio.create_task(layer.receive(await layer.new_channel()))
+        waiting._log_destroy_pending = False  # type: ignore[attr-defined]  # see sync.rst
+        await asyncio.sleep(0.01)
+
+    for _ in range(5):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(wait_a_moment())
+        loop.close()
+        loops.append(weakref.ref(loop))
+        del loop
+    wait_until(lambda: gc.collect() is not None and not any(one() for one in loops), "forgotten")
+
+
+def test_a_batch_that_arrived_as_its_loop_was_closed_bare_is_kept_whole(
+    layer: RedisChannelLayer,
+) -> None:
+    """Also behind a message for so many that it wakes them in parts."""
+    loop = asyncio.new_event_loop()
+
+    async def prepare() -> list[str]:
+        channels = [await layer.new_channel() for _ in range(150)]
+        await asyncio.gather(*[layer.group_add("room", channel) for channel in channels])
+        await layer.group_send("room", numbered(0))
+        await layer.send(channels[0], numbered(1))
+        return channels
+
+    async def pop_and_stop(channel: str) -> asyncio.Task[Any]:
+        waiting = asyncio.create_task(layer.receive(channel))
+        waiting._log_destroy_pending = False  # type: ignore[attr-defined]  # see sync.rst
+        while not any(
+            reader._pops.pending
+            for queue in layer._queues.values()
+            for reader in queue._readers.values()
+        ):
+            await asyncio.sleep(0)
+        time.sleep(0.2)
+        return waiting
+
+    async def receive_two(channel: str) -> list[Any]:
+        return [await receive(layer, channel, timeout_s=5) for _ in range(2)]
+
+    channels = loop.run_until_complete(prepare())
+    abandoned = loop.run_until_complete(pop_and_stop(channels[1]))
+    loop.close()
+    assert asyncio.run(receive_two(channels[0])) == [numbered(0), numbered(1)]
+    del abandoned
+
+
+async def test_a_consumer_that_was_woken_and_has_not_come_yet_keeps_its_mailbox(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its loop is held up, and once before a wait of it had timed out."""
+    monkeypatch.setattr(_mailbox, "CANCELLED_S", 0)
+    loop = asyncio.get_running_loop()
+    mailboxes = Mailboxes(lambda channel: 100, lambda channel, reason: None, 60, 60)
+    box = mailboxes.open("channel")
+    box.subscribed, box.home = True, FakeHome(loop)
+    first = mailboxes.wait(box, loop)
+    assert first is not None
+    first.cancel()
+    mailboxes.withdraw(box, first)
+    second = mailboxes.wait(box, loop)
+    assert second is not None
+    mailboxes.put(box, Whole({}), loop)
+    assert second.done()
+    assert mailboxes.sweep(box.home) == []
+    assert mailboxes.take(box) is not None
+
+
+class FakeHome:
+    """Stands for the session of a loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+
+    def taken_over(self, box: Any) -> None:
+        pass
+
+
+def test_hooks_hear_of_an_outage_without_a_lock_that_others_need() -> None:
+    """A hook that waits for a thread which asks for the statistics holds up neither for ever."""
+    told: list[tuple[bool, bool]] = []
+
+    def changed(began: bool, outage_s: float) -> None:
+        asking = threading.Thread(target=outage.seconds)
+        asking.start()
+        asking.join(5)
+        told.append((began, not asking.is_alive()))
+
+    outage = Outage(changed)
+    report: Any = list[Any]().append
+    health = Health("server", report, outage)
+    user = object()
+    health.works(user)
+    health.lost(user, "closed")
+    health.works(user)
+    assert told == [(True, True), (False, True)]
