@@ -169,8 +169,10 @@ class LocalQueue:
 
     def look_after(self) -> None:
         """Have those who wait served elsewhere, if the loop of a reader stands still."""
-        readers = list(self._readers.values())
-        if self.receivers.waiting and not all(one.loop.is_running() for one in readers):
+        loop = self.receivers.loop()
+        standing = not all(one.loop.is_running() for one in list(self._readers.values()))
+        # A loop that stands still itself would do nothing but gather callbacks.
+        if standing and loop is not None and loop.is_running():
             self.resume()
 
     def resume(self) -> None:

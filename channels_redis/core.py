@@ -111,7 +111,7 @@ class RedisChannelLayer(BaseRedisLayer):
         box = self._mailboxes.boxes.get(channel)
         if box is not None:
             with self._mailboxes.lock:
-                box.groups = (box.groups or set()) - {group}
+                box.groups = (box.groups or set()) - {group} or None
         key, shard = self._group_key(group), self.consistent_hash(group)
         yield lambda session: scripts.leave(session.commands(shard, key), key, channel)
 

@@ -19,7 +19,7 @@ from channels_redis._outages import Health, Outage
 from channels_redis.core import RedisChannelLayer
 from channels_redis.testing.servers import wait_until
 from tests.defects.steps import numbered
-from tests.helpers import receive
+from tests.helpers import receive, wait_for
 
 
 class Running:
@@ -107,8 +107,7 @@ def test_consumers_hear_though_the_loop_stands_still_that_reads_for_them(
     for number in range(3):
         layer.sync.send(channels[1], numbered(number))
     wait_until(lambda: numbered(2) in got, "heard", timeout_s=10)
-    still.run_until_complete(asyncio.sleep(0.5))
-    wait_until(lambda: len(got) == 3, "heard all", timeout_s=10)
+    still.run_until_complete(wait_for(lambda: len(got) == 3))
     still.run_until_complete(still.shutdown_asyncgens())
     still.close()
 
@@ -131,7 +130,8 @@ def test_a_message_goes_to_another_where_the_loop_of_the_woken_one_has_stopped(
         asyncio.run_coroutine_threadsafe(collect(layer, channel, got), running.loop)
         await asyncio.sleep(0.1)
         sending.start()
-        time.sleep(0.3)
+        # Blocks the loop, as a handler does, until the message is there.
+        wait_until(lambda: layer._mailboxes.boxes[channel].items, "there")
         return first
 
     first = still.run_until_complete(wait_first())
