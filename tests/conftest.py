@@ -20,6 +20,7 @@ from channels_redis.testing.servers import (
     SentinelSet,
     ServerNotFound,
     find_server,
+    reserved_port,
 )
 from tests.helpers import ExternalServer
 
@@ -98,6 +99,13 @@ def private_server() -> Iterator[RedisServer]:
     find_server_or_skip()
     with RedisServer() as private:
         yield private
+
+
+@pytest.fixture
+def dead_port() -> Iterator[int]:
+    """A port of 127.0.0.1 at which nobody is, nor will be before the test ends."""
+    with reserved_port() as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

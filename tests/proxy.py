@@ -34,7 +34,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
-from channels_redis.testing.servers import free_port
+from channels_redis.testing.servers import reserved_port
 
 T = TypeVar("T")
 
@@ -151,7 +151,8 @@ class Proxy:
     def __init__(self, host: str, port: int, *, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
         self.host = "127.0.0.1"
-        self.port = free_port()
+        self._reservation = contextlib.ExitStack()
+        self.port = self._reservation.enter_context(reserved_port())
         self.accepted = 0
         """How many connections were accepted since the start."""
         self._target = (host, port)
@@ -188,6 +189,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._reservation.close()
 
     def cut(self) -> None:
         """Reset every connection there is; new ones are served as before."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from channels_redis.testing import servers
+from channels_redis.testing import _ports, servers
 from channels_redis.testing.servers import (
     BINARY_VARIABLE,
     ErrorReply,
@@ -24,7 +27,7 @@ from channels_redis.testing.servers import (
     ServerNotFound,
     command,
     find_server,
-    free_port,
+    reserved_port,
     server_version,
     wait_until,
 )
@@ -253,7 +256,30 @@ def test_the_state_is_seen_in_the_repr(private_server: RedisServer) -> None:
 
 def test_ports_lie_below_those_that_the_system_gives_out() -> None:
     """No client can dial a dead server's port from that very port, and so block its return."""
-    assert all(10_000 <= free_port() < 32_768 for _ in range(20))
+    with ExitStack() as stack:
+        ports = [stack.enter_context(reserved_port(companion=10_000)) for _ in range(20)]
+    assert all(10_000 <= port < 22_768 for port in ports)
+
+
+def test_nobody_takes_the_port_of_a_server_that_is_away(private_server: RedisServer) -> None:
+    """Servers of other tests start while one is down; it comes back where it was."""
+    private_server.kill()
+    with pytest.raises(OSError, match="in use"):
+        _ports._claim(private_server.port)
+    private_server.start()
+    port = private_server.port
+    private_server.close()
+    _ports._claim(port).close()
+
+
+def test_no_port_is_chosen_at_which_a_stranger_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs know nothing of reservations."""
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        taken = stranger.getsockname()[1]
+        candidates = iter([taken, taken, 12_345, *range(12_346, 12_400)])
+        monkeypatch.setattr(random.SystemRandom, "randrange", lambda *_: next(candidates))
+        with reserved_port() as port:
+            assert port != taken
 
 
 # The end

@@ -51,7 +51,7 @@ from channels_redis.testing.servers import (
     ServerNotFound,
     command,
     find_server,
-    free_port,
+    reserved_port,
     server_version,
     supports_tls,
     wait_until,
@@ -233,7 +233,8 @@ def servers() -> None:
     assert_type(binary, str)
     assert_type(server_version(binary), tuple[str, tuple[int, ...]])
     assert_type(os.environ[BINARY_VARIABLE], str)
-    assert_type(free_port(), int)
+    with reserved_port(companion=1) as port:
+        assert_type(port, int)
     with RedisServer(binary=binary, config={"save": ""}, unix_socket=True, tls=True) as server:
         assert_type(server, RedisServer)
         assert_type(server.address, tuple[str, int])

@@ -6,14 +6,10 @@ import binascii
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from channels_redis.testing._binaries import find_server, server_version
 from channels_redis.testing._resp import ErrorReply
-from channels_redis.testing._server import Config, RedisServer, free_port, wait_until
+from channels_redis.testing._server import BUS_OFFSET, Config, RedisServer, wait_until
 
 SLOTS = 16384
-
-#: From the port for clients to the one for other servers, before it could be chosen (7.0).
-OLD_BUS_OFFSET = 10_000
 
 #: A primary that does not answer for this long is replaced by a replica, if it has one.
 NODE_TIMEOUT_MS = 2000
@@ -208,11 +204,7 @@ class ClusterSet:
     # How it is made
 
     def _start_server(self) -> RedisServer:
-        config = dict(self._config)
-        binary = self._binary or find_server(tls=self._tls)
-        if server_version(binary)[1] >= (7,):
-            config["cluster-port"] = str(free_port())
-        server = RedisServer(binary=binary, config=config, tls=self._tls)
+        server = RedisServer(binary=self._binary, config=self._config, tls=self._tls)
         self.servers.append(self._stack.enter_context(server))
         return server
 
@@ -223,8 +215,8 @@ class ClusterSet:
                 server.command("CLUSTER", "SET-CONFIG-EPOCH", index)
         first, *others = servers
         for server in others:
-            bus = server.config.get("cluster-port", str(server.port + OLD_BUS_OFFSET))
-            first.command("CLUSTER", "MEET", server.host, server.port, str(bus))
+            bus = server.port + BUS_OFFSET
+            first.command("CLUSTER", "MEET", server.host, server.port, bus)
 
     def _assign_slots(self) -> None:
         primaries = self.servers[: self._sizes[0]]

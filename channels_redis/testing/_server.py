@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import atexit
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
 from channels_redis.testing import _resp
 from channels_redis.testing._binaries import find_server, server_version
 from channels_redis.testing._certificates import Certificate, make_certificate
+from channels_redis.testing._ports import HOST, reserved_port
 from channels_redis.testing._resp import ErrorReply
 
-HOST = "127.0.0.1"
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
 
@@ -37,13 +36,16 @@ DEFAULT_CONFIG: Config = {
 #: The same for servers that know it.
 CONFIG_SINCE_6: Config = {"repl-diskless-load": "on-empty-db"}
 
+#: From the port for clients to the one for the other servers of a cluster.
+BUS_OFFSET = 10_000
+
 
 class RedisServer:
     """One private server process; a context manager that starts and removes it.
 
     ``config`` holds directives of the server's configuration file, ``unix_socket`` and ``tls``
     add listeners beside the TCP port. A server that was stopped or killed can be started again:
-    on the same port, with the same files.
+    on the same port, which nobody takes meanwhile, with the same files.
     """
 
     _mode: ClassVar[tuple[str, ...]] = ()
@@ -65,6 +67,7 @@ class RedisServer:
         self._wants_unix_socket = unix_socket
         self._wants_tls = tls
         self._directory: Path | None = None
+        self._ports = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._owner_pid = os.getpid()
@@ -166,7 +169,7 @@ class RedisServer:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
-            self.port = self.tls_port = 0
+        self._give_up_ports()
 
     @property
     def running(self) -> bool:
@@ -220,10 +223,16 @@ class RedisServer:
                 raise RuntimeError(f"{self.binary} did not start:\n{reason}")
 
     def _choose_ports(self) -> None:
-        self.port = free_port()
+        self._give_up_ports()
+        bus = BUS_OFFSET if self.config.get("cluster-enabled") == "yes" else 0
+        self.port = self._ports.enter_context(reserved_port(companion=bus))
         if self._wants_tls:
-            self.tls_port = free_port()
+            self.tls_port = self._ports.enter_context(reserved_port())
             self.certificate = make_certificate(self.directory)
+
+    def _give_up_ports(self) -> None:
+        self._ports.close()
+        self.port = self.tls_port = 0
 
     def _write_config(self) -> None:
         directives: dict[str, str | Sequence[str]] = {
@@ -317,23 +326,6 @@ def _guard(pid: int, directory: Path) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on.
-
-    It lies below the range from which the system gives out ports: a client that dials a dead
-    server's port from that same port would connect to itself and keep the server from returning.
-    """
-    while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-        return port
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 20) -> Any:

@@ -23,9 +23,10 @@ from channels_redis.testing._binaries import (
 )
 from channels_redis.testing._certificates import Certificate
 from channels_redis.testing._cluster import ClusterSet
+from channels_redis.testing._ports import reserved_port
 from channels_redis.testing._resp import ErrorReply, command
 from channels_redis.testing._sentinel import SentinelSet
-from channels_redis.testing._server import RedisServer, free_port, wait_until
+from channels_redis.testing._server import RedisServer, wait_until
 
 __all__ = [
     "BINARY_VARIABLE",
@@ -37,7 +38,7 @@ __all__ = [
     "ServerNotFound",
     "command",
     "find_server",
-    "free_port",
+    "reserved_port",
     "server_version",
     "supports_tls",
     "wait_until",

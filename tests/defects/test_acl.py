@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from channels_redis.testing.servers import RedisServer, free_port, wait_until
+from channels_redis.testing.servers import RedisServer, wait_until
 from tests.defects.steps import numbered, waiting
 from tests.helpers import receive, receive_until_marker
 
@@ -101,7 +101,7 @@ async def test_pubsub_workers_need_the_commands_of_core_besides(
 @pytest.fixture(scope="module")
 def cluster_node() -> Iterator[RedisServer]:
     """A cluster of one node, which refuses commands whose keys are in different slots."""
-    config = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
+    config = {"cluster-enabled": "yes"}
     with RedisServer(config=config) as server:
         server.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         wait_until(lambda: b"cluster_state:ok" in server.command("CLUSTER", "INFO"), "ready")

@@ -12,7 +12,7 @@ import redis.asyncio
 import redis.exceptions
 
 from channels_redis.exceptions import ConfigurationError, ConnectionLost
-from channels_redis.testing.servers import SentinelSet, free_port
+from channels_redis.testing.servers import SentinelSet, reserved_port
 from tests.defects.steps import numbered, subscribers, waiting
 from tests.faults.ledger import BACK, EVENTS, LOST
 from tests.helpers import receive, receive_until_marker, wait_for
@@ -28,23 +28,20 @@ async def test_sentinels_that_are_down_are_passed_over(
 ) -> None:
     """Nobody is at home at the first two addresses of the list."""
     entry = sentinel_set.host_entry()
-    entry["sentinels"] = [
-        ("127.0.0.1", free_port()),
-        ("127.0.0.1", free_port()),
-        *entry["sentinels"],
-    ]
-    layer = make_layer(kind, hosts=[entry])
-    channel = await layer.new_channel()
-    await layer.send(channel, numbered(1))
-    assert await receive(layer, channel) == numbered(1)
+    with reserved_port() as first, reserved_port() as second:
+        entry["sentinels"][:0] = [("127.0.0.1", first), ("127.0.0.1", second)]
+        layer = make_layer(kind, hosts=[entry])
+        channel = await layer.new_channel()
+        await layer.send(channel, numbered(1))
+        assert await receive(layer, channel) == numbered(1)
 
 
 async def test_a_name_that_no_sentinel_knows_is_an_error_at_once(
-    make_layer: Callable[..., Any], sentinel_set: SentinelSet, kind: str
+    make_layer: Callable[..., Any], sentinel_set: SentinelSet, kind: str, dead_port: int
 ) -> None:
     """Also where the first Sentinel is down; the error names the right names."""
     entry = {**sentinel_set.host_entry(), "master_name": "mian"}
-    entry["sentinels"] = [("127.0.0.1", free_port()), *entry["sentinels"]]
+    entry["sentinels"] = [("127.0.0.1", dead_port), *entry["sentinels"]]
     layer = make_layer(kind, hosts=[entry], connect_wait_s=60)
     for call in (layer.send("work", numbered(1)), layer.receive("work")):
         with pytest.raises(ConfigurationError, match=r"'mian'.*known: \['main'\]"):

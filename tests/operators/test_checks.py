@@ -19,7 +19,6 @@ from django.test.utils import override_settings
 from channels_redis import checks as our_checks
 from channels_redis.doctor import config as rules
 from channels_redis.management.commands.channel_layer import Command
-from channels_redis.testing.servers import free_port
 from channels_redis.utils import describe_host
 
 if not settings.configured:
@@ -215,7 +214,9 @@ def manage(host: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_project_gets_checks_and_command_from_its_installed_apps(redis_url: str) -> None:
+def test_a_project_gets_checks_and_command_from_its_installed_apps(
+    redis_url: str, dead_port: int
+) -> None:
     """``manage.py check`` and ``manage.py channel_layer``, coloured where Django does so."""
     plain = manage("redis://redis.example.com", "check")
     assert "W002" in plain.stderr
@@ -227,7 +228,7 @@ def test_a_project_gets_checks_and_command_from_its_installed_apps(redis_url: st
     assert "\x1b[" in good.stdout
     # The second is what a machine may say that is busy with something else.
     assert "[reachable]" in good.stdout or "[latency]" in good.stdout
-    bad = manage(f"redis://127.0.0.1:{free_port()}", "channel_layer", "doctor")
+    bad = manage(f"redis://127.0.0.1:{dead_port}", "channel_layer", "doctor")
     assert bad.returncode == 1
     assert "[unreachable]" in bad.stdout
 

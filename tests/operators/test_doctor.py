@@ -20,7 +20,7 @@ from channels_redis.doctor.command import Output, run
 from channels_redis.doctor.config import read_settings
 from channels_redis.doctor.findings import Finding, Level
 from channels_redis.doctor.rights import QUEUES, TOPICS, acl_line
-from channels_redis.testing.servers import ClusterSet, RedisServer, SentinelSet, free_port
+from channels_redis.testing.servers import ClusterSet, RedisServer, SentinelSet
 from channels_redis.utils import describe_host
 from tests.conftest import class_of, find_server_or_skip
 from tests.defects.test_old_servers import OldServer
@@ -140,7 +140,7 @@ def test_a_wrong_sentinel_name_is_found(kind: str, sentinel_set: SentinelSet) ->
 def test_a_cluster_behind_a_plain_entry_is_found(kind: str) -> None:
     """The third: before MOVED is the answer to every second message."""
     find_server_or_skip()
-    config = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
+    config = {"cluster-enabled": "yes"}
     with RedisServer(config=config) as server:
         ear, status = examined(kind, hosts=[server.url])
     assert status == 1
@@ -312,9 +312,11 @@ def test_a_full_memory_is_found(kind: str, private_server: RedisServer) -> None:
     assert "allkeys-lru" in ear.complaint("memory-policy").text
 
 
-def test_a_shard_that_can_not_be_reached_is_found(kind: str, redis_url: str) -> None:
+def test_a_shard_that_can_not_be_reached_is_found(
+    kind: str, redis_url: str, dead_port: int
+) -> None:
     """The tenth: which one it is, and the others are looked at all the same."""
-    nowhere = f"redis://127.0.0.1:{free_port()}"
+    nowhere = f"redis://127.0.0.1:{dead_port}"
     ear, status = examined(kind, hosts=[redis_url, nowhere])
     assert status == 1
     assert ear.complaint("unreachable").where in nowhere
@@ -372,7 +374,7 @@ def test_settings_that_can_not_work_are_told_by_the_doctor_too(redis_url: str) -
 # Without Django
 
 
-def test_the_doctor_needs_no_django_project(redis_url: str) -> None:
+def test_the_doctor_needs_no_django_project(redis_url: str, dead_port: int) -> None:
     """``python -m channels_redis doctor`` ends with a status for scripts."""
 
     def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -388,7 +390,7 @@ def test_the_doctor_needs_no_django_project(redis_url: str) -> None:
     good = call("doctor", "--url", redis_url)
     assert good.returncode == 0, good.stderr
     assert "0 errors" in good.stdout
-    bad = call("doctor", "--layer", "pubsub", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    bad = call("doctor", "--layer", "pubsub", REDIS_URL=f"redis://127.0.0.1:{dead_port}")
     assert bad.returncode == 1
     assert "[unreachable]" in bad.stdout
     assert complaints(bad.stderr) == complaints(good.stderr) == ""
@@ -465,11 +467,11 @@ def test_a_layer_without_anything_says_so(
     assert listed(kind) == [f"nothing on {describe_host(redis_url)}"]
 
 
-def test_queues_of_a_server_that_is_away_are_a_failure() -> None:
+def test_queues_of_a_server_that_is_away_are_a_failure(dead_port: int) -> None:
     """A status for scripts, and where to look."""
     ear = Ear()
     layer = class_of("core")
-    config = {"hosts": [("127.0.0.1", free_port())]}
+    config = {"hosts": [("127.0.0.1", dead_port)]}
     backend = f"{layer.__module__}.{layer.__name__}"
     setups = read_settings({"default": {"BACKEND": backend, "CONFIG": config}})
     assert run("queues", setups, ear) == 1

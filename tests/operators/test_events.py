@@ -14,7 +14,7 @@ import pytest
 
 from channels_redis.events import GroupOverCapacity, MessagesDropped, NodeBack, NodeLost, Operation
 from channels_redis.exceptions import ConnectionLost
-from channels_redis.testing.servers import RedisServer, free_port
+from channels_redis.testing.servers import RedisServer
 from tests.helpers import receive, wait_for
 
 MESSAGE = {"type": "test"}
@@ -129,7 +129,9 @@ def test_what_is_no_callback_is_refused_at_once(layer_class: type[Any]) -> None:
         layer_class().on_event("print")
 
 
-async def test_operations_are_timed_with_how_they_ended(make_layer: Make, kind: str) -> None:
+async def test_operations_are_timed_with_how_they_ended(
+    make_layer: Make, kind: str, dead_port: int
+) -> None:
     """Names, seconds, and the class of the error that a caller got."""
     layer = make_layer(kind)
     operations: list[Operation] = []
@@ -144,7 +146,7 @@ async def test_operations_are_timed_with_how_they_ended(make_layer: Make, kind: 
     assert names == ["group_add", "group_send", "send", "group_discard"]
     assert all(operation.duration_s > 0 for operation in operations)
     assert all(operation.error is None for operation in operations)
-    nowhere = make_layer(kind, hosts=[("127.0.0.1", free_port())], connect_wait_s=0.1)
+    nowhere = make_layer(kind, hosts=[("127.0.0.1", dead_port)], connect_wait_s=0.1)
     nowhere.on_operation(operations.append)
     with pytest.raises(ConnectionLost):
         await nowhere.send("work", MESSAGE)

@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.opentelemetry import instrument
-from channels_redis.testing.servers import free_port
 from tests.helpers import receive
 
 if not settings.configured:
@@ -90,10 +89,10 @@ async def test_messages_are_counted_under_the_names_of_the_conventions(
 
 
 async def test_what_fails_is_told_by_its_class(
-    make_layer: Make, kind: str, exporter: Exporter
+    make_layer: Make, kind: str, exporter: Exporter, dead_port: int
 ) -> None:
     """``error.type``, and no count among the sent."""
-    layer = make_layer(kind, hosts=[("127.0.0.1", free_port())], connect_wait_s=0.1)
+    layer = make_layer(kind, hosts=[("127.0.0.1", dead_port)], connect_wait_s=0.1)
     instrument({"default": layer}, exporter.provider)
     with pytest.raises(ConnectionLost):
         await layer.group_send("room", MESSAGE)
