@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import time
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -13,6 +14,9 @@ SLOTS = 16384
 
 #: A primary that does not answer for this long is replaced by a replica, if it has one.
 NODE_TIMEOUT_MS = 2000
+
+#: A little more than what servers give a planned failover, before they drop it without a word.
+PLAN_DROPPED_AFTER_S = 6.0
 
 
 def slot_of(key: str) -> int:
@@ -124,12 +128,21 @@ class ClusterSet:
         """Have a replica take over a healthy primary, without a loss; return the new one."""
         old = self.owner(key)
         replica = self.replicas_of(old)[0]
+        deadline = time.monotonic() + timeout_s
 
         def accepted() -> bool:
-            return bool(replica.command("CLUSTER", "FAILOVER") == b"OK")
+            # Who has taken over, though not all know it yet, must not be asked again.
+            done = self._following(replica) is None
+            return done or bool(replica.command("CLUSTER", "FAILOVER") == b"OK")
 
-        wait_until(accepted, "ready for a failover", timeout_s)
-        return self.wait_for_new_owner(key, old, timeout_s)
+        while True:
+            left_s = deadline - time.monotonic()
+            wait_until(accepted, "ready for a failover", left_s)
+            try:
+                return self.wait_for_new_owner(key, old, min(left_s, PLAN_DROPPED_AFTER_S))
+            except TimeoutError:
+                if left_s < PLAN_DROPPED_AFTER_S:
+                    raise
 
     def wait_for_new_owner(self, key: str, old: RedisServer, timeout_s: float = 30) -> RedisServer:
         """Return the server of a key once all living servers name one that is not ``old``."""
