@@ -9,7 +9,7 @@ import pytest
 
 from channels_redis.testing import _cluster
 from channels_redis.testing._cluster import slot_of
-from channels_redis.testing.servers import ClusterSet, ErrorReply, RedisServer
+from channels_redis.testing.servers import ClusterSet, ErrorReply, RedisServer, wait_until
 from tests.conftest import find_server_or_skip
 
 KEY = "key"
@@ -77,6 +77,23 @@ def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(cluster: Clust
     old.start()
     cluster.wait_until_ok()
     assert old in cluster.replicas_of(new)
+
+
+def test_a_cluster_is_healthy_only_when_nobody_counts_as_failed() -> None:
+    """Not even where it answers all the same, and the server has long been back."""
+    find_server_or_skip()
+    with ClusterSet(config={"cluster-require-full-coverage": "no"}) as cluster:
+        away, *others = cluster.servers
+
+        def failed() -> list[bool]:
+            return [b"cluster_slots_fail:0\r" not in other.command(*info) for other in others]
+
+        info = "CLUSTER", "INFO"
+        away.kill()
+        wait_until(lambda: all(failed()), "told that a server failed")
+        away.start()
+        cluster.wait_until_ok()
+        assert not any(failed())
 
 
 def test_a_slot_moves_with_its_keys_and_back(cluster: ClusterSet) -> None:

@@ -112,10 +112,13 @@ class ClusterSet:
         on who serves which.
         """
 
+        # The state alone may be ok while a server that is back still counts as failed.
+        signs = b"cluster_state:ok", b"cluster_slots_ok:%d\r" % SLOTS
+
         def ok() -> bool:
             states = [one.command("CLUSTER", "INFO") for one in self.living]
             maps = {str(self._slots(one)) for one in self.living}
-            return len(maps) == 1 and all(b"cluster_state:ok" in state for state in states)
+            return len(maps) == 1 and all(sign in state for state in states for sign in signs)
 
         wait_until(ok, "a healthy cluster", timeout_s)
         for server in self.living:
