@@ -26,7 +26,7 @@ from redis.exceptions import (
 from .. import utils
 from .credentials import Credentials, renewals_of
 from .packing import pack
-from .replies import Take, short_way
+from .replies import UNASKED, Take, is_unasked, short_way, take_push
 from .tasks import ended
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ class Wire:
         self._replies = short_way(connection, loop)
         self._read_response = _reading_method(connection)
         self._settings = (connection.socket_timeout, connection.health_check_interval)
-        set_push_handler = getattr(connection._parser, "set_pubsub_push_handler", None)
-        if set_push_handler is not None:
-            set_push_handler(_take_push)  # redis-py's own logs the contents
+        connection._parser.handle_push_response = take_push  # type: ignore[attr-defined]  # RESP3's
         # Time-outs and health checks of redis-py would read from under our reading task.
         connection.socket_timeout = None
         connection.health_check_interval = 0
@@ -169,9 +167,12 @@ class Wire:
         try:
             if self._replies is not None:
                 return await self._replies.read()
-            return await self._read_response(
-                disable_decoding=True, disconnect_on_error=False, push_request=True
-            )
+            reply = UNASKED
+            while is_unasked(reply):
+                reply = await self._read_response(
+                    disable_decoding=True, disconnect_on_error=False, push_request=True
+                )
+            return reply
         except (ResponseError, *_ERROR_REPLIES) as reply:
             return reply
         except (ConnectionError, OSError, EOFError, AttributeError) as error:
@@ -347,10 +348,6 @@ def _connections(pool: ConnectionPool) -> list[AbstractConnection]:
 def _descriptor(transport: asyncio.BaseTransport) -> int | None:
     sock = transport.get_extra_info("socket")
     return sock.fileno() if sock is not None and sock.fileno() >= 0 else None
-
-
-async def _take_push(reply: Any) -> Any:
-    return reply
 
 
 async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:

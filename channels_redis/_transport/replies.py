@@ -25,11 +25,20 @@ Take = Callable[[Any], bool]
 """Takes one reply; tells whether it wants the next one."""
 
 _new_parser: Any = None
+_Push: Any = None
 with contextlib.suppress(ImportError):  # an extra
+    from hiredis import PushNotification as _Push
     from hiredis import Reader as _new_parser
 
 #: Where redis-py itself reads replies.
 _REDIS_PY = (AbstractConnection.read_response, SentinelManagedConnection.read_response)
+
+
+#: The ends of the kinds of pushes that belong to a subscription.
+PUB_SUB = (b"message", b"subscribe")
+
+#: In place of a push that redis-py has read, and that belongs to none.
+UNASKED: Any = object()
 
 
 class Replies(asyncio.Protocol):
@@ -104,6 +113,8 @@ class Replies(asyncio.Protocol):
         self._parser.feed(data)
         try:
             while (reply := self._parser.gets()) is not False:
+                if type(reply) is _Push and is_unasked(reply):
+                    continue
                 if self._take is None:
                     self._arrived.append(reply)
                 elif not self._take(reply):
@@ -139,6 +150,20 @@ class Replies(asyncio.Protocol):
 def _resolve(reading: asyncio.Future[bool] | None, enough: bool) -> None:
     if reading is not None and not reading.done():
         reading.set_result(enough)
+
+
+def is_unasked(reply: Any) -> bool:
+    """Tell whether what came answers no command: a push of the server (RESP3) that belongs to no
+    subscription.  Maintenance is announced so, where a pool of the user's has redis-py ask for it.
+    """
+    if reply is UNASKED:
+        return True
+    return type(reply) is _Push and not reply[0].endswith(PUB_SUB)
+
+
+async def take_push(push: list[Any], *_: Any, **__: Any) -> Any:
+    """Take the place of redis-py's handler, which logs contents and goes by announcements."""
+    return push if push[0].endswith(PUB_SUB) else UNASKED
 
 
 def short_way(connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -> Replies | None:
