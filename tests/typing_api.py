@@ -238,6 +238,7 @@ def servers() -> None:
     with RedisServer(binary=binary, config={"save": ""}, unix_socket=True, tls=True) as server:
         assert_type(server, RedisServer)
         assert_type(server.address, tuple[str, int])
+        assert_type(server.bus_port, int)
         assert_type(server.url + server.tls_url + server.unix_url + server.unix_path, str)
         assert_type(server.directory, Path)
         assert_type(server.certificate, Certificate | None)

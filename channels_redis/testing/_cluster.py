@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from channels_redis.testing._resp import ErrorReply
-from channels_redis.testing._server import BUS_OFFSET, Config, RedisServer, wait_until
+from channels_redis.testing._server import Config, RedisServer, wait_until
 
 SLOTS = 16384
 
@@ -231,8 +231,7 @@ class ClusterSet:
                 server.command("CLUSTER", "SET-CONFIG-EPOCH", index)
         first, *others = servers
         for server in others:
-            bus = server.port + BUS_OFFSET
-            first.command("CLUSTER", "MEET", server.host, server.port, bus)
+            first.command("CLUSTER", "MEET", server.host, server.port, server.bus_port)
 
     def _assign_slots(self) -> None:
         primaries = self.servers[: self._sizes[0]]

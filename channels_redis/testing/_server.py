@@ -36,7 +36,7 @@ DEFAULT_CONFIG: Config = {
 #: The same for servers that know it.
 CONFIG_SINCE_6: Config = {"repl-diskless-load": "on-empty-db"}
 
-#: From the port for clients to the one for the other servers of a cluster.
+#: From a port for clients to the one for the other servers of a cluster.
 BUS_OFFSET = 10_000
 
 
@@ -106,6 +106,12 @@ class RedisServer:
         if not self._wants_tls:
             raise ValueError("This server has no TLS: give it tls=True.")
         return f"rediss://{self.host}:{self.tls_port}"
+
+    @property
+    def bus_port(self) -> int:
+        """The port for the other servers of a cluster (``cluster-enabled``)."""
+        encrypted = self.config.get("tls-cluster") == "yes"
+        return (self.tls_port if encrypted else self.port) + BUS_OFFSET
 
     @property
     def directory(self) -> Path:
@@ -227,7 +233,7 @@ class RedisServer:
         bus = BUS_OFFSET if self.config.get("cluster-enabled") == "yes" else 0
         self.port = self._ports.enter_context(reserved_port(companion=bus))
         if self._wants_tls:
-            self.tls_port = self._ports.enter_context(reserved_port())
+            self.tls_port = self._ports.enter_context(reserved_port(companion=bus))
             self.certificate = make_certificate(self.directory)
 
     def _give_up_ports(self) -> None:
