@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Loop = asyncio.AbstractEventLoop
 
+#: What receivers are told that waited.
+CLOSED = "The channel layer was closed while receive() waited."
+
 #: Seconds that flush() and close() wait for the other event loops of the process.
 OTHER_LOOPS_S = 1.0
 
@@ -127,6 +130,7 @@ class BaseRedisLayer(ObservedLayer):
             self.get_capacity, self._dropped, self.expiry, self.group_expiry
         )
         self._queues: dict[str, LocalQueue] = {}
+        self._closings = 0
         self._sessions: LoopStates[Any] = LoopStates(self._make_session)
         self._turn = itertools.count()
 
@@ -302,8 +306,8 @@ class BaseRedisLayer(ObservedLayer):
         yield self._close_here
 
     async def _close_here(self, session: Any) -> None:
-        error = LayerClosed("The channel layer was closed while receive() waited.")
-        self._mailboxes.fail(error, session.loop)
+        self._closings += 1
+        self._mailboxes.fail(LayerClosed(CLOSED), session.loop)
         # The readers give back what nobody has taken, before the rest is forgotten.
         await self._on_all_loops(lambda _: self._sessions.aclose(), session)
         self._mailboxes.empty()

@@ -59,6 +59,10 @@ def failure_of(outcomes: list[bool | Exception]) -> Exception | None:
     return first
 
 
+class SessionEnded(ConnectionLost):
+    """A session ended while something was under way there; the layer may have a new one."""
+
+
 class Session:
     """The part of a layer that belongs to one event loop and ends with it."""
 

@@ -10,16 +10,27 @@ from typing import TYPE_CHECKING, Any
 from ._loops import running_loop_or_none
 from ._mailbox import Mailbox
 from ._messages import Recent
-from ._session import Loop, Session
+from ._session import Loop, Session, SessionEnded
 from ._transport.cluster import Cluster
 from ._transport.sharded import ClusterSubscriber
 from ._transport.shards import Shard, SingleServer
 from ._transport.subscriber import Subscriber
+from .exceptions import ConnectionLost
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
     from .pubsub import RedisPubSubChannelLayer
+
+
+class _Joining:
+    """Calls under way that join one mailbox to one topic: if none succeeds, nobody has joined."""
+
+    __slots__ = ("calls", "is_member")
+
+    def __init__(self, is_member: bool) -> None:
+        self.calls = 0
+        self.is_member = is_member
 
 
 class TopicSession(Session):
@@ -31,27 +42,27 @@ class TopicSession(Session):
         super().__init__(layer, loop)
         self._subscribers: dict[int, Subscriber | ClusterSubscriber] = {}
         self._members: dict[bytes, dict[str, Mailbox]] = {}
+        self._joining: dict[tuple[bytes, str], _Joining] = {}
         self._recalls = layer._publications_are_unique()
         self._recent = Recent()
 
     async def listen(self, channel: str, limit_s: float | None) -> Mailbox:
         """Return the mailbox of a process-specific channel, subscribed in this process.
 
-        Raises :class:`ConnectionLost` when a new subscription was not made in ``limit_s``.
+        Raises :class:`ConnectionLost` when a new subscription was not made in ``limit_s``, and
+        :class:`SessionEnded` when this session was closed before.
         """
         boxes = self.layer._mailboxes
-        box = boxes.open(channel)
-        if box.fed:
-            return box
-        try:
-            await self._join(channel, box, limit_s)
-            # Whoever fed it before joined these, and is gone.
-            for group in sorted(box.groups or ()):
-                await self._join(self.layer._keys.group_topic(group), box, limit_s, group)
-        except BaseException:
-            if not box.fed and not box.waiters:
-                boxes.discard(box)
-            raise
+        # Again where it was forgotten meanwhile, as flush() does.
+        while not (box := boxes.open(channel)).fed:
+            try:
+                await self._join(channel, box, limit_s)
+            except BaseException as error:
+                if not (box.fed or box.waiters or box.groups):
+                    boxes.discard(box)
+                if isinstance(error, ConnectionLost) and self.closing:
+                    raise SessionEnded(str(error)) from error
+                raise
         return box
 
     async def group_add(self, group: str, box: Mailbox) -> None:
@@ -135,6 +146,11 @@ class TopicSession(Session):
             subscriber.abandon()
 
     @property
+    def busy(self) -> bool:
+        """Whether somebody waits for a reply, or a confirmation, on this loop."""
+        return bool(self._joining) or super().busy
+
+    @property
     def receiving(self) -> bool:
         """Whether messages come in on this loop."""
         return bool(self._members) or super().receiving
@@ -148,7 +164,6 @@ class TopicSession(Session):
         self, topic: str, box: Mailbox, limit_s: float | None, group: str | None = None
     ) -> None:
         name = topic.encode()
-        was_member = box.name in self._members.get(name, ())
 
         def arrived() -> None:
             if not self.layer._mailboxes.claim(box, self, subscribed=topic == box.name):
@@ -156,18 +171,38 @@ class TopicSession(Session):
             self._members.setdefault(name, {})[box.name] = box
             if group is not None:
                 box.groups = (box.groups or set()) | {group}
+            else:
+                self._rejoin_groups(box)
 
         subscriber = self.subscriber(self.layer.consistent_hash(topic))
+        joining = self._joining.get((name, box.name))
+        if joining is None:
+            is_member = box.name in self._members.get(name, ())
+            joining = self._joining[name, box.name] = _Joining(is_member)
+        joining.calls += 1
         try:
             await subscriber.subscribe(name, arrived, limit_s)
-        except BaseException:
-            # Cancelled in the very tick in which the confirmation came, it is undone as well.
-            if not was_member:
-                self._part(topic, box)
-                if group is not None and box.groups is not None:
-                    box.groups.discard(group)
-            raise
+            joining.is_member = True
+        finally:
+            joining.calls -= 1
+            if not joining.calls:
+                del self._joining[name, box.name]
+                if not joining.is_member:
+                    # Cancelled in the very tick in which the confirmation came, it is undone.
+                    self._undo(topic, box, group)
         subscriber.release(name)
+
+    def _undo(self, topic: str, box: Mailbox, group: str | None) -> None:
+        self._part(topic, box)
+        if group is not None and box.groups is not None:
+            box.groups.discard(group)
+
+    def _rejoin_groups(self, box: Mailbox) -> None:
+        """Join what a mailbox is in: whoever fed it before joined these, and is gone."""
+        for group in box.groups or ():
+            topic = self.layer._keys.group_topic(group)
+            self._members.setdefault(topic.encode(), {})[box.name] = box
+            self.subscriber(self.layer.consistent_hash(topic)).keep(topic.encode())
 
     def _part(self, topic: str, box: Mailbox) -> None:
         name = topic.encode()

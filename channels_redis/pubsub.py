@@ -14,17 +14,23 @@ from typing import Any
 
 from channels.exceptions import ChannelFull
 
-from ._base import BaseRedisLayer, Loop
+from ._base import CLOSED, BaseRedisLayer, Loop
 from ._keyspace import EXCLUDE_KEY, NONCE_KEY, random_hex
 from ._mailbox import Mailbox
 from ._messages import Item, Packed, check_message
 from ._options import given
 from ._portal import portal
 from ._queues import LocalQueue
-from ._session import Session
+from ._session import Session, SessionEnded
 from ._steps import Steps, run, submit
 from ._topics import ShardView, TopicSession
-from .exceptions import ConnectionLost, ForeignChannelError, InvalidName, Unsupported
+from .exceptions import (
+    ConnectionLost,
+    ForeignChannelError,
+    InvalidName,
+    LayerClosed,
+    Unsupported,
+)
 from .serializers import BaseMessageSerializer, registry
 
 __all__ = ["RedisPubSubChannelLayer", "RedisPubSubLoopLayer", "RedisSingleShardConnection"]
@@ -84,9 +90,19 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
     async def _open(self, channel: str) -> Mailbox:
         self._check_channel(channel)
         if self._is_specific(channel):
-            return await run(self._listen_steps(channel, None), self._sessions)
+            return await self._listen(channel)
         self._remember(channel)
         return self._general_queue(channel).open(channel)
+
+    async def _listen(self, channel: str) -> Mailbox:
+        """Return the mailbox of a process-specific channel, however long that takes."""
+        closings = self._closings
+        while True:
+            try:
+                return await run(self._listen_steps(channel, None), self._sessions)
+            except SessionEnded:
+                if self._closings != closings:
+                    raise LayerClosed(CLOSED) from None
 
     async def new_channel(self, prefix: str = "specific.") -> str:
         """Return a fresh channel name that is subscribed: nothing sent to it from now on is

@@ -76,6 +76,10 @@ class ClusterSubscriber:
             self.release(name)
             raise
 
+    def keep(self, name: bytes) -> None:
+        """Subscribe to a topic, once the map is known (see :class:`Subscriber`)."""
+        self._home(name).keep(name)
+
     def release(self, name: bytes) -> None:
         """Unsubscribe from a topic, unless somebody listens or waits to."""
         for subscriber in self._subscribers:

@@ -115,6 +115,11 @@ class Subscriber:
             if limit is not None:
                 limit.cancel()
 
+    def keep(self, name: bytes) -> None:
+        """Subscribe to a topic to which somebody listens, without waiting for it."""
+        self.topics.want(name, self._verbs)
+        self._request(name)
+
     def release(self, name: bytes) -> None:
         """Unsubscribe from a topic, unless somebody listens or waits to."""
         topic = self.topics.get(name)
@@ -123,10 +128,8 @@ class Subscriber:
         topic.wanted = False
         self._request(name)
 
-    # Topics that move to the subscriber of another server
-
     def surrender(self, name: bytes) -> Topic:
-        """Give a topic away, with those who wait for it; unsubscribe here."""
+        """Give a topic to another server's subscriber, with those who wait; unsubscribe here."""
         topic = self.topics.surrender(name)
         self._request(name)
         return topic
@@ -163,8 +166,7 @@ class Subscriber:
             forget(self._task)
 
     def _give_up(self, join: Join) -> None:
-        if not join.future.done():
-            join.future.set_exception(self._lost(self._trouble))
+        join.fail(self._lost(self._trouble))
 
     def _lost(self, reason: str) -> ConnectionLost:
         return ConnectionLost(f"{self._node.health.located(reason)}; not subscribed")
@@ -206,9 +208,6 @@ class Subscriber:
             while self.topics and not self._closed:
                 try:
                     await self._serve()
-                except ConfigurationError as error:
-                    self.topics.fail(list(self.topics), error)
-                    await self._lose(error)
                 except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
                     await self._lose(error)
             await self._disconnect()
@@ -369,6 +368,8 @@ class Subscriber:
 
     async def _lose(self, error: Exception) -> None:
         """Let the connection go; everything has to be subscribed anew."""
+        if isinstance(error, ConfigurationError):
+            self.topics.fail(list(self.topics), error)
         self._failures += 1
         self._trouble = str(error)
         self.topics.lose()

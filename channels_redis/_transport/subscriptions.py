@@ -126,6 +126,11 @@ class Join:
         self.arrived = arrived
         self.future = future
 
+    def fail(self, error: Exception) -> None:
+        """Raise in the caller, unless it has its answer."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
 
 class Topic:
     """One topic: its state at the server, whether it is wanted, and who waits for it."""
@@ -194,8 +199,7 @@ class Topics(dict[bytes, Topic]):
         for name in names:
             topic = self.get(name)
             for join in topic.joins if topic is not None else ():
-                if not join.future.done():
-                    join.future.set_exception(error)
+                join.fail(error)
 
     def elsewhere(self, is_here: Callable[[int], bool]) -> list[bytes]:
         """Return the wanted topics whose slots are not here."""
