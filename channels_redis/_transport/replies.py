@@ -27,8 +27,9 @@ Take = Callable[[Any], bool]
 _new_parser: Any = None
 _Push: Any = None
 with contextlib.suppress(ImportError):  # an extra
-    from hiredis import PushNotification as _Push
     from hiredis import Reader as _new_parser
+with contextlib.suppress(ImportError):  # since 3.2; before, pushes look like replies
+    from hiredis import PushNotification as _Push
 
 #: Where redis-py itself reads replies.
 _REDIS_PY = (AbstractConnection.read_response, SentinelManagedConnection.read_response)

@@ -231,6 +231,21 @@ async def test_host_names_of_another_network_are_translated(
     assert set(asked) == {(NAMED, server.port) for server in called.servers}
 
 
+async def test_a_translation_that_fails_from_the_start_is_a_configuration_error(
+    make_layer: Callable[..., Any], cluster_set: ClusterSet, kind: str
+) -> None:
+    """A dict that has not all servers is soon written; the error says which one is missing."""
+    known: dict[tuple[str, int], tuple[str, int]] = {}
+    entry = {**cluster_set.host_entry(), "address_remap": lambda address: known[address]}
+    layer = make_layer(kind, hosts=[entry])
+    for call in (layer.send("work", SAY), layer.group_send("room", SAY), layer.receive("work")):
+        with pytest.raises(ConfigurationError, match=r"address_remap.*KeyError.*127\.0\.0\.1"):
+            await asyncio.wait_for(call, 15)
+    known.update((server.address, server.address) for server in cluster_set.servers)
+    await layer.send("work", SAY)
+    assert await receive(layer, "work") == SAY
+
+
 async def test_a_translation_that_fails_is_told_to_whom_it_concerns(
     make_layer: Callable[..., Any], cluster_set: ClusterSet, prefix: str
 ) -> None:

@@ -37,6 +37,8 @@ async def test_what_the_server_says_unasked_is_nobodys_reply(
     """Replies, messages and confirmations are still those that were asked for."""
     if is_older(server, (6,)):
         pytest.skip("no RESP3 before Redis 6")
+    if replies._new_parser is not None and replies._Push is None:
+        pytest.skip("hiredis before 3.2 takes pushes for replies itself")
     if not short:
         monkeypatch.setattr(replies, "_new_parser", None)
 
