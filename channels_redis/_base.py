@@ -22,7 +22,7 @@ from ._observed import ObservedLayer
 from ._outages import Health, Outage
 from ._queues import LocalQueue
 from ._session import Session
-from ._steps import Plan, Steps, run, submit
+from ._steps import Plan, Steps, submit
 from ._tally import Tallies
 from .exceptions import ConfigurationError, InvalidName, LayerClosed, MessageTooLarge
 from .sync import SyncFace
@@ -247,19 +247,20 @@ class BaseRedisLayer(ObservedLayer):
     # Who is in a group
 
     async def group_channels(self, group: str) -> list[str]:
-        """Return the names of a group's members, who joined first first.
+        """Return the names of a group's members, in the order in which they joined.
 
         core: those whom ``group_send()`` would address now, in all processes.  A member whose
         process has died stays for ``group_expiry`` seconds after its last ``group_add()``.
         pubsub: raises :class:`Unsupported`, as no process knows the members of others.
         """
-        return await run(self._group_channels_steps(group), self._sessions)
+        return await self._run("group_channels", self._group_channels_steps(group))
 
     async def group_size(self, group: str) -> int:
-        """Return the number of a group's members: that of :meth:`group_channels`, without
-        fetching their names.  Raises :class:`Unsupported` on pubsub.
+        """Return how many names :meth:`group_channels` would return, without fetching them.
+
+        Raises :class:`Unsupported` on pubsub.
         """
-        return await run(self._group_size_steps(group), self._sessions)
+        return await self._run("group_size", self._group_size_steps(group))
 
     # Ends
 
@@ -270,7 +271,7 @@ class BaseRedisLayer(ObservedLayer):
         process, and deletes the queues of the general channels that were used here.  Receivers
         that wait go on waiting.
         """
-        await run(self._flush_steps(), self._sessions)
+        await self._run("flush", self._flush_steps())
 
     def _flush_steps(self) -> Steps[None]:
         yield self._flush_here
@@ -300,7 +301,7 @@ class BaseRedisLayer(ObservedLayer):
 
         Receivers that wait get :class:`LayerClosed`.  The layer works again if used again.
         """
-        await run(self._close_steps(), self._sessions)
+        await self._run("close", self._close_steps())
 
     def _close_steps(self) -> Steps[None]:
         yield self._close_here

@@ -70,8 +70,8 @@ class SenderClockUsed:
 
 @dataclass(frozen=True)
 class Operation:
-    """A call has ended: ``send``, ``group_send``, ``group_add`` or ``group_discard``, and
-    ``flush`` or ``close`` of ``layer.sync``.
+    """A call has ended, awaited or of ``layer.sync``: one of all the methods that ask a server
+    for something, but ``receive()`` and ``new_channel()``.
 
     ``error`` is the qualified name of what it raised, such as
     ``"channels_redis.exceptions.ConnectionLost"``; None where it returned.

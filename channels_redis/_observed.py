@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 from ._events import Event, Hooks, Operation, timed
 from ._outages import Health, Outage
@@ -13,6 +13,8 @@ from ._receiving import ReceivingLayer
 from ._steps import Steps, run
 from ._tally import Tallies
 from .stats import LayerStats, NodeStats
+
+T = TypeVar("T")
 
 
 class ObservedLayer(ReceivingLayer):
@@ -79,13 +81,13 @@ class ObservedLayer(ReceivingLayer):
         """The same for each :class:`~channels_redis.events.Operation` that ends."""
         return self._on_operation.add(callback)
 
-    def _run(self, operation: str, steps: Steps[None]) -> Coroutine[Any, Any, None]:
+    def _run(self, operation: str, steps: Steps[T]) -> Coroutine[Any, Any, T]:
         work = run(steps, self._sessions)
         return self._run_timed(operation, work) if self._on_operation else work
 
-    async def _run_timed(self, operation: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _run_timed(self, operation: str, work: Coroutine[Any, Any, T]) -> T:
         with timed(operation, self._on_operation):
-            await work
+            return await work
 
     def _timed(self, operation: str) -> AbstractContextManager[None]:
         """Return a clock for one blocking call."""

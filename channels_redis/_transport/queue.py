@@ -78,7 +78,8 @@ class QueueReader:
         # In a cluster, what waits at a server from which the slot is moving away hears nothing.
         self._block_s = 1 if node.in_cluster else max(1, int(node.command_timeout_s / 2))
         limit_s = max(self._block_s + 1.0, node.command_timeout_s * 0.9)
-        self._deadlines = [Deadline(loop, limit_s, self._unanswered)]
+        grace_s = min(1.0, node.command_timeout_s / 10)
+        self._deadlines = [Deadline(loop, limit_s, self._unanswered, grace_s)]
         if node.in_cluster:
             doubt_s, suspect = self._block_s + SUSPICIOUS_S, partial(node.suspect, self)
             self._deadlines.append(Deadline(loop, doubt_s, suspect, grace_s=0))
