@@ -17,7 +17,7 @@ from ._events import Reporter
 from ._keyspace import Keyspace, random_hex
 from ._loops import LoopStates
 from ._mailbox import Mailboxes
-from ._messages import Item, Original, Packed, PackedOnce, runs_no_user_code, splits_at_will
+from ._messages import Item, Original, Packed, PackedOnce, has_separable_steps, runs_no_user_code
 from ._observed import ObservedLayer
 from ._outages import Health, Outage
 from ._queues import LocalQueue
@@ -99,9 +99,9 @@ class BaseRedisLayer(ObservedLayer):
                 f"serializer_default: the class of the format {serializer_format!r} does not "
                 f"take a keyword default: {error}."
             ) from error
-        #: Whether body, encryption and random bytes of a message may be done apart.
-        self._splits = (
-            splits_at_will(self._serializer)
+        #: Whether encoding, encryption and random bytes of a message are separate steps.
+        self._separable = (
+            has_separable_steps(self._serializer)
             and type(self).serialize is BaseRedisLayer.serialize
             and type(self).deserialize is BaseRedisLayer.deserialize
         )
@@ -230,7 +230,7 @@ class BaseRedisLayer(ObservedLayer):
         """Return the user's message as bytes, without addresses and, where that can be done
         apart, without encryption; raise :class:`MessageTooLarge` by its size.
         """
-        body = self._serializer.as_bytes(message) if self._splits else self.serialize(message)
+        body = self._serializer.as_bytes(message) if self._separable else self.serialize(message)
         if len(body) > self.max_message_bytes:
             raise MessageTooLarge(
                 f"A message of {len(body)} bytes is over the limit of {self.max_message_bytes}; "
@@ -240,7 +240,7 @@ class BaseRedisLayer(ObservedLayer):
 
     def _for_many(self, message: Any) -> Item:
         """Return an item that each of many receivers can open."""
-        if self._splits:
+        if self._separable:
             return self._packed(self._serializer.as_bytes(message), self._serializer.from_bytes)
         return Original(message)
 

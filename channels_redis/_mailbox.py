@@ -213,7 +213,7 @@ class Mailboxes:
             if demand is None or not demand.add(loop):
                 return waiter
         try:
-            demand.wanted(loop)
+            demand.on_first_waiter(loop)
         except BaseException:
             self.withdraw(box, waiter)
             raise

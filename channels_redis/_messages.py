@@ -158,7 +158,7 @@ def check_message(message: Any) -> None:
             raise InvalidMessage(f"The key {key!r} of a message is reserved for the channel layer.")
 
 
-def splits_at_will(serializer: Any) -> bool:
+def has_separable_steps(serializer: Any) -> bool:
     """Tell whether a serializer is the base class's composition of ``as_bytes``, encryption
     and random bytes, so that the layer may do the parts separately.
     """

@@ -49,7 +49,7 @@ class Outage:
     def tell(self) -> None:
         """Tell of beginnings and ends, in their order, without the lock: users' code hears of it.
 
-        Whoever comes while somebody does so leaves it to him.
+        A thread that comes while another does so leaves it to that one.
         """
         while self._untold and self._telling.acquire(blocking=False):
             try:

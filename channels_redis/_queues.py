@@ -27,7 +27,7 @@ BATCH = 128
 MAILBOXES = 100_000
 
 
-class Home(Protocol):
+class ReaderHost(Protocol):
     """Where readers run: what a layer has on one event loop."""
 
     loop: Loop
@@ -47,7 +47,7 @@ class QueueLayer(Protocol):
     _mailboxes: Mailboxes
     _report: Reporter
 
-    def _home(self, loop: Loop) -> Home | None:
+    def _home(self, loop: Loop) -> ReaderHost | None:
         """Return where the readers for receivers on ``loop`` run; None for the portal."""
 
     def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
@@ -69,7 +69,7 @@ class LocalQueue:
         self.key = layer._keys.queue(name)
         self.specific = specific
         self.expiry_s = layer.expiry
-        self.receivers = Demand(self._wanted)
+        self.receivers = Demand(self._ensure_readers)
         self._layer = layer
         self._mailboxes = layer._mailboxes
         self._shards = shards
@@ -181,13 +181,13 @@ class LocalQueue:
             loop = self.receivers.loop()
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # Closed this moment, and its waiters too.
-                loop.call_soon_threadsafe(self._wanted, loop)
+                loop.call_soon_threadsafe(self._ensure_readers, loop)
 
-    def _wanted(self, loop: Loop) -> None:
+    def _ensure_readers(self, loop: Loop) -> None:
         """See to it that a reader runs on every shard; ``loop`` is the running one."""
         home = self._layer._home(loop)
         if home is None:
-            portal.call_soon(self._wanted)
+            portal.call_soon(self._ensure_readers)
             return
         for shard in self._shards:
             reader = self._reader(shard, home)
@@ -195,7 +195,7 @@ class LocalQueue:
                 with contextlib.suppress(RuntimeError):  # Its end will start another.
                     reader.poke(loop)
 
-    def _reader(self, shard: int, home: Home) -> QueueReader | None:
+    def _reader(self, shard: int, home: ReaderHost) -> QueueReader | None:
         """Return the reader of a shard, started if anybody waits and there is none."""
         with self._mailboxes.lock:
             reader = self._readers.get(shard)

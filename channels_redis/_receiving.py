@@ -101,7 +101,8 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
 
         May be cancelled at any time without losing a message, and does not raise because of
         the network.  Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel
-        of another process (core), and :class:`LayerClosed` when the layer is closed meanwhile.
+        of another process (core), :class:`LayerClosed` when the layer is closed meanwhile, and
+        :class:`ConfigurationError` where no retry can help and the server has never worked.
         """
         # One coroutine and one future for each consumer that waits, as a site may have 10,000.
         mailboxes = self._mailboxes

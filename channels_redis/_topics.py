@@ -87,9 +87,9 @@ class TopicSession(Session):
         """Leave all topics of a mailbox that another loop feeds now; called on any thread."""
         with contextlib.suppress(RuntimeError):  # Closed this moment.
             # Where this loop stands still, it comes before all that lies unread in the socket.
-            self.loop.call_soon_threadsafe(self._let_go_of, box)
+            self.loop.call_soon_threadsafe(self._leave_topics_of, box)
 
-    def _let_go_of(self, box: Mailbox) -> None:
+    def _leave_topics_of(self, box: Mailbox) -> None:
         if box.home is self:
             return  # taken back meanwhile
         for topic, members in list(self._members.items()):

@@ -33,15 +33,15 @@ def _resolve(waiter: Waiter, error: Exception | None) -> None:
 class Demand:
     """How many wait for what one source (a queue's readers) brings, and on which loops.
 
-    ``wanted(loop)`` is called, without a lock, on the loop of each first one who waits there.
+    ``on_first_waiter(loop)`` is called, without a lock, on a loop where nobody waited before.
     """
 
-    __slots__ = ("_loops", "waiting", "wanted")
+    __slots__ = ("_loops", "on_first_waiter", "waiting")
 
-    def __init__(self, wanted: Callable[[Loop], None]) -> None:
+    def __init__(self, on_first_waiter: Callable[[Loop], None]) -> None:
         self.waiting = 0
         self._loops: dict[Loop, int] = {}
-        self.wanted = wanted
+        self.on_first_waiter = on_first_waiter
 
     def add(self, loop: Loop) -> bool:
         """Count one who waits; tell whether nobody did on this loop before."""
@@ -56,7 +56,7 @@ class Demand:
         return here == 1
 
     def remove(self, loop: Loop) -> None:
-        """Count one who waited."""
+        """Note that one who waited on ``loop`` does so no more."""
         left = self._loops.get(loop, 0) - 1
         if left < 0:
             return

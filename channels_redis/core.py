@@ -55,7 +55,7 @@ class RedisChannelLayer(BaseRedisLayer):
         self._check_channel(channel)
         check_message(message)
         name = non_local_name(channel)
-        specific = "!" in channel
+        specific = self._is_specific(channel)
         member = self._member({**message, ADDRESS_KEY: channel} if specific else dict(message))
         self._check_size(message, len(member))
         shard = self.consistent_hash(name) if specific else self._next_shard()
@@ -65,7 +65,7 @@ class RedisChannelLayer(BaseRedisLayer):
 
     async def _open(self, channel: str) -> Mailbox:
         self._check_channel(channel)
-        if "!" not in channel:
+        if not self._is_specific(channel):
             return self._general_queue(channel).open(channel)
         if not self._is_own(channel):
             raise ForeignChannelError(
@@ -86,7 +86,11 @@ class RedisChannelLayer(BaseRedisLayer):
     # Groups
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel to a group, or refresh its membership for ``group_expiry`` seconds."""
+        """Add a channel to a group, or refresh its membership for ``group_expiry`` seconds.
+
+        Raises :class:`InvalidName`, and :class:`ConnectionLost` when Redis could not be reached
+        or did not answer.
+        """
         await self._run("group_add", self._group_add_steps(group, channel))
 
     def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
@@ -102,7 +106,10 @@ class RedisChannelLayer(BaseRedisLayer):
         )
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; no error if it is not a member."""
+        """Remove a channel from a group; no error if it is not a member.
+
+        Raises what :meth:`group_add` raises.
+        """
         await self._run("group_discard", self._group_discard_steps(group, channel))
 
     def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
@@ -120,6 +127,9 @@ class RedisChannelLayer(BaseRedisLayer):
     ) -> None:
         """Send a message to every member of a group but those in ``exclude``, names of
         channels; full channels are skipped and counted.
+
+        Raises what :meth:`send` raises but ``ChannelFull``.  Where some have the message and
+        others could not be reached, ``ConnectionLost.maybe_executed`` is true.
         """
         await self._run("group_send", self._group_send_steps(group, message, exclude))
 
@@ -130,7 +140,7 @@ class RedisChannelLayer(BaseRedisLayer):
         excluded = self._check_exclude(exclude)
         check_message(message)
         body = self._body(message)
-        if self._splits and runs_no_user_code(self._serializer):
+        if self._separable and runs_no_user_code(self._serializer):
             # What comes back is plain, so the rest can be one step, wherever it runs.
             plain = self._serializer.from_bytes(body)
             yield lambda session: self._send_to_group(session, group, plain, excluded)
@@ -203,12 +213,12 @@ class RedisChannelLayer(BaseRedisLayer):
 
     def _member(self, frame: dict[str, Any]) -> bytes:
         """Return the member of a queue for a message, unlike any other."""
-        if not self._splits or self.random_prefix_length <= 0:
+        if not self._separable or self.random_prefix_length <= 0:
             frame[NONCE_KEY] = random_hex()
         return self.serialize(frame)
 
     def _members_are_unique(self) -> bool:
-        return self._splits and self.random_prefix_length >= 8
+        return self._separable and self.random_prefix_length >= 8
 
     def _largest_capacity(self, channels: list[str]) -> int:
         """Return the bound of a queue that serves several channels."""

@@ -123,7 +123,9 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel of this process to a group; subscribed when this returns.
 
-        Raises :class:`ForeignChannelError` for a channel that this process does not receive.
+        Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel that this process
+        does not receive, and :class:`ConnectionLost` when the server could not be reached or did
+        not confirm.
         """
         await self._run("group_add", self._group_add_steps(group, channel))
 
@@ -139,7 +141,11 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         yield lambda session: self._at_home(session, box, TopicSession.group_add, group, box)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; no error if it is not a member."""
+        """Remove a channel from a group; no error if it is not a member.
+
+        Raises :class:`InvalidName`, and :class:`ConnectionLost` when the event loop on which the
+        channel is received does not respond; not because of the network.
+        """
         await self._run("group_discard", self._group_discard_steps(group, channel))
 
     def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
@@ -156,7 +162,8 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
     ) -> None:
         """Send a message to every member of a group, in all processes, but those in
         ``exclude``, names of channels.  Processes of releases before 5.0 deliver it to these
-        too, with the key ``__asgi_exclude__`` in it.
+        too, with the key ``__asgi_exclude__`` in it.  Raises what :meth:`send` raises but
+        ``ChannelFull``.
         """
         await self._run("group_send", self._group_send_steps(group, message, exclude))
 
@@ -234,7 +241,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
     def _item(self, payload: bytes) -> Item:
         """Return what was published as an item for many: decrypted once, unpacked by each."""
-        if self._splits:
+        if self._separable:
             crypter = self._serializer.crypter
             if crypter is not None:
                 payload = crypter.decrypt(payload)
@@ -274,7 +281,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
     def _publications_are_unique(self) -> bool:
         """Tell whether no two publications of any sender are the same bytes: tokens are not."""
-        return self._splits and self._serializer.crypter is not None
+        return self._separable and self._serializer.crypter is not None
 
     def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
         raise AssertionError("no queue of this layer is process-specific")

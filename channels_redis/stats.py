@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class NodeStats:
-    """One entry of ``hosts``: a server, or all servers of a Sentinel set."""
+    """One entry of ``hosts``: a server, or all servers of a Sentinel set or of a cluster."""
 
     #: The entry, without secrets, such as ``"localhost:6379"``.
     node: str

@@ -1,7 +1,7 @@
 """One connection, taken from a redis-py pool and then driven by the layer itself.
 
 redis-py's connection objects bring TLS, authentication, Sentinel and the parser; the layer
-owns the timing (design rule 9).  This is the only module that touches their private parts.
+owns the timing.  Nothing but this module and :mod:`.replies` touches their private parts.
 """
 
 from __future__ import annotations

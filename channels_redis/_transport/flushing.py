@@ -1,4 +1,4 @@
-"""Deleting the keys of one layer on one node, and nobody else's."""
+"""Deleting the keys of one layer on one server, and nobody else's."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ At = Callable[[bytes], Commands]
 """What sends commands about a key: in a cluster, each goes by its slot."""
 
 
-async def delete_owned(node: Commands, at: At, keyspace: Keyspace) -> None:
-    """Delete all queues and groups of a layer that ``node`` has; without the right to SCAN,
+async def delete_owned(commands: Commands, at: At, keyspace: Keyspace) -> None:
+    """Delete all queues and groups of a layer that ``commands`` has; without the right to SCAN,
     found with KEYS.
     """
     try:
         cursor = b"0"
         while True:
-            cursor, found = await _ask(
-                node, "SCAN", cursor, "MATCH", keyspace.owned_keys_pattern(), "COUNT", _SCAN_COUNT
-            )
+            scan = "SCAN", cursor, "MATCH", keyspace.owned_keys_pattern(), "COUNT", _SCAN_COUNT
+            cursor, found = await _ask(commands, *scan)
             await _delete_sorted_sets(at, _owned(found, keyspace))
             if cursor == b"0":
                 return
     except NoPermissionError:
-        found = await _ask(node, "KEYS", keyspace.owned_keys_pattern())
+        found = await _ask(commands, "KEYS", keyspace.owned_keys_pattern())
         await _delete_sorted_sets(at, _owned(found, keyspace))
 
 
@@ -59,12 +58,12 @@ async def _delete_sorted_sets(at: At, keys: list[bytes]) -> None:
     )
 
 
-async def _delete(node: Commands, key: bytes) -> None:
+async def _delete(commands: Commands, key: bytes) -> None:
     try:
-        await _ask(node, "UNLINK", key)
+        await _ask(commands, "UNLINK", key)
     except NoPermissionError:
-        await _ask(node, "DEL", key)
+        await _ask(commands, "DEL", key)
 
 
-async def _ask(node: Commands, *command: bytes | str | int) -> Any:
-    return await node.call(pack(*command), True)
+async def _ask(commands: Commands, *command: bytes | str | int) -> Any:
+    return await commands.call(pack(*command), True)

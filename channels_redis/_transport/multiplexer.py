@@ -118,7 +118,7 @@ class Multiplexer:
             else:
                 self._queue(command)
         if not reason:
-            self._have_written()
+            self._schedule_write()
 
     def _queue(self, command: Command) -> None:
         self._backlog_bytes += command.size_bytes
@@ -129,7 +129,7 @@ class Multiplexer:
         else:
             waiting.append(command)
 
-    def _have_written(self) -> None:
+    def _schedule_write(self) -> None:
         """See to it that what waits is written, at the latest at the end of the tick."""
         if self._task is None:
             self._start()
@@ -254,7 +254,7 @@ class Multiplexer:
             wire.renewed = self._authenticate
             self.loaded.clear()
             if not self.pending and self._failures:
-                look_after(self)
+                await_life(self)
             self._write_waiting()
 
     def _authenticate(self, command: bytes) -> None:
@@ -373,6 +373,6 @@ class Multiplexer:
         )
 
 
-def look_after(commands: Commands) -> None:
+def await_life(commands: Commands) -> None:
     """Have the server asked for a sign of life until it gives one, which ends its outage."""
     commands.call(pack("PING"), True).add_done_callback(ignore)

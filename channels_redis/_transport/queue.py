@@ -18,7 +18,7 @@ from ..exceptions import ConfigurationError, ConnectionLost
 from . import scripts
 from .commands import Commands
 from .connections import NO_ANSWER, Deadline, Loop, Wire
-from .multiplexer import SUSPICIOUS_S, look_after
+from .multiplexer import SUSPICIOUS_S, await_life
 from .packing import pack
 from .pops import DEPTH, Popped, Pops, Reply
 from .tasks import begun, forget, turn
@@ -70,10 +70,10 @@ class QueueOwner(Protocol):
 class QueueReader:
     """A supervised task that pops while anybody waits, and survives every loss."""
 
-    def __init__(self, owner: QueueOwner, node: Node, multiplexer: Commands, loop: Loop) -> None:
+    def __init__(self, owner: QueueOwner, node: Node, commands: Commands, loop: Loop) -> None:
         self._owner = owner
         self._node = node
-        self._multiplexer = multiplexer
+        self._commands = commands
         self.loop = loop
         # In a cluster, what waits at a server from which the slot is moving away hears nothing.
         self._block_s = 1 if node.in_cluster else max(1, int(node.command_timeout_s / 2))
@@ -154,9 +154,7 @@ class QueueReader:
         await asyncio.wait({self.task})
 
     def desert(self) -> None:
-        """End as soon as the reader's loop runs again, which it does not at present.  What was
-        popped by then is delivered then.
-        """
+        """End when the reader's loop, which stands still, runs again; and deliver what it has."""
         self._deserted = True
         with contextlib.suppress(RuntimeError):  # Closed this moment.
             self.loop.call_soon_threadsafe(self._wake)
@@ -168,9 +166,10 @@ class QueueReader:
         wire, client_id = self._wire, self._client_id
         if wire is None:
             return
+        if client_id is None or self._node.in_cluster:
+            wire.shut()  # There is no name, or no server, by which to ask.
+            return
         try:
-            if client_id is None or self._node.in_cluster:
-                raise ConnectionError("it has no name by which the server could be asked")
             for _ in range(DEPTH):
                 if not await commands.call(pack("CLIENT", "UNBLOCK", client_id)):
                     return
@@ -195,11 +194,11 @@ class QueueReader:
     async def _run(self) -> None:
         try:
             await turn()
-            while self._pops.pending or await self._wanted():
+            while self._pops.pending or await self._wait_for_demand():
                 await self._work()
             if self._failures and not self._leaving:
                 # Nobody waits for the end of the outage any more, and somebody has to tell of it.
-                look_after(self._multiplexer)
+                await_life(self._commands)
         except ConfigurationError as error:
             self._owner.failed(error)
         except asyncio.CancelledError:
@@ -209,7 +208,7 @@ class QueueReader:
             if not self.loop.is_closed():
                 await self._finish()
 
-    async def _wanted(self) -> bool:
+    async def _wait_for_demand(self) -> bool:
         """Wait for somebody who wants a message; False when nobody has come for a while."""
         if not self._leaving and not self._owner.demand():
             self._poked = self.loop.create_future()
@@ -333,7 +332,7 @@ class QueueReader:
         self._hold = self.loop.call_later(HOLD_S / 2, self._give_back) if more else None
         if held:
             owner = self._owner
-            sending = scripts.put_back(self._multiplexer, owner.key, owner.expiry_s, held)
+            sending = scripts.put_back(self._commands, owner.key, owner.expiry_s, held)
             self._returning = self._help(self._put_back(held, sending), "put back")
 
     async def _put_back(self, held: list[Popped], sending: asyncio.Future[Any]) -> None:
@@ -358,7 +357,7 @@ class QueueReader:
     async def _unblock(self, wire: Wire) -> None:
         """Make the server answer the blocking pop now; close the socket if it does not."""
         limit = self.loop.call_later(STOP_S, wire.abort)
-        server = self._node.same_server(self._multiplexer)
+        server = self._node.same_server(self._commands)
         try:
             await turn()
             while self._pops.pending and self._client_id is not None:

@@ -65,34 +65,36 @@ def is_hash_refused(reply: BaseException) -> bool:
 class Running:
     """A script on its way: issued when this is made, and awaited for its result."""
 
-    __slots__ = ("_args", "_node", "_repeatable", "_script", "future", "ran_late")
+    __slots__ = ("_args", "_commands", "_repeatable", "_script", "future", "ran_late")
 
     def __init__(
-        self, node: Commands, script: Script, *args: Arg, repeatable: bool = False
+        self, commands: Commands, script: Script, *args: Arg, repeatable: bool = False
     ) -> None:
-        self._node = node
+        self._commands = commands
         self._script = script
         self._args = args
         self._repeatable = repeatable
         #: Whether it was refused at first, and ran behind what was asked for after it.
         self.ran_late = False
         form = script.by_source
-        if script in node.loaded and not node.hash_forbidden:
+        if script in commands.loaded and not commands.hash_forbidden:
             form = script.by_hash
         # Commands run in order, so those that follow may go by the hash from now on.
-        node.loaded.add(script)
-        self.future = node.call(form(*args), repeatable)
+        commands.loaded.add(script)
+        self.future = commands.call(form(*args), repeatable)
 
     def __await__(self) -> Generator[Any, None, Any]:
-        self._node.push()
+        self._commands.push()
         try:
             return (yield from self.future)
         except (NoScriptError, NoPermissionError) as refusal:
             if not is_hash_refused(refusal):
                 raise
-            self._node.hash_forbidden = isinstance(refusal, NoPermissionError)
+            self._commands.hash_forbidden = isinstance(refusal, NoPermissionError)
         self.ran_late = True
-        return (yield from self._node.call(self._script.by_source(*self._args), self._repeatable))
+        return (
+            yield from self._commands.call(self._script.by_source(*self._args), self._repeatable)
+        )
 
     def cancel(self) -> None:
         """Ask for no result any more; take the command back if it was not yet written."""
@@ -100,9 +102,9 @@ class Running:
             self.future.cancel()
 
 
-def send(node: Commands, queue: str, member: bytes, expiry_s: float, capacity: int) -> Running:
+def send(commands: Commands, queue: str, member: bytes, expiry_s: float, capacity: int) -> Running:
     """Add a message to a queue; awaiting gives bits :data:`ADDED` and :data:`SENDER_CLOCK`."""
-    return Running(node, _SEND, queue, member, expiry_s, capacity, time.time())
+    return Running(commands, _SEND, queue, member, expiry_s, capacity, time.time())
 
 
 def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:
@@ -115,30 +117,30 @@ def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:
 
 
 def put_back(
-    node: Commands, queue: str, expiry_s: float, messages: Iterable[tuple[bytes, bytes]]
+    commands: Commands, queue: str, expiry_s: float, messages: Iterable[tuple[bytes, bytes]]
 ) -> asyncio.Future[Any]:
     """Give ``(member, score)`` pairs back to their queue.
 
     Always an EVAL: where a loop is about to end there may be no time for a second try.
     """
     pairs = [part for member, score in messages for part in (score, member)]
-    return node.call(_PUT_BACK.by_source(queue, expiry_s, *pairs))
+    return commands.call(_PUT_BACK.by_source(queue, expiry_s, *pairs))
 
 
-async def join(node: Commands, group: bytes, channel: str, group_expiry_s: float) -> None:
+async def join(commands: Commands, group: bytes, channel: str, group_expiry_s: float) -> None:
     """Add a channel to a group; may be repeated."""
-    await Running(node, _JOIN, group, channel, group_expiry_s, time.time(), repeatable=True)
+    await Running(commands, _JOIN, group, channel, group_expiry_s, time.time(), repeatable=True)
 
 
-async def members(node: Commands, group: bytes, group_expiry_s: float) -> list[bytes]:
-    """Return the full names of the channels in a group, who joined first first; may be repeated.
+async def members(commands: Commands, group: bytes, group_expiry_s: float) -> list[bytes]:
+    """Return the full names of the channels in a group, in the order of joining; may be repeated.
 
     A plain ZRANGE lists them, behind the script that drops some: to hand out a long list takes a
     script seven times as long.
     """
     while True:
-        pruned = Running(node, _PRUNE, group, group_expiry_s, time.time(), repeatable=True)
-        listed = node.call(pack(b"ZRANGE", group, 0, -1), True)
+        pruned = Running(commands, _PRUNE, group, group_expiry_s, time.time(), repeatable=True)
+        listed = commands.call(pack(b"ZRANGE", group, 0, -1), True)
         listed.add_done_callback(ignore)  # where the wait for the first one ends otherwise
         answered: list[asyncio.Future[Any]] = []
         for future in (pruned.future, listed):
@@ -150,12 +152,12 @@ async def members(node: Commands, group: bytes, group_expiry_s: float) -> list[b
             return names
 
 
-async def size(node: Commands, group: bytes, group_expiry_s: float) -> int:
+async def size(commands: Commands, group: bytes, group_expiry_s: float) -> int:
     """Return the number of channels in a group; may be repeated."""
-    reply = await Running(node, _SIZE, group, group_expiry_s, time.time(), repeatable=True)
+    reply = await Running(commands, _SIZE, group, group_expiry_s, time.time(), repeatable=True)
     return cast("int", reply)
 
 
-async def leave(node: Commands, group: bytes, channel: str) -> None:
+async def leave(commands: Commands, group: bytes, channel: str) -> None:
     """Remove a channel from a group; may be repeated.  A plain ZREM."""
-    await node.call(pack(b"ZREM", group, channel), True)
+    await commands.call(pack(b"ZREM", group, channel), True)

@@ -70,7 +70,7 @@ class ClusterSubscriber:
         if not self._cluster.map.known:
             await self._cluster.map.wait_until_known(limit_s)
         try:
-            await self._home(name).subscribe(name, arrived, limit_s)
+            await self._subscriber_for(name).subscribe(name, arrived, limit_s)
         except BaseException:
             # By now it may be at home elsewhere.
             self.release(name)
@@ -78,7 +78,7 @@ class ClusterSubscriber:
 
     def keep(self, name: bytes) -> None:
         """Subscribe to a topic, once the map is known (see :class:`Subscriber`)."""
-        self._home(name).keep(name)
+        self._subscriber_for(name).keep(name)
 
     def release(self, name: bytes) -> None:
         """Unsubscribe from a topic, unless somebody listens or waits to."""
@@ -98,7 +98,7 @@ class ClusterSubscriber:
             for name in subscriber.topics.elsewhere(is_here):
                 moved = True
                 topic = subscriber.surrender(name)
-                self._home(name).adopt(name, topic)
+                self._subscriber_for(name).adopt(name, topic)
         if moved:
             self._drop()
         # Servers that serve nothing any more; what they did is done elsewhere.
@@ -123,7 +123,7 @@ class ClusterSubscriber:
         for subscriber in self._subscribers:
             subscriber.abandon()
 
-    def _home(self, name: bytes) -> Subscriber:
+    def _subscriber_for(self, name: bytes) -> Subscriber:
         """Return the subscriber that a topic belongs to by the map."""
         if not self._cluster.sharded:
             if self._anywhere is None:

@@ -59,7 +59,7 @@ async def apart(work: Coroutine[Any, Any, T], loop: Loop, purpose: str) -> T:
 
 async def ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
     """Return when tasks that were cancelled have ended: they may have connections to close, and
-    nobody else waits for them.  Who is cancelled meanwhile is so afterwards.
+    nobody else waits for them.  A cancellation of the caller is raised when they have.
     """
     cancelled: asyncio.CancelledError | None = None
     while pending := {task for task in tasks if not task.done()}:

@@ -83,7 +83,8 @@ class User(Protocol):
 
 
 class Node:
-    """The server behind one entry of ``hosts``, as one event loop sees it.
+    """A server that can be dialled, as one event loop sees it: here the one behind an entry of
+    ``hosts``; in :mod:`.cluster_nodes` those of a cluster.
 
     ``client`` returns the loop's ``redis.asyncio.Redis`` of this entry: connections come from
     its pool, so that subclasses which override it are obeyed.  ``first_dialled`` is told when

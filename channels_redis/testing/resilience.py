@@ -33,8 +33,8 @@ class UnreliableChannelLayer:
     ``layer`` is a layer, or the ``BACKEND`` and ``CONFIG`` of one.  ``drop`` and ``delay`` are
     shares of the received messages between 0 and 1; a delayed one comes ``delay_s`` seconds
     late, and those behind it in its channel not before it.  Of a message to a group each member
-    has his own copy, with a fate of its own.  The same ``seed`` gives the n-th message that this
-    object receives the same fate in every run; ``None`` gives another each time.
+    has a copy of its own, with a fate of its own.  The same ``seed`` gives the n-th message that
+    this object receives the same fate in every run; ``None`` gives another each time.
 
     ``dropped`` and ``delayed`` count messages.  All else is the wrapped layer's.
     """
