@@ -97,6 +97,7 @@ class RedisChannelLayer(BaseRedisLayer):
         self._check_group(group)
         self._check_channel(channel)
         if self._is_own(channel):
+            # Noted before it is known to have worked, so that the end of the mailbox leaves it.
             box = self._mailboxes.open(channel)
             with self._mailboxes.lock:
                 box.groups = (box.groups or set()) | {group}

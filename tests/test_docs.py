@@ -444,6 +444,15 @@ def test_the_picture_of_the_rooms_is_complete() -> None:
     assert floors == sorted(floors)
 
 
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("docs/*.csv"), *ROOT.glob("docs/images/*")], ids=lambda path: str(path.name)
+)
+def test_no_table_and_no_picture_is_left_out(path: Path) -> None:
+    """What was measured or drawn is shown by some document."""
+    name = str(path.relative_to(ROOT / "docs"))
+    assert any(name in document.read_text() for document in DOCUMENTS)
+
+
 def is_room(module: str) -> bool:
     return module not in PORCHES and not module.startswith(f"{BESIDE}.")
 
