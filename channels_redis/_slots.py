@@ -6,8 +6,6 @@ import binascii
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .exceptions import ConfigurationError
-
 SLOTS = 16384
 
 Address = tuple[str, int]
@@ -47,22 +45,14 @@ def slot_of(name: bytes | str) -> int:
 def named_address(host: Any, port: int, asked: Address, remap: Remap | None) -> Address | None:
     """Return where to connect, given what a server said; None where it does not know.
 
-    An empty host stands for the one that was asked.  Raises :class:`ConfigurationError` where the
-    user's ``remap`` raises.
+    An empty host stands for the one that was asked.
     """
     if isinstance(host, bytes):
         host = host.decode("utf-8", "replace")
     if host == _UNKNOWN:
         return None
     address = (host or asked[0], int(port))
-    if remap is None:
-        return address
-    try:
-        return remap(address)
-    except Exception as error:
-        raise ConfigurationError(
-            f"hosts: address_remap raised {type(error).__name__}: {error} for {address}"
-        ) from error
+    return remap(address) if remap is not None else address
 
 
 def read_ranges(reply: Any, asked: Address, remap: Remap | None) -> Ranges:

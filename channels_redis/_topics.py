@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ._loops import running_loop_or_none
@@ -15,7 +15,7 @@ from ._transport.cluster import Cluster
 from ._transport.sharded import ClusterSubscriber
 from ._transport.shards import Shard, SingleServer
 from ._transport.subscriber import Subscriber
-from .exceptions import ConnectionLost
+from .exceptions import COMMAND_ERRORS, ConnectionLost
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 class _Joining:
     """Calls under way that join one mailbox to one topic: if none succeeds, nobody has joined."""
 
-    __slots__ = ("calls", "is_member")
+    __slots__ = ("calls", "joined")
 
-    def __init__(self, is_member: bool) -> None:
+    def __init__(self, joined: bool) -> None:
         self.calls = 0
-        self.is_member = is_member
+        self.joined = joined
 
 
 class TopicSession(Session):
@@ -42,7 +42,7 @@ class TopicSession(Session):
         super().__init__(layer, loop)
         self._subscribers: dict[int, Subscriber | ClusterSubscriber] = {}
         self._members: dict[bytes, dict[str, Mailbox]] = {}
-        self._joining: dict[tuple[bytes, str], _Joining] = {}
+        self._joining: dict[Mailbox, dict[str, _Joining]] = {}
         self._recalls = layer._publications_are_unique()
         self._recent = Recent()
 
@@ -58,7 +58,7 @@ class TopicSession(Session):
             try:
                 await self._join(channel, box, limit_s)
             except BaseException as error:
-                if not (box.fed or box.waiters or box.groups):
+                if not (box.fed or box.waiters or box.groups or box in self._joining):
                     boxes.discard(box)
                 if isinstance(error, ConnectionLost) and self.closing:
                     raise SessionEnded(str(error)) from error
@@ -69,6 +69,9 @@ class TopicSession(Session):
         """Add a mailbox to a group, once the group's topic is subscribed."""
         topic = self.layer._keys.group_topic(group)
         await self._join(topic, box, self.layer.connect_wait_s, group)
+        if box.home is not None and box.home is not self:
+            # It was taken over meanwhile, by a loop that did not know of this group.
+            await self.layer._at_home(self, box, TopicSession.group_add, group, box)
 
     async def group_discard(self, group: str, box: Mailbox) -> None:
         """Remove a mailbox from a group."""
@@ -163,46 +166,78 @@ class TopicSession(Session):
     async def _join(
         self, topic: str, box: Mailbox, limit_s: float | None, group: str | None = None
     ) -> None:
-        name = topic.encode()
+        """Subscribe to a topic for a mailbox: that of its own name, or that of a group."""
 
         def arrived() -> None:
-            if not self.layer._mailboxes.claim(box, self, subscribed=topic == box.name):
-                return  # Another loop was first, and feeds it now.
-            self._members.setdefault(name, {})[box.name] = box
+            if not self._claim(topic, box):
+                return  # Another loop was first, and feeds it now; or this one is about to end.
+            self._members.setdefault(topic.encode(), {})[box.name] = box
             if group is not None:
                 box.groups = (box.groups or set()) | {group}
             else:
                 self._rejoin_groups(box)
 
-        subscriber = self.subscriber(self.layer.consistent_hash(topic))
-        joining = self._joining.get((name, box.name))
+        with self._noted(topic, box, group) as joining:
+            await self._subscribe(topic, arrived, limit_s)
+            joining.joined = True
+
+    @contextlib.contextmanager
+    def _noted(self, topic: str, box: Mailbox, group: str | None) -> Iterator[_Joining]:
+        """Note who joins a topic at once; if no one succeeds, undo what came of it."""
+        under_way = self._joining.setdefault(box, {})
+        joining = under_way.get(topic)
         if joining is None:
-            is_member = box.name in self._members.get(name, ())
-            joining = self._joining[name, box.name] = _Joining(is_member)
+            members = self._members.get(topic.encode(), {})
+            joining = under_way[topic] = _Joining(members.get(box.name) is box)
         joining.calls += 1
         try:
-            await subscriber.subscribe(name, arrived, limit_s)
-            joining.is_member = True
+            yield joining
         finally:
             joining.calls -= 1
             if not joining.calls:
-                del self._joining[name, box.name]
-                if not joining.is_member:
-                    # Cancelled in the very tick in which the confirmation came, it is undone.
-                    self._undo(topic, box, group)
-        subscriber.release(name)
+                del under_way[topic]
+            if not under_way:
+                self._joining.pop(box, None)
+            if not joining.calls and not joining.joined:
+                # Cancelled in the very tick in which the confirmation came.
+                self._undo(topic, box, group)
 
     def _undo(self, topic: str, box: Mailbox, group: str | None) -> None:
         self._part(topic, box)
         if group is not None and box.groups is not None:
             box.groups.discard(group)
 
+    def _claim(self, topic: str, box: Mailbox) -> bool:
+        own = topic == box.name
+        return not self.closing and self.layer._mailboxes.claim(box, self, subscribed=own)
+
+    async def _subscribe(
+        self, topic: str, arrived: Callable[[], None], limit_s: float | None
+    ) -> None:
+        if self.closing:
+            raise SessionEnded("The layer was closed; not subscribed.")
+        subscriber = self.subscriber(self.layer.consistent_hash(topic))
+        await subscriber.subscribe(topic.encode(), arrived, limit_s)
+        subscriber.release(topic.encode())
+
     def _rejoin_groups(self, box: Mailbox) -> None:
-        """Join what a mailbox is in: whoever fed it before joined these, and is gone."""
-        for group in box.groups or ():
-            topic = self.layer._keys.group_topic(group)
-            self._members.setdefault(topic.encode(), {})[box.name] = box
-            self.subscriber(self.layer.consistent_hash(topic)).keep(topic.encode())
+        """Have all joined that a mailbox is in: whoever fed it before joined these, and is gone."""
+        with self.layer._mailboxes.lock:
+            groups = tuple(box.groups or ())
+        for group in groups:
+            self.background(self._rejoin(group, box), f"rejoining {group}")
+
+    async def _rejoin(self, group: str, box: Mailbox) -> None:
+        topic = self.layer._keys.group_topic(group)
+
+        def arrived() -> None:
+            # It may have been left, and the mailbox taken over again.
+            if group in (box.groups or ()) and box.home is self and self._claim(topic, box):
+                self._members.setdefault(topic.encode(), {})[box.name] = box
+
+        # Refused, or the end of this session: there is nobody to tell, and the group is kept.
+        with contextlib.suppress(*COMMAND_ERRORS):
+            await self._subscribe(topic, arrived, None)
 
     def _part(self, topic: str, box: Mailbox) -> None:
         name = topic.encode()

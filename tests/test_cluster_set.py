@@ -62,7 +62,7 @@ def test_a_failover_that_the_servers_dropped_is_asked_for_again(
         return ask(*words)
 
     monkeypatch.setattr(replica, "command", drop_the_first)
-    monkeypatch.setattr(_cluster, "PLAN_DROPPED_AFTER_S", 2.0)
+    monkeypatch.setattr(_cluster, "PLAN_DROPPED_AFTER_S", 4.0)
     assert cluster.failover(KEY) is replica
     assert len(asked) >= 2
     cluster.wait_until_ok()

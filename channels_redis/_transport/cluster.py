@@ -15,7 +15,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ConnectionError,
+    MovedError,
+    TryAgainError,
+)
 
 from .. import utils
 from .._outages import Health
@@ -216,7 +222,18 @@ class Cluster:
 
     def address_in(self, reply: MovedError | AskError, asked: Address) -> Address | None:
         """Return where a redirection points to."""
-        return named_address(reply.host, reply.port, asked, self.entry.remap)
+        return named_address(reply.host, reply.port, asked, self._remap)
+
+    def _remap(self, address: Address) -> Address:
+        """Translate an address as the user wants it; what goes wrong there is told by a name."""
+        remap = self.entry.remap
+        try:
+            return remap(address) if remap is not None else address
+        except Exception as error:
+            reason = f"hosts: address_remap raised {type(error).__name__}: {error} for {address}"
+            # A retry can help where it has worked before, as everywhere.
+            kind = ConnectionError if self.health.proven else ConfigurationError
+            raise kind(reason) from error
 
     def _park(self, command: Command) -> None:
         if self._closed:
@@ -259,7 +276,7 @@ class Cluster:
             yield partial(self._ask, address)
 
     async def _ask(self, address: Address) -> Chart:
-        where, remap = self.health.node, self.entry.remap
+        where, remap = self.health.node, self._remap
         server = self._servers.get(address)
         if server is not None and server.multiplexer.connected:
             call = server.multiplexer.call

@@ -77,7 +77,8 @@ class Wire:
         self._replies = short_way(connection, loop)
         self._read_response = _reading_method(connection)
         self._settings = (connection.socket_timeout, connection.health_check_interval)
-        connection._parser.handle_push_response = take_push  # type: ignore[attr-defined]  # RESP3's
+        if hasattr(connection._parser, "handle_push_response"):
+            connection._parser.handle_push_response = take_push
         # Time-outs and health checks of redis-py would read from under our reading task.
         connection.socket_timeout = None
         connection.health_check_interval = 0
@@ -224,6 +225,7 @@ class Wire:
         self._transport.abort()
         self.renewed = None
         self._connection.set_re_auth_token(None)  # type: ignore[arg-type]  # for its next user
+        vars(self._connection._parser).pop("handle_push_response", None)
         self._connection.socket_timeout, self._connection.health_check_interval = self._settings
         # In this very task: one of its own might never start where the loop ends.
         with contextlib.suppress(Exception):

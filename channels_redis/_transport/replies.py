@@ -164,7 +164,8 @@ def is_unasked(reply: Any) -> bool:
 
 async def take_push(push: list[Any], *_: Any, **__: Any) -> Any:
     """Take the place of redis-py's handler, which logs contents and goes by announcements."""
-    return push if push[0].endswith(PUB_SUB) else UNASKED
+    kind = push[0].encode() if isinstance(push[0], str) else push[0]
+    return push if kind.endswith(PUB_SUB) else UNASKED
 
 
 def short_way(connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -> Replies | None:

@@ -51,6 +51,7 @@ class ClusterSubscriber:
         self._by_server: dict[Address, Subscriber] = {}
         self._ends: set[asyncio.Task[None]] = set()
         self._moving: asyncio.TimerHandle | None = None
+        self._closed = False
         cluster.watchers.add(self)
 
     @property
@@ -69,16 +70,14 @@ class ClusterSubscriber:
         """Return when a server has confirmed the subscription (see :class:`Subscriber`)."""
         if not self._cluster.map.known:
             await self._cluster.map.wait_until_known(limit_s)
+        if self._closed:
+            raise self._cluster.map.lost("the layer was closed")
         try:
             await self._subscriber_for(name).subscribe(name, arrived, limit_s)
         except BaseException:
             # By now it may be at home elsewhere.
             self.release(name)
             raise
-
-    def keep(self, name: bytes) -> None:
-        """Subscribe to a topic, once the map is known (see :class:`Subscriber`)."""
-        self._subscriber_for(name).keep(name)
 
     def release(self, name: bytes) -> None:
         """Unsubscribe from a topic, unless somebody listens or waits to."""
@@ -110,6 +109,7 @@ class ClusterSubscriber:
 
     async def aclose(self) -> None:
         """End all tasks and connections; fail those who wait."""
+        self._closed = True
         self._cluster.watchers.discard(self)
         self._cluster.health.gone(self)
         if self._moving is not None:

@@ -96,6 +96,8 @@ class Subscriber:
         undone and never calls it.  Raises :class:`ConnectionLost` after ``limit_s`` seconds,
         :class:`ConfigurationError` where the server refuses.
         """
+        if self._closed:
+            raise self._lost("the layer was closed")
         topic = self.topics.want(name, self._verbs)
         if topic.state is State.JOINED:
             arrived()
@@ -114,11 +116,6 @@ class Subscriber:
         finally:
             if limit is not None:
                 limit.cancel()
-
-    def keep(self, name: bytes) -> None:
-        """Subscribe to a topic to which somebody listens, without waiting for it."""
-        self.topics.want(name, self._verbs)
-        self._request(name)
 
     def release(self, name: bytes) -> None:
         """Unsubscribe from a topic, unless somebody listens or waits to."""

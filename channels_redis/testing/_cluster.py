@@ -12,6 +12,9 @@ from channels_redis.testing._server import Config, RedisServer, wait_until
 
 SLOTS = 16384
 
+#: In a line of CLUSTER NODES, in front of the slots.
+_NODE_FIELDS = 8
+
 #: A primary that does not answer for this long is replaced by a replica, if it has one.
 NODE_TIMEOUT_MS = 2000
 
@@ -112,13 +115,12 @@ class ClusterSet:
         on who serves which.
         """
 
-        # The state alone may be ok while a server that is back still counts as failed.
-        signs = b"cluster_state:ok", b"cluster_slots_ok:%d\r" % SLOTS
-
         def ok() -> bool:
             states = [one.command("CLUSTER", "INFO") for one in self.living]
             maps = {str(self._slots(one)) for one in self.living}
-            return len(maps) == 1 and all(sign in state for state in states for sign in signs)
+            agreed = len(maps) == 1 and all(b"cluster_state:ok" in state for state in states)
+            # The state may be ok while a server that is back still counts as failed.
+            return agreed and not any(self._failed_by(one) for one in self.living)
 
         wait_until(ok, "a healthy cluster", timeout_s)
         for server in self.living:
@@ -264,6 +266,13 @@ class ClusterSet:
         nodes: bytes = server.command("CLUSTER", "NODES")
         line = next((one for one in nodes.decode().splitlines() if self._name(other) in one), "")
         return bool(line) and "handshake" not in line and "fail" not in line
+
+    def _failed_by(self, server: RedisServer) -> bool:
+        """Tell whether a server takes a living one, or the owner of a slot, for failed."""
+        known = [line.split() for line in server.command("CLUSTER", "NODES").decode().splitlines()]
+        living = {self._name(one) for one in self.living}
+        failed = [one for one in known if "fail" in one[2]]
+        return any(one[0] in living or len(one) > _NODE_FIELDS for one in failed)
 
     def _following(self, server: RedisServer) -> str | None:
         nodes: bytes = server.command("CLUSTER", "NODES")

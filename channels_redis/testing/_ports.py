@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 HOST = "127.0.0.1"
 
@@ -30,10 +31,18 @@ def reserved_port(*, companion: int = 0) -> Iterator[int]:
 def _claim_some(companion: int) -> tuple[int, ExitStack]:
     while True:
         port = random.SystemRandom().randrange(LOWEST, HIGHEST - companion)
-        with suppress(OSError), ExitStack() as claims:
-            for number in {port, port + companion}:
-                claims.enter_context(_claim(number))
-            return port, claims.pop_all()
+        try:
+            return port, _claim_all({port, port + companion})
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+
+
+def _claim_all(ports: set[int]) -> ExitStack:
+    with ExitStack() as claims:
+        for port in ports:
+            claims.enter_context(_claim(port))
+        return claims.pop_all()
 
 
 def _claim(port: int) -> socket.socket:

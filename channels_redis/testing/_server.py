@@ -111,7 +111,8 @@ class RedisServer:
     def bus_port(self) -> int:
         """The port for the other servers of a cluster (``cluster-enabled``)."""
         encrypted = self.config.get("tls-cluster") == "yes"
-        return (self.tls_port if encrypted else self.port) + BUS_OFFSET
+        default = (self.tls_port if encrypted else self.port) + BUS_OFFSET
+        return int(str(self.config.get("cluster-port", default)))
 
     @property
     def directory(self) -> Path:

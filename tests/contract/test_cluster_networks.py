@@ -246,6 +246,35 @@ async def test_a_translation_that_fails_from_the_start_is_a_configuration_error(
     assert await receive(layer, "work") == SAY
 
 
+async def test_a_translation_that_fails_later_ends_no_receive(
+    make_layer: Callable[..., Any], cluster_set: ClusterSet, kind: str
+) -> None:
+    """It has worked before and may do so again, for example where it asks a name server."""
+    working = True
+
+    def remap(address: tuple[str, int]) -> tuple[str, int]:
+        if not working:
+            raise OSError("no name server")
+        return address
+
+    entry = {**cluster_set.host_entry(), "address_remap": remap}
+    layer = make_layer(kind, hosts=[entry], connect_wait_s=0.5)
+    await layer.send("work", SAY)
+    assert await receive(layer, "work") == SAY
+    channel = await layer.new_channel()
+    working = False
+
+    async def elsewhere() -> None:
+        """Another event loop has to learn the map."""
+        for name in ("jobs", channel):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(layer.receive(name), 1)
+        with pytest.raises(ConnectionLost):
+            await layer.send("jobs", SAY)
+
+    await asyncio.to_thread(asyncio.run, elsewhere())
+
+
 async def test_a_translation_that_fails_is_told_to_whom_it_concerns(
     make_layer: Callable[..., Any], cluster_set: ClusterSet, prefix: str
 ) -> None:
