@@ -176,7 +176,8 @@ class Reporter:
                 self._group_over_capacity(event)
             case NodeLost(node, reason):
                 facts = {"event": "node_lost", "node": node, "reason": reason}
-                self._log.warning("Lost Redis at %s: %s; reconnecting", node, reason, extra=facts)
+                why = reason.rstrip(".")
+                self._log.warning("Lost Redis at %s: %s; reconnecting", node, why, extra=facts)
             case NodeBack(node, outage_s):
                 facts = {"event": "node_back", "node": node, "outage_s": outage_s}
                 self._log.info("Redis at %s is back after %.1f s", node, outage_s, extra=facts)

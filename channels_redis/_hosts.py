@@ -199,7 +199,10 @@ def _check_address(where: str, address: Any) -> None:
         raise ConfigurationError(f"{where} must be a URL ({_URL_FORMS}).")
     scheme, separator, _ = address.partition("://")
     if not separator or scheme.lower() not in URL_SCHEMES:
-        raise ConfigurationError(f"{where} must be a URL that starts with {_URL_FORMS}.")
+        raise ConfigurationError(
+            f"{where} must be a URL that starts with {_URL_FORMS}, such as redis://localhost:6379, "
+            'or a pair such as ("localhost", 6379).'
+        )
     is_unix = scheme.lower() == "unix"
     if is_unix and not _is_unix_location(address):
         raise ConfigurationError(f"{where} must name a path, such as unix:///run/redis.sock.")

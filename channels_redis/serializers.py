@@ -40,6 +40,7 @@ Default = Callable[[Any], Any]
 _LARGE_BYTES = 10_000
 
 _PATH_STEPS = 20
+_HINT = ", unless the option serializer_default is True"
 _KEY_CHARACTERS_SHOWN = 40
 
 
@@ -301,7 +302,8 @@ def _refusal(
     for _ in range(_PATH_STEPS):
         found = next(_unencodable_children(_replaced(value, default), encodes), None)
         if found is None:
-            return SerializationError(f"{path} {_trouble(format, value, encodes)}.")
+            hint = _HINT if default is None and _is_encoded_by_default(value) else ""
+            return SerializationError(f"{path} {_trouble(format, value, encodes)}{hint}.")
         step, value, is_key = found
         if is_key:
             return SerializationError(
@@ -341,6 +343,14 @@ def _replaced(value: Any, default: Default | None) -> Any:
         return default(value)
     except (TypeError, ValueError, RecursionError):
         return value
+
+
+def _is_encoded_by_default(value: Any) -> bool:
+    try:
+        encode_default(value)
+    except Exception:  # noqa: BLE001 (a subclass of a type that it takes may raise anything)
+        return False
+    return True
 
 
 def _trouble(format: str, value: Any, encodes: Callable[[Any], bool]) -> str:

@@ -281,6 +281,9 @@ def test_code_that_is_shown_runs(block: Block, kind: str, places: Places) -> Non
         for consumer in filter(is_consumer, names.values()):
             drive = DRIVERS.get(consumer.__name__, leave)
             asyncio.run(with_clients(consumer, drive, places))
+        for name, test in names.items():
+            if name.startswith("test_"):
+                asyncio.run(test(None))  # Fixtures do what configured() does.
 
 
 # Consumers, and what is asked of them

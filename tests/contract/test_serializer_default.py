@@ -64,11 +64,15 @@ async def test_what_is_carried_comes_back_as_documented(build: Any, format: str)
 async def test_without_the_option_the_error_leads_to_the_place(
     layer_class: Any, format: str, off: Any
 ) -> None:
-    """Nothing is turned into something else unasked."""
+    """Nothing is turned into something else unasked, and the error tells how to ask."""
     layer = layer_class(serializer_format=format, serializer_default=off)
+    place, hint = r'^message\["a"\]\[1\] is a', "unless the option serializer_default is True"
     for value, _, _ in CARRIED:
-        with pytest.raises(SerializationError, match=r'^message\["a"\]\[1\] is a'):
+        with pytest.raises(SerializationError, match=f"{place}.*{hint}"):
             layer.serialize({"type": "x", "a": [1, value]})
+    with pytest.raises(SerializationError, match=place) as raised:
+        layer.serialize({"type": "x", "a": [1, object()]})
+    assert hint not in str(raised.value)
 
 
 @pytest.mark.parametrize("format", ["msgpack", "json"])
