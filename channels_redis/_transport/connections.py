@@ -77,8 +77,9 @@ class Wire:
         self._replies = short_way(connection, loop)
         self._read_response = _reading_method(connection)
         self._settings = (connection.socket_timeout, connection.health_check_interval)
-        if hasattr(connection._parser, "handle_push_response"):
-            connection._parser.handle_push_response = take_push
+        parser: Any = connection._parser
+        if hasattr(parser, "handle_push_response"):
+            parser.handle_push_response = take_push
         # Time-outs and health checks of redis-py would read from under our reading task.
         connection.socket_timeout = None
         connection.health_check_interval = 0
