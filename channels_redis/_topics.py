@@ -187,8 +187,9 @@ class TopicSession(Session):
         under_way = self._joining.setdefault(box, {})
         joining = under_way.get(topic)
         if joining is None:
-            members = self._members.get(topic.encode(), {})
-            joining = under_way[topic] = _Joining(members.get(box.name) is box)
+            is_member = self._members.get(topic.encode(), {}).get(box.name) is box
+            # After a take-over it may be in a group that is only being joined again.
+            joining = under_way[topic] = _Joining(is_member or group in (box.groups or ()))
         joining.calls += 1
         try:
             yield joining

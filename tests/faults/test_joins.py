@@ -176,6 +176,24 @@ async def test_if_all_who_join_at_once_are_cancelled_nobody_has_joined(
     assert await receive_until_marker(layer, channel) == []
 
 
+async def test_a_join_that_failed_ends_no_older_membership(make_layer: Make, server: Any) -> None:
+    """The loop's connections had ended, and what it was in is being joined again."""
+    with Proxy(server.host, server.port) as proxy:
+        layer = make_layer("pubsub", hosts=[proxy.url], connect_wait_s=0.3)
+        other = make_layer("pubsub")
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer._sessions.aclose()
+        proxy.refuse()
+        waiting = asyncio.create_task(layer.receive(channel))
+        with pytest.raises(ConnectionLost):
+            await layer.group_add("room", channel)
+        proxy.resume()
+        await wait_for(lambda: list(layer.groups.values()) == [{channel}])
+        await other.group_send("room", SAY)
+        assert await asyncio.wait_for(waiting, 10) == SAY
+
+
 async def test_a_first_receive_that_gives_up_takes_the_channel_from_nobody(
     make_layer: Make, server: Any
 ) -> None:
