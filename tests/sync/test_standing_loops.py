@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -168,7 +167,7 @@ def test_loops_that_only_received_and_were_closed_bare_are_forgotten(
 
 
 def test_a_batch_that_arrived_as_its_loop_was_closed_bare_is_kept_whole(
-    layer: RedisChannelLayer,
+    layer: RedisChannelLayer, server: Any
 ) -> None:
     """Also behind a message for so many that it wakes them in parts."""
     loop = asyncio.new_event_loop()
@@ -189,7 +188,10 @@ def test_a_batch_that_arrived_as_its_loop_was_closed_bare_is_kept_whole(
             for reader in queue._readers.values()
         ):
             await asyncio.sleep(0)
-        time.sleep(0.2)
+        # The loop stands still from here on, until the server has answered the pop.
+        (queue,) = layer._queues.values()
+        wait_until(lambda: server.command("ZCARD", queue.key) == 0, "popped")
+        server.command("PING")
         return waiting
 
     async def receive_two(channel: str) -> list[Any]:
