@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from . import _clock
 
 #: Seconds between two records about the same ongoing trouble.
 SUMMARY_S = 60.0
@@ -128,7 +129,7 @@ class Hooks(Generic[T]):
                 self._tell(error)
 
     def _tell(self, error: Exception) -> None:
-        now = time.monotonic()
+        now = _clock.monotonic()
         # One that fails may do so with each message.
         if self._failure_told_at is None or now - self._failure_told_at >= SUMMARY_S:
             self._failure_told_at = now
@@ -138,7 +139,7 @@ class Hooks(Generic[T]):
 @contextmanager
 def timed(name: str, hooks: Hooks[Operation]) -> Iterator[None]:
     """Tell ``hooks`` how an operation went."""
-    started = time.perf_counter()
+    started = _clock.monotonic()
     error: str | None = None
     try:
         yield
@@ -146,7 +147,7 @@ def timed(name: str, hooks: Hooks[Operation]) -> Iterator[None]:
         error = f"{type(raised).__module__}.{type(raised).__qualname__}"
         raise
     finally:
-        hooks(Operation(name, time.perf_counter() - started, error))
+        hooks(Operation(name, _clock.monotonic() - started, error))
 
 
 class Reporter:
@@ -193,7 +194,7 @@ class Reporter:
 
     def flush_due(self) -> None:
         """Write the summary of drops if its time has come."""
-        now = time.monotonic()
+        now = _clock.monotonic()
         with self._lock:
             told_at = self._drops_reported_at
             if not self._pending_drops or (told_at is not None and now - told_at < SUMMARY_S):
@@ -221,7 +222,7 @@ class Reporter:
         self.flush_due()
 
     def _group_over_capacity(self, event: GroupOverCapacity) -> None:
-        now = time.monotonic()
+        now = _clock.monotonic()
         with self._lock:
             noted = self._over_capacity
             since, full, members = noted.get(event.group, (-SUMMARY_S, 0, 0))

@@ -9,11 +9,11 @@ until the moment of taking, the message is in the mailbox.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from . import _clock
 from ._waiters import Demand, Loop, Waiter, wake
 
 #: A mailbox whose last waiter was cancelled ends after this time, or after ``expiry``.
@@ -114,7 +114,7 @@ class Mailboxes:
         with self.lock:
             box = self.boxes.get(name)
             if box is None:
-                box = Mailbox(name, self._capacity(name), demand, time.monotonic())
+                box = Mailbox(name, self._capacity(name), demand, _clock.monotonic())
                 self.boxes[name] = box
             elif box.demand is None:
                 box.demand = demand
@@ -137,7 +137,7 @@ class Mailboxes:
         self._wake_some(boxes, 0, running)
 
     def _append(self, boxes: Iterable[Mailbox], item: Any, bounded: bool) -> None:
-        stamped = (time.monotonic(), item)
+        stamped = (_clock.monotonic(), item)
         dropped = []
         with self.lock:
             for box in boxes:
@@ -194,7 +194,7 @@ class Mailboxes:
         with self.lock:
             if not box.items:
                 return None
-            box.used_at = time.monotonic()
+            box.used_at = _clock.monotonic()
             box.cancelled = False
             self._taken += 1
             return box.items.popleft()[1]
@@ -224,7 +224,7 @@ class Mailboxes:
         with self.lock:
             if waiter in box.waiters:
                 self._forget(box, waiter)
-            box.used_at, box.cancelled = time.monotonic(), not box.waiters
+            box.used_at, box.cancelled = _clock.monotonic(), not box.waiters
             if box.items:
                 # It was, or was to be, woken for a message that it will not take.
                 self._wake_next(box, waiter.get_loop())
@@ -332,7 +332,7 @@ class Mailboxes:
 
     def sweep(self, home: object) -> list[Mailbox]:
         """Remove and return the mailboxes of ``home``, or of none, whose readers have gone."""
-        now = time.monotonic()
+        now = _clock.monotonic()
         with self.lock:
             for box in self.boxes.values():
                 # Somebody was woken whose loop stopped that moment.

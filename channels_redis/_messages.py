@@ -105,7 +105,7 @@ class Original:
 class Held:
     """A message of a general channel, which goes back to its queue if nobody takes it.
 
-    ``origin`` is the reader that popped ``member`` and ``score``, ``since`` the time of its loop.
+    ``origin`` is the reader that popped ``member`` and ``score``, ``since`` when.
     """
 
     droppable: ClassVar[bool] = False

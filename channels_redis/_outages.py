@@ -8,10 +8,10 @@ loss until the last loser is back.  A layer is in an outage while any of its sha
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
+from . import _clock
 from ._events import NodeBack, NodeLost, Reporter
 
 _NEVER_WORKED = "it has not worked yet: check that it runs, and host, port and TLS of its entry"
@@ -35,14 +35,14 @@ class Outage:
         """Count a shard that was lost just now."""
         self._lost_shards += 1
         if self._lost_shards == 1:
-            self._since = time.monotonic()
+            self._since = _clock.monotonic()
             self._untold.append((True, 0.0))
 
     def shard_back(self) -> None:
         """Count a shard that is back."""
         self._lost_shards -= 1
         if self._lost_shards == 0:
-            outage_s = time.monotonic() - self._since
+            outage_s = _clock.monotonic() - self._since
             self._past_s += outage_s
             self._untold.append((False, outage_s))
 
@@ -61,7 +61,7 @@ class Outage:
     def seconds(self) -> tuple[float, float]:
         """Return how long the present outage lasts (0.0 if none), and all of them together."""
         with self.lock:
-            outage_s = time.monotonic() - self._since if self._lost_shards else 0.0
+            outage_s = _clock.monotonic() - self._since if self._lost_shards else 0.0
             return outage_s, self._past_s + outage_s
 
 
@@ -98,7 +98,7 @@ class Health:
             self._losers.add(user)
             if self._lost_at is not None:
                 return
-            self._lost_at = time.monotonic()
+            self._lost_at = _clock.monotonic()
             self.settled = False
             self._outage.shard_lost()
         self._outage.tell()
@@ -114,7 +114,7 @@ class Health:
                 return
             if self._losers:
                 return
-            outage_s = time.monotonic() - self._lost_at
+            outage_s = _clock.monotonic() - self._lost_at
             self._lost_at = None
             self.settled = True
             self.reconnects += 1
@@ -126,7 +126,7 @@ class Health:
     def seconds(self) -> tuple[float, float]:
         """Return how long the present outage lasts (0.0 if none), and all of them together."""
         with self._outage.lock:
-            outage_s = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+            outage_s = 0.0 if self._lost_at is None else _clock.monotonic() - self._lost_at
             return outage_s, self._past_s + outage_s
 
     def gone(self, user: object) -> None:

@@ -13,7 +13,6 @@ import contextlib
 import contextvars
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 from asgiref.sync import AsyncToSync
 from django.core.signals import setting_changed
 
+from . import _clock
 from .exceptions import ConnectionLost, LayerClosed
 
 Loop = asyncio.AbstractEventLoop
@@ -52,11 +52,11 @@ class Limit:
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
-        self._until = time.monotonic() + limit_s
+        self._until = _clock.monotonic() + limit_s
 
     def left_s(self) -> float:
         """Return the seconds that are left, as locks take them."""
-        return min(max(0.0, self._until - time.monotonic()), threading.TIMEOUT_MAX)
+        return min(max(0.0, self._until - _clock.monotonic()), threading.TIMEOUT_MAX)
 
 
 class Call:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import Any, Protocol
 
+from . import _clock
 from ._events import MessagesDropped, Reporter
 from ._keyspace import Keyspace
 from ._mailbox import Mailbox, Mailboxes
@@ -75,13 +75,13 @@ class LocalQueue:
         self._shards = shards
         self._readers: dict[int, QueueReader] = {}
         self._remembers = layer._members_are_unique()
-        self._used_at = time.monotonic()
+        self._used_at = _clock.monotonic()
         self._recent = Recent()
         self._smallest_capacity = BATCH
 
     def open(self, channel: str) -> Mailbox:
         """Return the mailbox of a channel that this queue feeds."""
-        self._used_at = time.monotonic()
+        self._used_at = _clock.monotonic()
         box = self._mailboxes.open(channel, self.receivers)
         if box.capacity < self._smallest_capacity:
             self._smallest_capacity = box.capacity
@@ -117,7 +117,7 @@ class LocalQueue:
                     self._layer._hand_over(self, member, reader.loop)
             return
         box = self.open(self.name)
-        now = reader.loop.time()
+        now = _clock.monotonic()
         for member, score in messages:
             held = Held(reader, now, member, score, self._layer._unpack_queued)
             self._mailboxes.put(box, held, reader.loop, bounded=False)
@@ -127,9 +127,7 @@ class LocalQueue:
         self._layer._report(MessagesDropped(self.name, reason, count))
 
     def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
-        """Hand back what this reader delivered ``before`` a time of its loop and nobody took;
-        tell whether more of it is left.
-        """
+        """Hand back what it delivered ``before`` and nobody took; tell whether more is left."""
         box = self._mailboxes.boxes.get(self.name)
         if self.specific or box is None:
             return [], False
@@ -163,7 +161,7 @@ class LocalQueue:
         """
         if self._readers or self.receivers.waiting:
             return False
-        if self.specific and time.monotonic() - self._used_at < self.expiry_s:
+        if self.specific and _clock.monotonic() - self._used_at < self.expiry_s:
             return False
         return not any(box.demand is self.receivers for box in self._mailboxes.boxes.values())
 

@@ -47,7 +47,7 @@ FLOORS = [
     ["utils", "_mailbox", "_messages", "_outages"],
     ["events"],
     ["_keyspace", "_waiters", "_events", "_tally", "_hosts", "_options", "_slots", "serializers"],
-    ["exceptions", "stats", "_plain"],
+    ["exceptions", "stats", "_plain", "_clock"],
 ]
 # What holds nothing but the version, or nothing at all.
 PORCHES = {"", "_transport", "doctor", "management", "management.commands"}

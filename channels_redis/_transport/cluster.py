@@ -23,7 +23,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from .. import utils
+from .. import _clock, utils
 from .._outages import Health
 from .._slots import Address, Remap, named_address, slot_of
 from .._tally import NodeTally
@@ -118,7 +118,7 @@ class Cluster:
     def server(self, address: Address, *, asked: bool = False) -> Server:
         """Return the server at an address; ``asked``: for keys that are on their way to it."""
         if asked:
-            self._asked[address] = self.loop.time()
+            self._asked[address] = _clock.monotonic()
         server = self._servers.get(address)
         if server is None:
             node = ClusterNode(self, address)
@@ -250,7 +250,7 @@ class Cluster:
             self._unparking.cancel()
             self._unparking = None
         parked, self._parked = self._parked, []
-        too_old = self.loop.time() - self.connect_wait_s
+        too_old = _clock.monotonic() - self.connect_wait_s
         for command in parked:
             if command.asked_at <= too_old:
                 command.fail(self.map.lost("no server serves the slot"))
@@ -319,7 +319,7 @@ class Cluster:
 
     def _retire_others(self) -> None:
         """Let go of all servers that are not in the map."""
-        recently = self.loop.time() - ASKED_S
+        recently = _clock.monotonic() - ASKED_S
         asked = {address for address, when in self._asked.items() if when > recently}
         for address in self._servers.keys() - set(self.map.primaries) - asked:
             server = self._servers.pop(address)

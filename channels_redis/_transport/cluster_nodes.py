@@ -18,6 +18,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from .. import _clock
 from .._slots import Address
 from .commands import Command, Commands, is_ask, recognised
 from .connections import Wire
@@ -256,7 +257,7 @@ class Route:
     def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
         """Queue one packed command; return the future of its reply (see :class:`Multiplexer`)."""
         loop = self._cluster.loop
-        command = Command(data, loop.create_future(), loop.time(), repeatable, self._slot)
+        command = Command(data, loop.create_future(), _clock.monotonic(), repeatable, self._slot)
         self._cluster.issue(command)
         return command.future
 

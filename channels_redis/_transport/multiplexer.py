@@ -18,6 +18,7 @@ from typing import Any
 
 from redis.exceptions import AuthenticationError, ConnectionError, RedisError
 
+from .. import _clock
 from ..exceptions import ConnectionLost
 from .commands import Command, Commands, is_refusal
 from .connections import NO_ANSWER, Loop, Wire
@@ -96,7 +97,7 @@ class Multiplexer:
         the server refuses what the options ask for.  Cancelling it takes back a command that is
         not yet written.
         """
-        command = Command(data, self._loop.create_future(), self._loop.time(), repeatable)
+        command = Command(data, self._loop.create_future(), _clock.monotonic(), repeatable)
         self.issue(command)
         return command.future
 
@@ -200,7 +201,7 @@ class Multiplexer:
             return
         if self._wire.lost:
             return  # The reading task is about to see it, and what was not written stays so.
-        now = self._loop.time()
+        now = _clock.monotonic()
         chunks = []
         while self._unwritten and self._in_flight_bytes < WINDOW_BYTES:
             command = self._next_unwritten()
@@ -340,7 +341,7 @@ class Multiplexer:
     def _check_deadlines(self) -> None:
         """Give up on what has waited too long."""
         self._watch = None
-        now = self._loop.time()
+        now = _clock.monotonic()
         if self._written and now - self._written[0].written_at >= SUSPICIOUS_S:
             self._node.suspect(self)
         else:

@@ -50,7 +50,7 @@ class Pops:
         self._specific = specific
         self._single = pack("BZPOPMIN", key, block_s)
         self._hash_forbidden = False
-        # Seconds that the server's clock is ahead of the event loop's.
+        # Seconds that the server's clock is ahead of ours.
         self._clock_ahead_s = 0.0
         self.reset()
 
@@ -99,7 +99,7 @@ class Pops:
         self._asked.append(None)
 
     def take(self, reply: Any, now: float) -> Reply:
-        """Return what the next reply means; ``now`` is the event loop's time in seconds."""
+        """Return what the next reply means; ``now`` is the time in seconds (see :mod:`._clock`)."""
         is_batch = self._asked.popleft()
         if is_batch is None:
             return Reply(error=reply if isinstance(reply, Exception) else None)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError, RedisError
 
+from .. import _clock
 from ..exceptions import ConfigurationError, ConnectionLost
 from . import scripts
 from .commands import Commands
@@ -55,9 +56,7 @@ class QueueOwner(Protocol):
         """Count messages that will not be delivered."""
 
     def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
-        """Hand back what this reader delivered ``before`` a time of its loop and nobody took;
-        tell whether more of it is left.
-        """
+        """Hand back what it delivered ``before`` and nobody took; tell whether more is left."""
         ...
 
     def failed(self, error: Exception) -> None:
@@ -183,7 +182,7 @@ class QueueReader:
         if wire is not None:
             for reply in wire.arrived():
                 with contextlib.suppress(RuntimeError):  # of timers, as the loop is closed
-                    self._take(self._pops.take(reply, self.loop.time()))
+                    self._take(self._pops.take(reply, _clock.monotonic()))
             wire.abandon()
         for task in (self.task, *self._helpers):
             forget(task)
@@ -275,7 +274,7 @@ class QueueReader:
             wire.write(self._pops.ask(self._owner.limit()))
         if self._pops.pending:
             reply = await self._reply_in_time(wire)
-            self._take(self._pops.take(reply, self.loop.time()))
+            self._take(self._pops.take(reply, _clock.monotonic()))
         if self._trouble and not self._pops.pending:
             raise self._trouble
 
@@ -327,8 +326,9 @@ class QueueReader:
 
     def _give_back(self) -> None:
         """Return to the queue what nobody has taken for a while, so that others can."""
-        now = self.loop.time()
-        held, more = self._owner.reclaim(self, now if self._stopping else now - HOLD_S)
+        # A loop's timers may be early by as much as its clock is coarse: a millisecond in uvloop.
+        age_s = 0 if self._stopping else 0.95 * HOLD_S
+        held, more = self._owner.reclaim(self, _clock.monotonic() - age_s)
         self._hold = self.loop.call_later(HOLD_S / 2, self._give_back) if more else None
         if held:
             owner = self._owner

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Generator, Iterable
 from importlib import resources
 from typing import Any, cast
 
 from redis.exceptions import NoPermissionError, NoScriptError
 
+from .._clock import unix_time
 from .commands import Commands
 from .packing import pack
 from .tasks import ignore
@@ -104,7 +104,7 @@ class Running:
 
 def send(commands: Commands, queue: str, member: bytes, expiry_s: float, capacity: int) -> Running:
     """Add a message to a queue; awaiting gives bits :data:`ADDED` and :data:`SENDER_CLOCK`."""
-    return Running(commands, _SEND, queue, member, expiry_s, capacity, time.time())
+    return Running(commands, _SEND, queue, member, expiry_s, capacity, unix_time())
 
 
 def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:
@@ -113,7 +113,7 @@ def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:
     Its reply is ``[now_s, expired, member, score, ...]``.
     """
     form = _POP.by_hash if by_hash else _POP.by_source
-    return form(queue, limit, BATCH_BYTES, expiry_s, time.time())
+    return form(queue, limit, BATCH_BYTES, expiry_s, unix_time())
 
 
 def put_back(
@@ -129,7 +129,7 @@ def put_back(
 
 async def join(commands: Commands, group: bytes, channel: str, group_expiry_s: float) -> None:
     """Add a channel to a group; may be repeated."""
-    await Running(commands, _JOIN, group, channel, group_expiry_s, time.time(), repeatable=True)
+    await Running(commands, _JOIN, group, channel, group_expiry_s, unix_time(), repeatable=True)
 
 
 async def members(commands: Commands, group: bytes, group_expiry_s: float) -> list[bytes]:
@@ -139,7 +139,7 @@ async def members(commands: Commands, group: bytes, group_expiry_s: float) -> li
     script seven times as long.
     """
     while True:
-        pruned = Running(commands, _PRUNE, group, group_expiry_s, time.time(), repeatable=True)
+        pruned = Running(commands, _PRUNE, group, group_expiry_s, unix_time(), repeatable=True)
         listed = commands.call(pack(b"ZRANGE", group, 0, -1), True)
         listed.add_done_callback(ignore)  # where the wait for the first one ends otherwise
         answered: list[asyncio.Future[Any]] = []
@@ -154,7 +154,7 @@ async def members(commands: Commands, group: bytes, group_expiry_s: float) -> li
 
 async def size(commands: Commands, group: bytes, group_expiry_s: float) -> int:
     """Return the number of channels in a group; may be repeated."""
-    reply = await Running(commands, _SIZE, group, group_expiry_s, time.time(), repeatable=True)
+    reply = await Running(commands, _SIZE, group, group_expiry_s, unix_time(), repeatable=True)
     return cast("int", reply)
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from redis.exceptions import RedisError
 
+from .. import _clock
 from .._outages import Health
 from .._slots import SLOTS, Address, Owners, Ranges, owners_of
 from ..exceptions import ConfigurationError, ConnectionLost
@@ -119,15 +120,15 @@ class SlotMap:
         """Return when the map is known; raise :class:`ConnectionLost` after ``limit_s`` seconds,
         :class:`ConfigurationError` where no retry will help.
         """
-        deadline = self._loop.time() + limit_s if limit_s is not None else None
+        deadline = _clock.monotonic() + limit_s if limit_s is not None else None
         while not self.known:
-            left_s = deadline - self._loop.time() if deadline is not None else None
+            left_s = deadline - _clock.monotonic() if deadline is not None else None
             try:
                 await asyncio.wait_for(self.ready(), left_s)
             except asyncio.TimeoutError:
                 raise self.lost("its servers do not answer") from None
             except (RedisError, OSError) as error:
-                if self._closed or (deadline is not None and self._loop.time() >= deadline):
+                if self._closed or (deadline is not None and _clock.monotonic() >= deadline):
                     raise self.lost(str(error)) from error
 
     def lost(self, reason: str) -> ConnectionLost:
