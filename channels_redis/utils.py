@@ -14,6 +14,7 @@ import difflib
 import functools
 import inspect
 import os
+import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -61,6 +62,11 @@ __all__ = [
 
 _RING_POSITIONS = 4096
 _UNLIMITED_CONNECTIONS = 2**31
+
+# TCP keepalive, as far as the system has these options: seconds of silence before the first probe
+# (macOS has another name for it), seconds between two probes, unanswered probes that end the
+# connection.  Networks forget flows that are idle for some minutes, the first of them after four.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _CLOSE_TIMEOUT_S = 0.5
 
 # Taken beside the keywords of the Sentinel client and of the connections.
@@ -317,6 +323,12 @@ def _safe_values(options: Mapping[str, Any]) -> dict[str, Any]:
         values["retry"] = Retry(NoBackoff(), 0)
     if _is_subclass(options.get("connection_class", Connection), Connection):
         values["socket_keepalive"] = True
+        if options.get("socket_keepalive", True):
+            values["socket_keepalive_options"] = {
+                getattr(socket, one): value
+                for one, value in _KEEPALIVE.items()
+                if hasattr(socket, one)
+            }
     if "maint_notifications_config" in _keywords(ConnectionPool):
         values["maint_notifications_config"] = _maintenance_notifications_off()
     return values

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -26,6 +28,7 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 
+from channels_redis import utils
 from channels_redis.exceptions import ConfigurationError
 from channels_redis.testing.servers import RedisServer, SentinelSet
 from channels_redis.utils import (
@@ -142,6 +145,43 @@ def test_what_the_user_left_open_has_the_same_safe_values_on_every_redis_py(entr
     assert connection.encoder.decode_responses is False
     assert getattr(connection, "socket_keepalive", True) is True
     assert not notifies_of_maintenance(pool)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other names")
+@pytest.mark.parametrize("entry", ["redis://h", "rediss://h", ("h", 1), SENTINELS], ids=str)
+def test_idle_connections_are_kept_alive_alike_on_every_redis_py(entry: Any) -> None:
+    """A probe after 30 s of silence, every 5 s; three that are not answered end it."""
+    connection = connection_of(entry)
+    assert connection.socket_keepalive is True
+    assert connection.socket_keepalive_options == {
+        socket.TCP_KEEPIDLE: 30,
+        socket.TCP_KEEPINTVL: 5,
+        socket.TCP_KEEPCNT: 3,
+    }
+
+
+@pytest.mark.parametrize("base", [{"host": "h"}, {"address": "redis://h"}, SENTINELS], ids=str)
+def test_keepalive_as_the_user_sets_it_is_obeyed(base: dict[str, Any]) -> None:
+    """Other times, the system's own, or none."""
+    mine = {socket.SO_KEEPALIVE: 7}
+    assert options_of({**base, "socket_keepalive_options": mine}) == mine
+    assert not options_of({**base, "socket_keepalive_options": None})
+    assert not connection_of({**base, "socket_keepalive": False}).socket_keepalive
+
+
+def options_of(entry: Any) -> Any:
+    return connection_of(entry).socket_keepalive_options
+
+
+def test_where_the_system_has_no_options_keepalive_is_only_switched_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some systems lack these constants, and macOS calls the first by another name."""
+    for name in utils._KEEPALIVE:
+        monkeypatch.delattr(socket, name, raising=False)
+    assert not options_of("redis://h")
+    monkeypatch.setattr(socket, "TCP_KEEPALIVE", 16, raising=False)
+    assert options_of("redis://h") == {16: 30}
 
 
 def notifies_of_maintenance(pool: ConnectionPool) -> bool:
