@@ -13,9 +13,7 @@ import binascii
 import difflib
 import functools
 import inspect
-import os
 import socket
-import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -49,6 +47,7 @@ from ._hosts import (
     redact_hosts,
 )
 from ._slots import Address
+from ._tls import check_tls, settle_verification
 from .exceptions import ConfigurationError
 
 __all__ = [
@@ -123,7 +122,8 @@ def _check_host(where: str, host: Host) -> None:
     asks_for_tls = host.get("ssl") or parsed.get("connection_class") is SSLConnection
     if asks_for_tls and not _is_subclass(connection_class, SSLConnection):
         raise ConfigurationError(f"{where}: connection_class has no TLS, which the rest asks for.")
-    _check_files(where, options)
+    if _is_subclass(connection_class, SSLConnection):
+        check_tls(where, options)
     sentinel_kwargs = options.get("sentinel_kwargs") or {}
     _refuse_unknown(f'{where}["sentinel_kwargs"]', sentinel_kwargs, _keywords(Redis))
     # What other classes take, and when they may be made, they alone know.
@@ -164,14 +164,6 @@ def _keywords(*classes: type) -> frozenset[str]:
         for name, parameter in signature.items()
         if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
     )
-
-
-def _check_files(where: str, options: Mapping[str, Any]) -> None:
-    """Refuse what would look like a network failure, again and again, once connecting."""
-    for keyword in ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"):
-        path = options.get(keyword)
-        if isinstance(path, (str, os.PathLike)) and not os.access(path, os.R_OK):
-            raise ConfigurationError(f"{where}: the file of {keyword} can't be read.")
 
 
 def _check_by_trial(where: str, host: Host, options: Mapping[str, Any]) -> None:
@@ -262,7 +254,7 @@ def _connection_options(host: Mapping[str, Any]) -> dict[str, Any]:
         tls = any(key.startswith("ssl_") for key in options)
     chosen = options.setdefault("connection_class", _connection_class(options, bool(tls)))
     if _is_subclass(chosen, SSLConnection):
-        _settle_verification(options)
+        settle_verification(options)
     elif not tls:
         options = {key: value for key, value in options.items() if not key.startswith("ssl_")}
     # A layer keeps few connections, and needs each of them: a limit would starve its readers.
@@ -293,18 +285,6 @@ def _connection_class(options: Mapping[str, Any], tls: bool) -> type:
 
 def _is_subclass(cls: Any, parent: type) -> bool:
     return isinstance(cls, type) and issubclass(cls, parent)
-
-
-def _settle_verification(options: dict[str, Any]) -> None:
-    """Say what no verification means in the words that every redis-py understands."""
-    requirement = options.get("ssl_cert_reqs", "required")
-    if isinstance(requirement, ssl.VerifyMode):
-        requirement = requirement.name.removeprefix("CERT_").lower()
-    if requirement is None:
-        requirement = "none"
-    options["ssl_cert_reqs"] = requirement
-    if requirement == "none":
-        options["ssl_check_hostname"] = False
 
 
 def _safe_values(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,7 +333,7 @@ def _sentinel_options(sentinel_kwargs: Mapping[str, Any] | None) -> dict[str, An
     """Return the keywords of the clients of Sentinels, which answer fast or are passed over."""
     options = dict(sentinel_kwargs or {})
     if options.setdefault("ssl", any(key.startswith("ssl_") for key in options)):
-        _settle_verification(options)
+        settle_verification(options)
     values = {**_safe_values(options), "socket_timeout": 1, "socket_connect_timeout": 1}
     return {**values, **options}
 

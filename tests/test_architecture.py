@@ -45,7 +45,7 @@ FLOORS = [
     ["_transport.connections", "_transport.subscriptions"],
     ["_transport.replies", "_transport.credentials", "_transport.packing", "_transport.tasks"],
     ["utils", "_mailbox", "_messages", "_outages"],
-    ["events"],
+    ["events", "_tls"],
     ["_keyspace", "_waiters", "_events", "_tally", "_hosts", "_options", "_slots", "serializers"],
     ["exceptions", "stats", "_plain", "_clock"],
 ]

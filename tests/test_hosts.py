@@ -351,7 +351,7 @@ REFUSED = [
     ({"path": 5}, "path"),
     ({"path": "/r.sock", "ssl": True}, "ssl"),
     ({"host": "h", "ssl_ca_certs": "/no/such/file"}, "ssl_ca_certs"),
-    ({"host": "h", "ssl_cert_reqs": SECRET, "password": SECRET}, "redis-py"),
+    ({"host": "h", "ssl_cert_reqs": SECRET, "password": SECRET}, "ssl_cert_reqs"),
     ({"host": "h", "connection_class": "OwnConnection"}, "connection_class"),
     ({"host": "h", "connection_class": OwnConnection, "ssl": True}, "connection_class"),
     ({"address": "rediss://h", "connection_class": OwnConnection}, "connection_class"),

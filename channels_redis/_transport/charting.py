@@ -54,7 +54,12 @@ async def interview(ask: Ask, asked: Address, remap: Remap | None, *, where: str
                 "the documentation lists the commands, keys and channels to allow"
             )
         raise reply
-    ranges = read_ranges(reply, asked, remap)
+    try:
+        ranges = read_ranges(reply, asked, remap)
+    except ConfigurationError:  # of address_remap
+        raise
+    except (AttributeError, TypeError, ValueError):
+        raise ConnectionError(f"the server at {asked[0]}:{asked[1]} tells no map") from None
     if not any(one.owner for one in ranges):
         raise ConnectionError(f"the server at {asked[0]}:{asked[1]} knows of no slots")
     state = await _reply(ask, "CLUSTER", "INFO")

@@ -215,8 +215,9 @@ def _open_secrets(setup: Setup) -> Iterator[Finding]:
             yield warning(
                 "W104",
                 one,
-                "the certificate is not verified: whoever stands between can read everything.",
-                "Give ssl_ca_certs the file of the authority, and leave ssl_cert_reqs out.",
+                "the certificate or its name is not verified: whoever stands between can read all.",
+                "Give ssl_ca_certs the file of the authority, and leave ssl_cert_reqs and "
+                "ssl_check_hostname out.",
             )
         if not one.tls and one.has_password:
             yield warning("W101", one, "the password travels readable over the network.", use_tls)

@@ -10,6 +10,7 @@ from typing import Any
 from redis.asyncio.connection import SSLConnection
 
 from .._hosts import describe_host
+from .._tls import is_verified
 
 _PASSWORDS = ("password", "credential_provider")
 
@@ -75,7 +76,7 @@ def _endpoint(pool: Any, *, is_sentinel: bool = False) -> Endpoint:
         port=port,
         database=int(keywords.get("db") or 0),
         tls=issubclass(pool.connection_class, SSLConnection),
-        verified=keywords.get("ssl_cert_reqs") != "none",
+        verified=is_verified(keywords),
         has_password=any(keywords.get(name) for name in _PASSWORDS),
         username=str(keywords.get("username") or "default"),
         is_sentinel=is_sentinel,

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+NAMES = "localhost", "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """PEM files: a certificate for 127.0.0.1 and localhost that is its own authority."""
+    """PEM files: a certificate that is its own authority."""
 
     path: str
     key_path: str
 
 
-def make_certificate(directory: Path) -> Certificate:
-    """Write a new key and its certificate, good for a day, into ``directory``."""
+def make_certificate(directory: Path, names: Iterable[str] = NAMES) -> Certificate:
+    """Write a new key and its certificate, good for a day, into ``directory``.
+
+    ``names`` are the hosts it is for, as names or addresses.
+    """
     # Only servers with TLS need this extra.
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -25,7 +31,12 @@ def make_certificate(directory: Path) -> Certificate:
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    hosts = [
+        x509.IPAddress(ipaddress.ip_address(host))
+        if host[0].isdecimal() or ":" in host
+        else x509.DNSName(host)
+        for host in names
+    ]
     now = datetime.datetime.now(datetime.timezone.utc)
     certificate = (
         x509.CertificateBuilder()
