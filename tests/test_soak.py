@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.accounts import Site, Witness, settle
+from tests.soak.accounts import Forgetting, Site, Witness, settle
 from tests.soak.journal import (
     NOT_SENT,
     SENT,
@@ -21,9 +21,13 @@ from tests.soak.journal import (
     sendings,
 )
 
-FAST, OTHER, SLOW, WORK, GROUP = range(5)
+FAST, OTHER, SLOW, BUSY, WORK, GROUP = range(6)
 SITE = Site(
-    home={FAST: 0, OTHER: 0, SLOW: 0}, slow={SLOW}, general={WORK}, groups={GROUP: [FAST, OTHER]}
+    home={FAST: 0, OTHER: 0, SLOW: 0, BUSY: 0},
+    slow={SLOW},
+    busy={BUSY},
+    general={WORK},
+    groups={GROUP: [FAST, OTHER]},
 )
 
 
@@ -110,7 +114,9 @@ def test_a_group_message_is_due_to_each_member() -> None:
     assert (account.returned, account.deliveries, account.unexplained) == (1, 2, 1)
 
 
-@pytest.mark.parametrize(("target", "reason"), [(SLOW, "capacity"), (WORK, "put_back")])
+@pytest.mark.parametrize(
+    ("target", "reason"), [(SLOW, "capacity"), (WORK, "put_back"), (BUSY, "expired")]
+)
 def test_a_report_explains_as_many_as_it_names(target: int, reason: str) -> None:
     """Three are missing and two are reported."""
     lost = [sent(number, target, at=20.0 + number) for number in range(3)]
@@ -131,6 +137,29 @@ def test_a_fast_consumer_is_not_excused_by_reports_of_others() -> None:
     """Drops for lack of room are those of the slow ones."""
     one = replace(QUIET, receipts=without(9), dropped=Counter({"capacity": 5, "put_back": 5}))
     assert settle(SITE, [one]).unexplained == 1
+
+
+def test_what_lay_in_a_queue_that_was_forgotten_is_explained() -> None:
+    """That message on that channel, and nothing that was sent at the same time."""
+    calm = replace(QUIET, losses=[], returns=[])
+    emptied = Forgetting(began=7.5, queued={(7, FAST), (6, OTHER)}, again={})
+    account = settle(SITE, [replace(calm, receipts=without(6, 7))], [emptied])
+    assert (account.missing, account.forgotten, account.unexplained) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(("target", "explained"), [(FAST, False), (GROUP, True)])
+@pytest.mark.parametrize(("at", "meanwhile"), [(6.8, False), (6.95, True), (8.9, True), (9, False)])
+def test_a_group_message_may_miss_whom_the_server_does_not_know_again(
+    target: int, explained: bool, at: float, meanwhile: bool
+) -> None:
+    """From the loss of the data until the channel is a member again; direct messages arrive."""
+    calm = replace(QUIET, sendings=[sent(7, target, at=at)], losses=[], returns=[])
+    emptied = Forgetting(began=7.0, queued=set(), again={FAST: 9.0})
+    receipts = [received(7, OTHER)] if target == GROUP else []
+    account = settle(SITE, [replace(calm, receipts=receipts)], [emptied])
+    assert account.missing == 1
+    assert account.strangers == (explained and meanwhile)
+    assert account.strangers + account.unexplained == 1
 
 
 def test_what_is_written_down_is_read_again(tmp_path: Path) -> None:

@@ -42,7 +42,12 @@ async def run(options: argparse.Namespace) -> bool:
         trouble = Troublemaker(server, proxy, random.Random(options.seed), options.harmless)
         await live(communities, trouble, options)
         accounts = [
-            settle(one.site(), [member.witness() for member in one.members]) for one in communities
+            settle(
+                one.site(),
+                [member.witness() for member in one.members],
+                [one.forgetting(loss) for loss in trouble.losses],
+            )
+            for one in communities
         ]
         print(title(trouble, options.minutes, options.seed))
         print(table(accounts, communities, WARM_UP_S))
@@ -63,6 +68,8 @@ async def live(
         keys, topics = one.poisonable()
         trouble.keys += keys
         trouble.topics += topics
+        trouble.queues += one.queues()
+        trouble.groups |= one.groups()
         await one.begin()
     end = time.monotonic() + options.minutes * 60 - CALM_S
     await asyncio.sleep(WARM_UP_S)

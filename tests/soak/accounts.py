@@ -5,12 +5,16 @@ received last before it lost a connection was taken before all that the loss can
 whatever was sent after the process was told of the end of the outage was taken after it. A message
 whose ``send()`` returned and that is missing is *explained* if, for some outage of a process that
 was to get it, it can have been taken between the two; else it is not.
+
+A server that loses its data is looked into just before.  So it is known exactly which messages it
+takes with it, and until when it does not know which channels are in a group: a group message that
+was sent meanwhile may miss these.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.soak.journal import NOT_SENT, SENT, Receipt, Sending
@@ -34,14 +38,49 @@ class Site:
 
     #: The process that reads a process-specific channel.
     home: dict[int, int]
+    #: These read too slowly for what they get, and those now and then nothing for a while.
     slow: set[int]
+    busy: set[int]
     general: set[int]
     #: The channels behind an index that stands for a group.
     groups: dict[int, list[int]]
 
+    @property
+    def late(self) -> set[int]:
+        """Those whose receipts say little about when a message came to the process."""
+        return self.slow | self.busy
+
+    def reason(self, channel: int) -> str | None:
+        """Return why a message may be dropped on a channel, and be reported."""
+        if channel in self.general:
+            return "put_back"
+        if channel in self.slow:
+            return "capacity"
+        return "expired" if channel in self.busy else None
+
     def targets(self, sending: Sending) -> list[int]:
         """Return the channels that a message has to reach."""
         return self.groups.get(sending.target, [sending.target])
+
+
+@dataclass
+class Forgetting:
+    """A server has lost its data, at some time after ``began``."""
+
+    began: float
+    #: What lay in queues then: numbers of messages, each with a channel that it was for.
+    queued: set[tuple[int, int]]
+    #: When each channel of a group was known to be in it again.
+    again: dict[int, float]
+
+    def has_cost(self, sending: Sending, channel: int, *, to_group: bool) -> str | None:
+        """Return which figure of an `Account` a missing message belongs to, if to any."""
+        if (sending.number, channel) in self.queued:
+            return "forgotten"
+        again = self.again.get(channel, 0.0)
+        if to_group and self.began < sending.ended and sending.began < again:
+            return "strangers"
+        return None
 
 
 @dataclass
@@ -57,6 +96,9 @@ class Account:
     ghosts: int = 0
     missing: int = 0
     reported: int = 0
+    #: Lost with the queue that the server forgot, and sent before it knew the group again.
+    forgotten: int = 0
+    strangers: int = 0
     explained: int = 0
     unexplained: int = 0
     #: The same one by one, each with the channel that it did not reach.
@@ -67,7 +109,7 @@ class Account:
     raised: list[str] = field(default_factory=list)
 
 
-def settle(site: Site, processes: list[Witness]) -> Account:
+def settle(site: Site, processes: list[Witness], forgettings: Sequence[Forgetting] = ()) -> Account:
     """Return the account of one layer."""
     account = Account(raised=[error for one in processes for error in one.raised])
     account.outages = sum(len(one.losses) for one in processes)
@@ -89,8 +131,22 @@ def settle(site: Site, processes: list[Witness]) -> Account:
             account.ghosts += len(targets) - len(absent)
         else:
             account.unknown += 1
+    account.missing = len(missing)
+    for one in forgettings:
+        missing = [pair for pair in missing if not _blame(account, site, one, *pair)]
     _explain(account, site, processes, missing)
     return account
+
+
+def _blame(
+    account: Account, site: Site, forgetting: Forgetting, sending: Sending, channel: int
+) -> bool:
+    """Count a missing message as lost with the data of a server, if it can be."""
+    to_group = sending.target in site.groups
+    figure = forgetting.has_cost(sending, channel, to_group=to_group)
+    if figure is not None:
+        setattr(account, figure, getattr(account, figure) + 1)
+    return figure is not None
 
 
 def _explain(
@@ -103,22 +159,22 @@ def _explain(
     dropped: Counter[str] = sum((one.dropped for one in processes), Counter())
     windows = Windows(site, processes)
     cuts: Counter[tuple[int, int, int]] = Counter()
-    account.missing = len(missing)
     cut_off: list[tuple[int, tuple[int, int, int]]] = []
     for sending, channel in missing:
         cut = windows.swallowing(sending, channel)
-        reason = "capacity" if channel in site.slow else "put_back"
+        reason = site.reason(channel)
         if cut is not None:
             cut_off.append((channel, cut))
-        elif channel in site.slow | site.general and dropped[reason]:
+        elif reason is not None and dropped[reason]:
             dropped[reason] -= 1
             account.reported += 1
         else:
             account.riddles.append((sending, channel))
     # Reports say how many, and not which: so they go first to those that no outage explains.
     for channel, cut in cut_off:
-        if channel in site.slow and dropped["capacity"]:
-            dropped["capacity"] -= 1
+        reason = site.reason(channel)
+        if channel in site.late and reason is not None and dropped[reason]:
+            dropped[reason] -= 1
             account.reported += 1
         else:
             cuts[cut] += 1
@@ -153,10 +209,10 @@ class Windows:
         by_source: dict[int, list[Receipt]] = defaultdict(list)
         for receipt in process.receipts:
             by_source[self._source(receipt.channel)].append(receipt)
-        slow = self._site.slow
+        late = self._site.late
         for source in (-1, *self._site.general):
             last, position = 0.0, 0
-            receipts = [one for one in by_source[source] if one.channel not in slow]
+            receipts = [one for one in by_source[source] if one.channel not in late]
             receipts.sort(key=lambda one: one.at)
             for number, (lost, _) in enumerate(self._spans[index]):
                 while position < len(receipts) and receipts[position].at < lost:

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgpack
+
+from tests.defects.steps import RANDOM_PREFIX_BYTES
 from tests.soak import journal, process
-from tests.soak.accounts import Site, Witness
+from tests.soak.accounts import Forgetting, Site, Witness
+from tests.soak.faults import KNOWN_AGAIN_S, Loss
 
 PROCESSES = 2
 ANSWER_LIMIT_BYTES = 2**24
@@ -86,6 +90,11 @@ class Community:
         return Site(
             home={index: index // process.CONSUMERS for index in range(first)},
             slow={index for index, name in enumerate(self.channels) if slow in name},
+            busy={
+                index
+                for index in range(first)
+                if index % process.CONSUMERS >= process.CONSUMERS - process.BUSY
+            },
             general=set(range(first, first + len(process.GENERAL))),
             groups={
                 first + len(process.GENERAL): [
@@ -93,6 +102,36 @@ class Community:
                 ]
             },
         )
+
+    def queues(self) -> list[str]:
+        """Return the keys of all queues of this layer."""
+        own = {name[: name.index("!") + 1] for name in self.channels if "!" in name}
+        return [prefix_of(self.kind) + name for name in (*process.GENERAL, *sorted(own))]
+
+    def groups(self) -> dict[str, set[str]]:
+        """Return the members of the groups that the server has to know, by key."""
+        if self.kind != "core":
+            return {}
+        members = {self.channels[index] for many in self.site().groups.values() for index in many}
+        return {f"{prefix_of(self.kind)}:group:{process.GROUP}": members}
+
+    def forgetting(self, loss: Loss) -> Forgetting:
+        """Return what a loss of data has cost this layer."""
+        names = [*self.channels, *process.GENERAL]
+        index_of = {name: index for index, name in enumerate(names)}
+        queued = set()
+        for key in self.queues():
+            for member in loss.queued[key]:
+                message = opened(member)
+                to = message.get("__asgi_channel__", key.removeprefix(prefix_of(self.kind)))
+                for name in [to] if isinstance(to, str) else to:
+                    queued.add((message.get("number", -1), index_of[name]))
+        again = {
+            index_of[name]: loss.again[key].get(name, loss.began + KNOWN_AGAIN_S)
+            for key, members in self.groups().items()
+            for name in members
+        }
+        return Forgetting(loss.began, queued, again)
 
     def dropped(self) -> Counter[str]:
         """Return what the layers have reported as dropped, by reason."""
@@ -110,6 +149,14 @@ class Community:
         if self.kind == "core":
             return [*keys, prefix + self.channels[-1].split("!")[0] + "!"], []
         return keys, [self.channels[-1], f"{prefix}__group__{process.GROUP}"]
+
+
+def opened(member: bytes) -> dict[str, Any]:
+    """Return the message in a queue; one for nobody for random bytes."""
+    try:
+        return dict(msgpack.unpackb(member[RANDOM_PREFIX_BYTES:]))
+    except Exception:  # Whatever random bytes make of it.
+        return {"__asgi_channel__": []}
 
 
 def prefix_of(kind: str) -> str:

@@ -14,6 +14,7 @@ drain   receive what is under way; answers the facts that `Facts` lists
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -34,8 +35,9 @@ from tests.soak.journal import NOT_SENT, SENT, UNKNOWN, Journal
 LOST, BACK, NUMBER, END = "soak.lost", "soak.back", "soak.number", "soak.end"
 
 CONSUMERS = 40
-#: So many of the consumers are in the group, and so many read too slowly for what they get.
-MEMBERS, SLOW = 10, 2
+#: So many of the consumers are in the group, so many of these work long now and then, and so many
+#: of all read too slowly for what they get.
+MEMBERS, BUSY, SLOW = 10, 2, 2
 WORKERS = 4
 SENDERS = 24
 GENERAL = ["work.a", "work.b"]
@@ -43,8 +45,13 @@ GROUP = "hall"
 
 SLOW_CAPACITY = 20
 SLOW_READ_S = 0.4
+EXPIRY_S = 20
+#: How long a handler of a busy consumer runs, and how many of the messages make it do so.
+WORK_S, WORK_ODDS = 1.5 * EXPIRY_S, 1 / 150
 #: Of a thousand sends so many go to the group, to workers and to slow consumers.
 TO_GROUP, TO_WORKERS, TO_SLOW = 20, 200, 20
+#: So many of the sends are followed by so many group messages in a row.
+BURST_ODDS, BURST = 1 / 40_000, 1000
 #: A general channel counts as empty when nothing has come for so long.
 QUIET_S = 3.0
 
@@ -78,8 +85,8 @@ class Process:
         self.layer: Any = class_of(plan["kind"])(
             hosts=[plan["url"]],
             prefix=plan["prefix"],
-            capacity=50_000,
-            channel_capacity={f"*{slow_prefix(plan['kind'])}*": SLOW_CAPACITY},
+            expiry=EXPIRY_S,
+            channel_capacity={f"*{slow_prefix(plan['kind'])}*": SLOW_CAPACITY, "work.*": 50_000},
             on_disconnect=LOST,
             on_reconnect=BACK,
             connect_wait_s=1,
@@ -93,9 +100,10 @@ class Process:
         self.index_of: dict[str, int] = {}
         self.fast: list[str] = []
         self.slow: list[str] = []
+        self.busy: list[str] = []
         self.ended: set[str] = set()
         self.heard_work_at = time.monotonic()
-        self.stopping = False
+        self.stopping = asyncio.Event()
         self.senders: list[asyncio.Task[None]] = []
         self.receivers: list[asyncio.Task[None]] = []
         self.facts: Facts = {
@@ -122,6 +130,7 @@ class Process:
         self.index_of = {name: index for index, name in enumerate(self.channels)}
         slow = slow_prefix(self.plan["kind"])
         self.slow = [name for name in channels if slow in name]
+        self.busy = self.own[-BUSY:]
         self.fast = [name for name in channels if slow not in name]
         works: list[Awaitable[None]] = [self.consume(name) for name in self.own]
         works += [self.work(name, n % 2 == 0) for name in GENERAL for n in range(WORKERS)]
@@ -129,7 +138,7 @@ class Process:
         self.senders = [asyncio.create_task(self._guard(self.send())) for _ in range(SENDERS)]
 
     async def stop(self) -> None:
-        self.stopping = True
+        self.stopping.set()
         await asyncio.wait(self.senders)
 
     async def drain(self) -> Facts:
@@ -167,12 +176,18 @@ class Process:
     # Receiving
 
     async def consume(self, channel: str) -> None:
-        pause_s = SLOW_READ_S if channel in self.slow else 0
         while channel not in self.ended:
             message = await self.layer.receive(channel)
             self._take(channel, message)
-            if pause_s and not self.stopping:
-                await asyncio.sleep(pause_s)
+            if channel in self.slow:
+                await self._handle(SLOW_READ_S)
+            elif channel in self.busy and self.random.random() < WORK_ODDS:
+                await self._handle(WORK_S)
+
+    async def _handle(self, limit_s: float) -> None:
+        """Read nothing for so long, or until the end."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), limit_s)
 
     async def work(self, channel: str, hasty: bool) -> None:
         """Receive as a worker does, or as one who gives up soon and comes back."""
@@ -191,7 +206,7 @@ class Process:
             self.journal.received(message["number"], self.index_of[channel], now)
         elif message["type"] == END:
             self.ended.add(channel)
-        elif channel == self.own[-1]:
+        elif channel == self.own[SLOW]:
             # One of the consumers is enough to know when the process was told.
             self.facts["losses" if message["type"] == LOST else "returns"].append(now)
 
@@ -201,10 +216,20 @@ class Process:
         """Send at random, on time or as late as the layer makes it."""
         pause_s = SENDERS / self.plan["rate"]
         due = time.monotonic() + self.random.uniform(0, pause_s)
-        while not self.stopping:
+        while not self.stopping.is_set():
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             due = max(due + pause_s, time.monotonic() - 1)
             await self._send_one()
+            if self.random.random() < BURST_ODDS:
+                await self._send_burst()
+
+    async def _send_burst(self) -> None:
+        for _ in range(BURST):
+            number = next(self.numbers)
+            message = {"type": NUMBER, "number": number}
+            group = len(self.channels), self.layer.group_send, GROUP
+            if await self._call(number, *group, message) != SENT:
+                return
 
     async def _send_one(self) -> None:
         number = next(self.numbers)
@@ -231,7 +256,8 @@ class Process:
         call: Callable[[str, Any], Awaitable[None]],
         name: str,
         message: dict[str, Any],
-    ) -> None:
+    ) -> int:
+        """Send a message, write down how that went, and return the outcome."""
         began, outcome = time.monotonic(), UNKNOWN
         try:
             await call(name, message)
@@ -244,6 +270,7 @@ class Process:
         except ChannelFull:
             outcome = NOT_SENT
         self.journal.sent(number, target, outcome, began, time.monotonic())
+        return outcome
 
     async def _send_end(self, channel: str) -> None:
         while True:

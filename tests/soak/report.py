@@ -25,6 +25,8 @@ ROWS = [
     ("outages, counted in each process", "outages"),
     ("deliveries missing", "missing"),
     ("… dropped, and reported", "reported"),
+    ("… forgotten by a server, with its queue", "forgotten"),
+    ("… sent to a group that a server did not know again", "strangers"),
     ("… cut off by an outage", "explained"),
     ("… most of these by one loss of one connection", "worst_cut"),
     ("… unexplained", "unexplained"),
