@@ -10,13 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from channels.exceptions import ChannelFull
+from channels.layers import BaseChannelLayer
 
 from . import _fork, utils
 from . import _options as options
 from ._events import Reporter
 from ._keyspace import Keyspace, random_hex
 from ._loops import LoopStates
-from ._mailbox import Mailboxes
+from ._mailboxes import Mailboxes
 from ._messages import Item, Original, Packed, PackedOnce, has_separable_steps, runs_no_user_code
 from ._observed import ObservedLayer
 from ._outages import Health, Outage
@@ -57,7 +58,7 @@ class BaseRedisLayer(ObservedLayer):
         prefix: str = "asgi",
         expiry: float = 60,
         group_expiry: float = 86400,
-        capacity: int = 100,
+        capacity: int = options.CAPACITY,
         channel_capacity: Any = None,
         symmetric_encryption_keys: Any = None,
         random_prefix_length: int = 12,
@@ -66,6 +67,8 @@ class BaseRedisLayer(ObservedLayer):
         on_disconnect: str | None = None,
         on_reconnect: str | None = None,
         max_message_bytes: int = options.MAX_MESSAGE_BYTES,
+        max_buffered_bytes: int = options.MAX_BUFFERED_BYTES,
+        max_queued_bytes: int = options.MAX_QUEUED_BYTES,
         connect_wait_s: float = 3,
         command_timeout_s: float = 10,
         serializer_default: Any = None,
@@ -76,6 +79,7 @@ class BaseRedisLayer(ObservedLayer):
             options.refuse_unknown(
                 unknown, [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
             )
+        self._has_capacity = capacity is not options.CAPACITY
         super().__init__(capacity=options.check_count("capacity", capacity))
         self.expiry = options.check_seconds("expiry", expiry)
         self.channel_capacity = self.compile_capacities(options.check_capacities(channel_capacity))
@@ -86,19 +90,13 @@ class BaseRedisLayer(ObservedLayer):
         self.on_disconnect = options.check_event_type("on_disconnect", on_disconnect)
         self.on_reconnect = options.check_event_type("on_reconnect", on_reconnect)
         self.max_message_bytes = options.check_count("max_message_bytes", max_message_bytes)
+        self.max_buffered_bytes = options.check_count("max_buffered_bytes", max_buffered_bytes)
+        self.max_queued_bytes = options.check_count("max_queued_bytes", max_queued_bytes)
         self.connect_wait_s = options.check_seconds("connect_wait_s", connect_wait_s)
         self.command_timeout_s = options.check_seconds("command_timeout_s", command_timeout_s)
         self.random_prefix_length = options.check_random_prefix_length(random_prefix_length)
         self.serializer_default = options.check_default(serializer_default)
-        try:
-            self._serializer = self._make_serializer(serializer_format, symmetric_encryption_keys)
-        except TypeError as error:
-            if self.serializer_default is None or isinstance(error, ConfigurationError):
-                raise
-            raise ConfigurationError(
-                f"serializer_default: the class of the format {serializer_format!r} does not "
-                f"take a keyword default: {error}."
-            ) from error
+        self._serializer = self._serializer_for(serializer_format, symmetric_encryption_keys)
         #: Whether encoding, encryption and random bytes of a message are separate steps.
         self._separable = (
             has_separable_steps(self._serializer)
@@ -114,6 +112,17 @@ class BaseRedisLayer(ObservedLayer):
         self._start_afresh()
         _fork.watch(self)
 
+    def _serializer_for(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
+        try:
+            return self._make_serializer(serializer_format, symmetric_encryption_keys)
+        except TypeError as error:
+            if self.serializer_default is None or isinstance(error, ConfigurationError):
+                raise
+            raise ConfigurationError(
+                f"serializer_default: the class of the format {serializer_format!r} does not "
+                f"take a keyword default: {error}."
+            ) from error
+
     def _make_serializer(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
         raise NotImplementedError
 
@@ -127,7 +136,11 @@ class BaseRedisLayer(ObservedLayer):
             Health(utils.describe_host(host), self._report, self._outage) for host in self.hosts
         ]
         self._mailboxes = Mailboxes(
-            self.get_capacity, self._dropped, self.expiry, self.group_expiry
+            self._capacity_set,
+            self._dropped,
+            self.expiry,
+            self.group_expiry,
+            self.max_buffered_bytes,
         )
         self._queues: dict[str, LocalQueue] = {}
         self._closings = 0
@@ -238,11 +251,31 @@ class BaseRedisLayer(ObservedLayer):
             )
         return body
 
-    def _for_many(self, message: Any) -> Item:
+    def _for_many(self, message: Any, wire_bytes: int) -> Item:
         """Return an item that each of many receivers can open."""
         if self._separable:
             return self._packed(self._serializer.as_bytes(message), self._serializer.from_bytes)
-        return Original(message)
+        return Original(message, wire_bytes)
+
+    @property
+    def _tells_channels_apart(self) -> bool:
+        """Whether the capacity of a channel depends on its name."""
+        own = type(self).get_capacity is not BaseChannelLayer.get_capacity
+        return own or bool(self.channel_capacity)
+
+    def _capacity_set(self, channel: str) -> int | None:
+        """Return how many messages the user lets a channel hold; None where nothing was set.
+
+        A capacity that was set bounds the queue and the mailbox of a channel.  Unset, it is 100
+        for the queue of a general channel; mailboxes and the queue of a process are then bounded
+        by bytes and by age, as a burst of short messages is no sign of a slow consumer.
+        """
+        capacity = int(self.get_capacity(channel))
+        if self._has_capacity or capacity != options.CAPACITY:
+            return capacity
+        # Only a pattern can have said the same number.
+        is_set = any(pattern.match(channel) for pattern, _ in self.channel_capacity)
+        return capacity if is_set else None
 
     # Who is in a group
 

@@ -8,8 +8,11 @@ a summary at most every :data:`SUMMARY_S` seconds.  Each record carries its fact
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,8 +45,9 @@ class NodeBack:
 class MessagesDropped:
     """Messages will not be delivered.
 
-    ``reason``: ``capacity`` (a mailbox was full), ``abandoned`` (its consumer has gone),
-    ``expired`` (older than ``expiry`` when read), ``undecodable`` (bytes that no key or format
+    ``reason``: ``capacity`` (a mailbox was full), ``memory`` (all mailboxes together used up
+    ``max_buffered_bytes``), ``abandoned`` (its consumer has gone), ``expired`` (unread for
+    ``expiry``), ``undecodable`` (bytes that no key or format
     opens), ``repeated`` (a server offered a delivered message again), ``put_back`` (nobody
     here waited for it, and it is not certain that it went back to its queue).
     """
@@ -89,8 +93,15 @@ T = TypeVar("T")
 #: Channels that a summary of drops tells apart, and groups over capacity that get a record of
 #: their own within :data:`SUMMARY_S`, at most.
 _NAMES_NOTED = 1000
-#: Reasons that are part of ordinary life and not worth a record.
+#: Reasons that may be part of ordinary life, and are not worth a record then.
 _QUIET = frozenset({"expired", "repeated"})
+#: What to do about messages that are dropped for a reason.
+_ADVICE = {
+    "capacity": "consumers are slower than their messages: raise capacity or channel_capacity",
+    "memory": "consumers are slower than their messages: raise max_buffered_bytes",
+    "expired": "consumers did not read for expiry seconds: shorten their handlers, or raise expiry",
+    "undecodable": "senders use another key or another format: compare their settings",
+}
 
 
 class Hooks(Generic[T]):
@@ -150,6 +161,15 @@ def timed(name: str, hooks: Hooks[Operation]) -> Iterator[None]:
         hooks(Operation(name, _clock.monotonic() - started, error))
 
 
+_reporters: weakref.WeakSet[Reporter] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    for reporter in list(_reporters):
+        reporter.end()
+
+
 class Reporter:
     """Turns the events of one layer into counts, log records and calls of hooks.
 
@@ -162,17 +182,21 @@ class Reporter:
         self._hooks = hooks
         #: Messages dropped, by reason.
         self.dropped: Counter[str] = Counter()
+        self._pid = os.getpid()
         self._pending_drops: Counter[tuple[str, str]] = Counter()
         self._drops_reported_at: float | None = None
         self._over_capacity: dict[str, tuple[float, int, int]] = {}
         self._clock_reported: set[str] = set()
+        _reporters.add(self)
 
-    def __call__(self, event: Event) -> None:
-        """Count, log as due, and hand to the hooks."""
+    def __call__(self, event: Event, *, unread: bool = False) -> None:
+        """Count, log as due, and hand to the hooks; ``unread`` tells of drops that a consumer of
+        this process could have received, had it been quicker.
+        """
         facts: dict[str, object]
         match event:
             case MessagesDropped():
-                self._drop(event)
+                self._drop(event, unread)
             case GroupOverCapacity():
                 self._group_over_capacity(event)
             case NodeLost(node, reason):
@@ -192,12 +216,13 @@ class Reporter:
         with self._lock:
             return dict(self.dropped)
 
-    def flush_due(self) -> None:
-        """Write the summary of drops if its time has come."""
+    def flush_due(self, *, at_exit: bool = False) -> None:
+        """Write the summary of drops if its time has come, or if there will be no other time."""
         now = _clock.monotonic()
         with self._lock:
             told_at = self._drops_reported_at
-            if not self._pending_drops or (told_at is not None and now - told_at < SUMMARY_S):
+            is_due = at_exit or told_at is None or now - told_at >= SUMMARY_S
+            if not self._pending_drops or not is_due:
                 return
             drops, self._pending_drops = self._pending_drops, Counter()
             self._drops_reported_at = now
@@ -207,13 +232,23 @@ class Reporter:
         by_reason: Counter[str] = Counter()
         for (reason, _), count in drops.items():
             by_reason[reason] += count
-        facts = {"event": "messages_dropped", "count": drops.total(), "reasons": dict(by_reason)}
-        self._log.warning("Dropped %s messages; most: %s", drops.total(), worst, extra=facts)
+        advice = "".join(f"; {_ADVICE[one]}" for one in by_reason if one in _ADVICE)
+        count = drops.total()
+        self._log.warning(
+            "Dropped %s message%s; most: %s%s",
+            *(count, "" if count == 1 else "s", worst, advice),
+            extra={"event": "messages_dropped", "count": count, "reasons": dict(by_reason)},
+        )
 
-    def _drop(self, event: MessagesDropped) -> None:
+    def end(self) -> None:
+        """Write what is pending, as the process ends; a forked child has its own to tell."""
+        if self._pid == os.getpid():
+            self.flush_due(at_exit=True)
+
+    def _drop(self, event: MessagesDropped, unread: bool) -> None:
         with self._lock:
             self.dropped[event.reason] += event.count
-            if event.reason in _QUIET:
+            if event.reason in _QUIET and not unread:
                 return
             key = event.reason, event.channel
             if key not in self._pending_drops and len(self._pending_drops) >= _NAMES_NOTED:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from ._keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY
 from ._plain import is_flat
@@ -22,22 +22,37 @@ Message = dict[str, Any]
 REMEMBERED = 10_000
 
 
-class Item(Protocol):
+#: What the objects around a message take in memory, in bytes, measured on CPython 3.11.
+OVERHEAD_BYTES = 250
+#: How much larger than its bytes a message can be when it is decoded: flat, and nested.
+FLAT_FACTOR, NESTED_FACTOR = 5, 32
+#: Messages of which an opened copy is kept for those who open them next: in bytes, in keys.
+KEPT_OPEN_BYTES, KEPT_OPEN_KEYS = 1024, 16
+
+
+class Item:
     """A message in a mailbox; ``droppable`` if a newer one may push it out."""
 
-    droppable: ClassVar[bool]
+    droppable: ClassVar[bool] = True
+    __slots__ = ("copies", "cost_bytes")
+
+    def __init__(self, cost_bytes: int) -> None:
+        #: What it takes in memory, about, and in how many mailboxes: see :mod:`._budget`.
+        self.cost_bytes = cost_bytes
+        self.copies = 0
 
     def open(self) -> Any:
         """Return the message, nobody else's; raises what decoding raises."""
+        raise NotImplementedError
 
 
-class Whole:
-    """A message that has a single receiver."""
+class Whole(Item):
+    """A message that has a single receiver; ``wire_bytes`` is its length as it came."""
 
-    droppable: ClassVar[bool] = True
     __slots__ = ("_message",)
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: Any, wire_bytes: int = 0) -> None:
+        super().__init__(OVERHEAD_BYTES + FLAT_FACTOR * wire_bytes)
         self._message = message
 
     def open(self) -> Any:
@@ -45,13 +60,13 @@ class Whole:
         return self._message
 
 
-class Packed:
+class Packed(Item):
     """A message for many as bytes, unpacked by each."""
 
-    droppable: ClassVar[bool] = True
     __slots__ = ("_data", "_unpack")
 
     def __init__(self, data: bytes, unpack: Callable[[bytes], Any]) -> None:
+        super().__init__(OVERHEAD_BYTES + len(data))
         self._data = data
         self._unpack = unpack
 
@@ -75,6 +90,9 @@ class PackedOnce(Packed):
         super().__init__(data, unpack)
         self._flat: dict[Any, Any] | None = None
         self._opened = False
+        if len(data) <= KEPT_OPEN_BYTES:
+            # The copy that may be kept.
+            self.cost_bytes += OVERHEAD_BYTES + FLAT_FACTOR * len(data)
 
     def open(self) -> Any:
         """Return a message of one's own."""
@@ -82,19 +100,23 @@ class PackedOnce(Packed):
             return self._flat.copy()
         message = self._unpack(self._data)
         # Most messages have one receiver, who would look in vain.
-        if self._opened and is_flat(message):
+        if self._opened and self._is_worth_keeping(message):
             self._flat = message.copy()
         self._opened = True
         return message
 
+    def _is_worth_keeping(self, message: Any) -> bool:
+        small = len(self._data) <= KEPT_OPEN_BYTES and len(message) <= KEPT_OPEN_KEYS
+        return small and is_flat(message)
 
-class Original:
+
+class Original(Item):
     """A message for many as a dict, copied by each: for serializers that are not ours."""
 
-    droppable: ClassVar[bool] = True
     __slots__ = ("_message",)
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: Any, wire_bytes: int) -> None:
+        super().__init__(OVERHEAD_BYTES + NESTED_FACTOR * wire_bytes)
         self._message = message
 
     def open(self) -> Any:
@@ -102,7 +124,7 @@ class Original:
         return copy.deepcopy(self._message)
 
 
-class Held:
+class Held(Item):
     """A message of a general channel, which goes back to its queue if nobody takes it.
 
     ``origin`` is the reader that popped ``member`` and ``score``, ``since`` when.
@@ -119,6 +141,7 @@ class Held:
         score: Any,
         unpack: Callable[[bytes], Any],
     ) -> None:
+        super().__init__(OVERHEAD_BYTES + len(member))
         self.origin = origin
         self.since = since
         self.member = member

@@ -19,6 +19,18 @@ Default = Callable[[Any], Any]
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
+class Unset(int):
+    """A default that is told apart from the same number set by the user."""
+
+
+#: The messages in a queue where no capacity was set, as Channels has it.
+CAPACITY = Unset(100)
+#: The messages that lie unread in one process, where no capacity was set, in bytes of memory.
+MAX_BUFFERED_BYTES = 64 * 1024 * 1024
+#: The queue of one process in Redis, where no capacity was set, in bytes.
+MAX_QUEUED_BYTES = 32 * 1024 * 1024
+
+
 def check_seconds(name: str, value: Any) -> float:
     """Return a positive, finite number of seconds (int or float)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

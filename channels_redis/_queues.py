@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from . import _clock
 from ._events import MessagesDropped, Reporter
 from ._keyspace import Keyspace
-from ._mailbox import Mailbox, Mailboxes
+from ._mailbox import Mailbox
+from ._mailboxes import Mailboxes
 from ._messages import Held, Recent
 from ._portal import portal
 from ._transport.pops import Popped
@@ -50,6 +51,10 @@ class QueueLayer(Protocol):
     def _home(self, loop: Loop) -> ReaderHost | None:
         """Return where the readers for receivers on ``loop`` run; None for the portal."""
 
+    def _is_used_on(self, loop: Loop) -> bool:
+        """Tell whether the layer has connections on a loop, or may have."""
+        ...
+
     def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
         """Put a message of a process-specific queue into the mailboxes it is for."""
 
@@ -83,7 +88,7 @@ class LocalQueue:
         """Return the mailbox of a channel that this queue feeds."""
         self._used_at = _clock.monotonic()
         box = self._mailboxes.open(channel, self.receivers)
-        if box.capacity < self._smallest_capacity:
+        if box.capacity is not None and box.capacity < self._smallest_capacity:
             self._smallest_capacity = box.capacity
         return box
 
@@ -102,7 +107,11 @@ class LocalQueue:
     # What the readers ask for (see QueueOwner)
 
     def demand(self) -> int:
-        """Return how many receivers wait."""
+        """Return how many receivers wait; for a process's own queue, at least 1 while consumers
+        live that may all be busy: they must not fill the queue for each other.
+        """
+        if self.specific and not self.receivers.waiting:
+            return int(self.receivers.alive)
         return self.receivers.waiting
 
     def limit(self) -> int:
@@ -120,7 +129,7 @@ class LocalQueue:
         now = _clock.monotonic()
         for member, score in messages:
             held = Held(reader, now, member, score, self._layer._unpack_queued)
-            self._mailboxes.put(box, held, reader.loop, bounded=False)
+            self._mailboxes.put(box, held, reader.loop)
 
     def dropped(self, reason: str, count: int) -> None:
         """Count messages that will not be delivered."""
@@ -166,15 +175,18 @@ class LocalQueue:
         return not any(box.demand is self.receivers for box in self._mailboxes.boxes.values())
 
     def look_after(self) -> None:
-        """Have those who wait served elsewhere, if the loop of a reader stands still."""
+        """Have those who receive served elsewhere, if the loop of a reader has ended or stands
+        still.
+        """
         loop = self.receivers.loop()
-        standing = not all(one.loop.is_running() for one in list(self._readers.values()))
+        readers = list(self._readers.values())
+        standing = not readers or not all(one.loop.is_running() for one in readers)
         # A loop that stands still itself would do nothing but gather callbacks.
         if standing and loop is not None and loop.is_running():
             self.resume()
 
     def resume(self) -> None:
-        """Have readers started if somebody waits, on the loop of one who does."""
+        """Have readers started if somebody receives, on the loop of one who does."""
         with self._mailboxes.lock:
             loop = self.receivers.loop()
         if loop is not None:
@@ -183,6 +195,8 @@ class LocalQueue:
 
     def _ensure_readers(self, loop: Loop) -> None:
         """See to it that a reader runs on every shard; ``loop`` is the running one."""
+        if not (self.receivers.waiting or self._layer._is_used_on(loop)):
+            return  # The layer was closed there; the next receive() starts anew.
         home = self._layer._home(loop)
         if home is None:
             portal.call_soon(self._ensure_readers)
@@ -194,7 +208,7 @@ class LocalQueue:
                     reader.poke(loop)
 
     def _reader(self, shard: int, home: ReaderHost) -> QueueReader | None:
-        """Return the reader of a shard, started if anybody waits and there is none."""
+        """Return the reader of a shard, started if anybody receives and there is none."""
         with self._mailboxes.lock:
             reader = self._readers.get(shard)
             if reader is not None and reader.loop is not home.loop and not reader.loop.is_running():
@@ -202,7 +216,7 @@ class LocalQueue:
                 reader.desert()
                 home.let_go(reader, self, shard)
                 reader = None
-            if reader is None and self.receivers.waiting:
+            if reader is None and self.demand():
                 reader = home.start_reader(self, shard)
                 if reader is not None:
                     self._readers[shard] = reader

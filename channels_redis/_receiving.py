@@ -14,7 +14,8 @@ from channels.layers import BaseChannelLayer
 from ._events import MessagesDropped, Reporter
 from ._keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY, Keyspace
 from ._loops import LoopStates, running_loop, running_loop_or_none
-from ._mailbox import Mailbox, Mailboxes
+from ._mailbox import Mailbox
+from ._mailboxes import Mailboxes
 from ._messages import Item, Whole
 from ._portal import portal
 from ._queues import LocalQueue
@@ -74,6 +75,10 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
             return session
         return None
 
+    def _is_used_on(self, loop: Loop) -> bool:
+        """Tell whether the layer has a session on a loop."""
+        return self._sessions.find(loop) is not None
+
     def _general_queue(self, name: str) -> LocalQueue:
         """Return a queue that many processes read: on every shard, as messages go round."""
         return self._queue(name, specific=False, shards=list(range(self.ring_size)))
@@ -107,6 +112,8 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         # One coroutine and one future for each consumer that waits, as a site may have 10,000.
         mailboxes = self._mailboxes
         box = mailboxes.boxes.get(channel) or await self._open(channel)
+        if box.loop is None:
+            mailboxes.settle(box, running_loop())
         while True:
             while box.items and (item := mailboxes.take(box)) is not None:
                 message = self._opened(channel, item)
@@ -153,8 +160,8 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         self._logger.debug("Undecodable message for %s: %s", channel, kind, extra=facts)
         self._report(MessagesDropped(channel, "undecodable"))
 
-    def _dropped(self, channel: str, reason: str) -> None:
-        self._report(MessagesDropped(channel, reason))
+    def _dropped(self, channel: str, reason: str, count: int = 1) -> None:
+        self._report(MessagesDropped(channel, reason, count), unread=True)
 
     # Outages
 

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ._events import MessagesDropped
 from ._loops import running_loop_or_none
 from ._mailbox import Mailbox
 from ._messages import Recent
@@ -265,7 +266,8 @@ class TopicSession(Session):
         if not mark and self._recalls:
             mark = payload
         if mark and self._recent.has(mark):
-            self.layer._dropped(topic.decode("utf-8", "replace"), "repeated")
+            name = topic.decode("utf-8", "replace")
+            self.layer._report(MessagesDropped(name, "repeated"))
             return
         try:
             item = self.layer._item(payload)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from weakref import ref
 
 Loop = asyncio.AbstractEventLoop
 
@@ -31,16 +32,20 @@ def _resolve(waiter: Waiter, error: Exception | None) -> None:
 
 
 class Demand:
-    """How many wait for what one source (a queue's readers) brings, and on which loops.
+    """How many wait for what one source (a queue's readers) brings, and on which loops; and on
+    which loops consumers live that may just be busy.
 
     ``on_first_waiter(loop)`` is called, without a lock, on a loop where nobody waited before.
     """
 
-    __slots__ = ("_loops", "on_first_waiter", "waiting")
+    __slots__ = ("_consumers", "_loops", "on_first_waiter", "waiting")
 
     def __init__(self, on_first_waiter: Callable[[Loop], None]) -> None:
         self.waiting = 0
         self._loops: dict[Loop, int] = {}
+        # Known weakly: a consumer that is kept must not keep a loop that its owner has dropped.
+        # Replaced and never changed, as readers look at it without a lock.
+        self._consumers: dict[ref[Loop], int] = {}
         self.on_first_waiter = on_first_waiter
 
     def add(self, loop: Loop) -> bool:
@@ -65,7 +70,28 @@ class Demand:
         if not left:
             del self._loops[loop]
 
+    def settle(self, loop: ref[Loop], change: int) -> None:
+        """Count a consumer that receives on a loop, or one that does so no more (-1)."""
+        consumers = {one: n for one, n in self._consumers.items() if one() is not None}
+        consumers[loop] = consumers.get(loop, 0) + change
+        if consumers[loop] <= 0:
+            del consumers[loop]
+        self._consumers = consumers
+
+    def _homes(self) -> list[Loop]:
+        """Return the loops that run and on which consumers live."""
+        loops = (one() for one in self._consumers)
+        return [loop for loop in loops if loop is not None and loop.is_running()]
+
+    @property
+    def alive(self) -> bool:
+        """Whether consumers live on a loop that runs, waiting or not."""
+        return bool(self._homes())
+
     def loop(self) -> Loop | None:
-        """Return the open loop of one who waits, if there is any: best one that runs."""
+        """Return the open loop of one who waits, if there is any: best one that runs; else one
+        that runs where a consumer lives.
+        """
         loops = [loop for loop in tuple(self._loops) if not loop.is_closed()]
-        return next((loop for loop in loops if loop.is_running()), loops[0] if loops else None)
+        running = [loop for loop in loops if loop.is_running()] or self._homes() or loops
+        return running[0] if running else None

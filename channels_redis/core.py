@@ -14,8 +14,9 @@ from ._events import GroupOverCapacity
 from ._keyspace import ADDRESS_KEY, NONCE_KEY, non_local_name, random_hex
 from ._loops import running_loop
 from ._mailbox import Mailbox
-from ._messages import Message, Whole, check_message, runs_no_user_code
+from ._messages import Item, Message, Whole, check_message, runs_no_user_code
 from ._options import given
+from ._plain import is_flat
 from ._queues import LocalQueue
 from ._session import Frame, Session, failure_of
 from ._steps import Steps
@@ -59,7 +60,7 @@ class RedisChannelLayer(BaseRedisLayer):
         member = self._member({**message, ADDRESS_KEY: channel} if specific else dict(message))
         self._check_size(message, len(member))
         shard = self.consistent_hash(name) if specific else self._next_shard()
-        capacity = self.get_capacity(channel)
+        capacity = self._queue_capacity([channel], len(member))
         if not (yield lambda session: session.enqueue(shard, name, member, capacity)):
             raise ChannelFull(channel)
 
@@ -71,6 +72,9 @@ class RedisChannelLayer(BaseRedisLayer):
             raise ForeignChannelError(
                 f"receive() of {channel!r}: the channel belongs to another process or layer."
             )
+        return self._open_own(channel)
+
+    def _open_own(self, channel: str) -> Mailbox:
         name = non_local_name(channel)
         return self._queue(name, specific=True, shards=[self.consistent_hash(name)]).open(channel)
 
@@ -81,6 +85,7 @@ class RedisChannelLayer(BaseRedisLayer):
             self._check_channel(channel)
         except InvalidName:
             raise InvalidName(f"new_channel(): no valid name begins with {prefix!r}.") from None
+        self._mailboxes.made_here(self._open_own(channel))
         return channel
 
     # Groups
@@ -98,7 +103,7 @@ class RedisChannelLayer(BaseRedisLayer):
         self._check_channel(channel)
         if self._is_own(channel):
             # Noted before it is known to have worked, so that the end of the mailbox leaves it.
-            box = self._mailboxes.open(channel)
+            box = self._open_own(channel)
             with self._mailboxes.lock:
                 box.groups = (box.groups or set()) | {group}
         key, shard = self._group_key(group), self.consistent_hash(group)
@@ -167,15 +172,12 @@ class RedisChannelLayer(BaseRedisLayer):
         by_queue: dict[str, list[str]] = {}
         for channel in members:
             by_queue.setdefault(non_local_name(channel), []).append(channel)
-        return [
-            Frame(
-                self.consistent_hash(name),
-                name,
-                self._member({**message, ADDRESS_KEY: channels}),
-                self._largest_capacity(channels),
-            )
-            for name, channels in by_queue.items()
-        ]
+        frames = []
+        for name, channels in by_queue.items():
+            member = self._member({**message, ADDRESS_KEY: channels})
+            capacity = self._queue_capacity(channels, len(member))
+            frames.append(Frame(self.consistent_hash(name), name, member, capacity))
+        return frames
 
     async def _send_frames(
         self, session: Session, group: str, frames: list[Frame], members: int
@@ -221,10 +223,21 @@ class RedisChannelLayer(BaseRedisLayer):
     def _members_are_unique(self) -> bool:
         return self._separable and self.random_prefix_length >= 8
 
-    def _largest_capacity(self, channels: list[str]) -> int:
-        """Return the bound of a queue that serves several channels."""
-        some = channels if self.channel_capacity else channels[:1]
-        return max(int(self.get_capacity(channel)) for channel in some)
+    def _queue_capacity(self, channels: list[str], frame_bytes: int) -> int:
+        """Return how many messages the queue that serves these channels may hold.
+
+        Where the user set no capacity, the queue of a process is bounded by bytes, as if all in
+        it were as large as this frame: it is full after a few milliseconds in which its process
+        was busy, and a dead process costs no more than the budget until ``expiry``.
+        """
+        some = channels if self._tells_channels_apart else channels[:1]
+        bounds = [self._capacity_set(channel) for channel in some]
+        set_ones = [bound for bound in bounds if bound is not None]
+        if len(set_ones) == len(bounds):
+            return max(set_ones)
+        if not self._is_specific(channels[0]):
+            return self.capacity
+        return max(self.capacity, self.max_queued_bytes // frame_bytes, *set_ones)
 
     def _group_key(self, group: str) -> bytes:
         """Return the key of a group: a sorted set of channel name -> join time in seconds."""
@@ -244,7 +257,11 @@ class RedisChannelLayer(BaseRedisLayer):
             channels = [addresses] if isinstance(addresses, str) else addresses
             if not all(channel.startswith(queue.name) for channel in channels):
                 raise ValueError("addressed to another process")
-            item = Whole(message) if len(channels) == 1 else self._for_many(message)
+            # What is not flat takes far more memory than its bytes, and may lie here for long.
+            if len(channels) == 1 and is_flat(message):
+                item: Item = Whole(message, len(member))
+            else:
+                item = self._for_many(message, len(member))
             boxes = queue.open_all(channels)
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
             self._undecodable(queue.name, error)
@@ -344,11 +361,11 @@ class BufferView:
     def __init__(self, layer: RedisChannelLayer, box: Mailbox) -> None:
         self._layer = layer
         self._box = box
-        self.maxsize = box.capacity
+        self.maxsize: int = layer.get_capacity(box.name)
 
     def put_nowait(self, message: Any) -> None:
         """Append a message; at capacity the oldest makes room."""
-        self._layer._mailboxes.put(self._box, Whole(message), None)
+        self._layer._mailboxes.put(self._box, Whole(message), None, self.maxsize)
 
     def get_nowait(self) -> Any:
         """Return the oldest message, or raise ``asyncio.QueueEmpty``."""
@@ -367,7 +384,7 @@ class BufferView:
 
     def full(self) -> bool:
         """Tell whether the next message pushes the oldest out."""
-        return self.qsize() >= self._box.capacity
+        return self.qsize() >= self.maxsize
 
 
 class ChannelLock:

@@ -111,7 +111,8 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         if not self._begins_a_name(prefix):
             raise InvalidName(f"new_channel(): no valid name begins with {prefix!r}.")
         channel = self._keys.new_topic_channel(prefix)
-        await run(self._listen_steps(channel, self.connect_wait_s), self._sessions)
+        box = await run(self._listen_steps(channel, self.connect_wait_s), self._sessions)
+        self._mailboxes.made_here(box)
         return channel
 
     def _listen_steps(self, channel: str, limit_s: float | None) -> Steps[Mailbox]:

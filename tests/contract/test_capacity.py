@@ -279,7 +279,8 @@ async def test_a_capacity_that_cannot_be_told_to_a_receiver_costs_that_channel_a
             return super().get_capacity(channel)
 
     layer = Layer(hosts=[redis_url], prefix=prefix)
-    healthy, layer.broken = [await layer.new_channel() for _ in range(2)]
+    healthy = await layer.new_channel()
+    layer.broken = f"{healthy.partition('!')[0]}!other"
     other = Layer(hosts=[redis_url], prefix=prefix)
     for channel in (layer.broken, healthy, healthy):
         await other.send(channel, SAY)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from channels_redis import _mailbox
-from channels_redis._mailbox import Mailboxes
+from channels_redis._mailboxes import Mailboxes
 from channels_redis._messages import Whole
 from channels_redis._outages import Health, Outage
 from channels_redis.core import RedisChannelLayer
@@ -207,20 +207,23 @@ def test_a_batch_that_arrived_as_its_loop_was_closed_bare_is_kept_whole(
 async def test_a_consumer_that_was_woken_and_has_not_come_yet_keeps_its_mailbox(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its loop is held up, and once before a wait of it had timed out."""
-    monkeypatch.setattr(_mailbox, "CANCELLED_S", 0)
+    """Its loop is held up, and the task that made its channel ended while it waited."""
+    monkeypatch.setattr(_mailbox, "GONE_S", 0)
     loop = asyncio.get_running_loop()
-    mailboxes = Mailboxes(lambda channel: 100, lambda channel, reason: None, 60, 60)
+    mailboxes = Mailboxes(lambda channel: None, lambda channel, reason, count: None, 60, 60, 10_000)
     box = mailboxes.open("channel")
     box.subscribed, box.home = True, FakeHome(loop)
-    first = mailboxes.wait(box, loop)
-    assert first is not None
-    first.cancel()
-    mailboxes.withdraw(box, first)
-    second = mailboxes.wait(box, loop)
-    assert second is not None
+
+    async def make() -> None:
+        mailboxes.made_here(box)
+
+    making = loop.create_task(make())
+    waiter = mailboxes.wait(box, loop)
+    assert waiter is not None
+    await making
+    await asyncio.sleep(0)
     mailboxes.put(box, Whole({}), loop)
-    assert second.done()
+    assert waiter.done()
     assert mailboxes.sweep(box.home) == []
     assert mailboxes.take(box) is not None
 
