@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
-from . import _fork, utils
+from . import _fork, _keywords, utils
 from . import _options as options
 from ._events import Reporter
 from ._keyspace import Keyspace, random_hex
@@ -75,6 +75,7 @@ class BaseRedisLayer(ObservedLayer):
         **unknown: Any,
     ) -> None:
         if unknown:
+            _keywords.refuse_host_keywords(unknown, hosts)
             parameters = inspect.signature(BaseRedisLayer).parameters.values()
             options.refuse_unknown(
                 unknown, [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]

@@ -29,6 +29,9 @@ URL_SCHEMES = {
 #: What only an entry for a cluster has.
 CLUSTER_KEYWORDS = frozenset({"cluster", "startup_nodes", "address_remap", "sharded_pubsub"})
 
+# What is tidied where it comes from the environment.
+_TRIMMED = frozenset({"address", "host", "port", "db", "path", "unix_socket_path", "master_name"})
+
 _DEFAULT_PORT = 6379
 _URL_FORMS = "redis://, rediss://, unix://, valkey:// or valkeys://"
 _ENTRY_FORMS = (
@@ -54,21 +57,58 @@ def decode_entries(hosts: Any) -> list[Host]:
 
 
 def _decode_entry(where: str, entry: Any) -> Host:
-    if isinstance(entry, str):
+    if entry is None or isinstance(entry, str):
         host: Host = {"address": entry}
     elif isinstance(entry, (list, tuple)):
-        _check_pair(where, entry)
-        host = {"host": entry[0], "port": entry[1]}
+        host = _decode_pair(where, entry)
     elif isinstance(entry, Mapping):
         host = {key: copied(value) for key, value in entry.items()}
         if isinstance(host.get("address"), (list, tuple)):
-            pair = host.pop("address")
-            _check_pair(f'{where}["address"]', pair)
-            host.update(host=pair[0], port=pair[1])
+            host.update(_decode_pair(f'{where}["address"]', host.pop("address")))
     else:
         raise ConfigurationError(f"{where} must be {_ENTRY_FORMS}; not {type(entry).__name__}.")
-    _check_host(where, host)
+    for keyword in _TRIMMED & host.keys():
+        host[keyword] = _trimmed(host[keyword])
+    if missing_value(host) is None:
+        _check_host(where, host)
     return host
+
+
+def _decode_pair(where: str, pair: Any) -> Host:
+    pair = [_trimmed(value) for value in pair]
+    host: Host = dict(zip(("host", "port"), pair, strict=False))
+    if len(pair) != 2 or missing_value(host) is None:
+        _check_pair(where, pair)
+    return host
+
+
+def _trimmed(value: Any) -> Any:
+    """Return a text without what splitting a list, a shell or a file of variables leaves at its
+    ends: white space and quotation marks.
+    """
+    if not isinstance(value, str):
+        return value
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        value = value[1:-1].strip()
+    return value
+
+
+def missing_value(host: Mapping[str, Any]) -> str | None:
+    """Return the keyword of a decoded entry that has no value, as where an environment variable
+    is not set: the layer can be made, and fails at its first use.
+    """
+    return next(
+        (key for key in ("address", "host", "port") if host.get(key, 1) in (None, "")), None
+    )
+
+
+def no_value(where: str, keyword: str) -> ConfigurationError:
+    """Return the error for such an entry."""
+    return ConfigurationError(
+        f"{where} has no value for {keyword!r}: set the environment variable that it is read from. "
+        f"An entry is {_ENTRY_FORMS}."
+    )
 
 
 def _check_host(where: str, host: Host) -> None:
@@ -194,6 +234,12 @@ def is_cluster(host: Mapping[str, Any]) -> bool:
     return host.get("cluster") is True
 
 
+def is_plain_address(host: Mapping[str, Any]) -> bool:
+    """Tell whether the address of a decoded entry is a URL that asks for no TLS."""
+    scheme = str(host.get("address") or "").partition("://")[0].lower()
+    return URL_SCHEMES.get(scheme, "rediss") != "rediss"
+
+
 def _check_address(where: str, address: Any) -> None:
     if not isinstance(address, str):
         raise ConfigurationError(f"{where} must be a URL ({_URL_FORMS}).")
@@ -278,17 +324,18 @@ def redact_hosts(hosts: Any) -> str:
 
 
 def _describe_mapping(host: Mapping[str, Any]) -> str:
-    if host.get("startup_nodes"):
-        return "cluster " + ",".join(_describe_location(*pair) for pair in host["startup_nodes"])
     if is_cluster(host):
-        return "cluster " + _describe_mapping({**host, "cluster": False})
+        nodes = host.get("startup_nodes") or ()
+        places = ",".join(_describe_location(*pair) for pair in nodes)
+        return "cluster " + (places or _describe_mapping({**host, "cluster": False}))
     if "sentinels" in host:
         sentinels = ",".join(_describe_location(*pair) for pair in host["sentinels"])
         return f"sentinel {host.get('master_name')}@{sentinels}"
-    if host.get("address") is not None:
+    if missing_value(host) is not None:
+        return "<no address>"
+    if "address" in host:
         return _describe_address(host["address"])
-    path = host.get("path") or host.get("unix_socket_path")
-    if path:
+    if path := host.get("path") or host.get("unix_socket_path"):
         return f"unix:{path}"
     return _describe_location(
         host.get("host", "localhost"), host.get("port", _DEFAULT_PORT), host.get("db")

@@ -42,7 +42,9 @@ def check_seconds(name: str, value: Any) -> float:
 
 
 def check_count(name: str, value: Any) -> int:
-    """Return a whole number of at least 1."""
+    """Return a whole number of at least 1; a float such as 1500.0 is one too."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigurationError(f"{name} must be a whole number, not {_kind(value)}.")
     if value < 1:
@@ -66,14 +68,18 @@ def check_capacities(value: Any) -> dict[Any, int]:
             "channel_capacity must be a dict of glob or compiled pattern to a number of "
             f"messages, not {_kind(value)}."
         )
-    for pattern, capacity in value.items():
+    for pattern in value:
         if not isinstance(pattern, str) and not hasattr(pattern, "match"):
             raise ConfigurationError(
                 "channel_capacity: a key must be a glob or a compiled pattern, not "
                 f"{_kind(pattern)}."
             )
-        check_count(f"channel_capacity[{getattr(pattern, 'pattern', pattern)!r}]", capacity)
-    return dict(value)
+    return {
+        pattern: check_count(
+            f"channel_capacity[{getattr(pattern, 'pattern', pattern)!r}]", capacity
+        )
+        for pattern, capacity in value.items()
+    }
 
 
 def check_event_type(name: str, value: Any) -> str | None:
@@ -85,6 +91,8 @@ def check_event_type(name: str, value: Any) -> str | None:
 
 def check_random_prefix_length(value: Any) -> int:
     """Return the number of random bytes in front of a queued message; 0 or less for none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigurationError(
             f"random_prefix_length must be a whole number, not {_kind(value)}."

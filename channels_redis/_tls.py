@@ -13,11 +13,15 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
+from ._hosts import is_plain_address
 from .exceptions import ConfigurationError
 
 _REQUIREMENTS = ("none", "optional", "required")
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _FALSE = frozenset({"0", "f", "false", "n", "no"})
+
+#: What says how to verify a certificate, and by itself asks for none.
+VERIFICATION_KEYWORDS = frozenset({"ssl_cert_reqs", "ssl_check_hostname"})
 
 Options = Mapping[str, Any]
 
@@ -58,6 +62,20 @@ def check_tls(where: str, options: Options) -> None:
     for keywords, load in _LOADERS.items():
         if any(options.get(keyword) is not None for keyword in keywords):
             _try_out(where, keywords, load, options)
+
+
+def refuse_plain_address(where: str, host: Options) -> None:
+    """Refuse an entry whose keywords ask for TLS and whose address asks for none."""
+    tls = host.get("ssl")
+    if tls not in (None, True, False):
+        raise ConfigurationError(f"{where}: ssl must be True or False.")
+    wanted = ["ssl"] if tls else [key for key in host if key.startswith("ssl_") and tls is None]
+    wanted = [key for key in wanted if key not in VERIFICATION_KEYWORDS]
+    if wanted and is_plain_address(host):
+        raise ConfigurationError(
+            f"{where}: {wanted[0]} asks for TLS, and the address for none; "
+            "write rediss:// (or valkeys://) instead of redis://, or remove the keyword."
+        )
 
 
 def _try_out(

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -263,7 +263,7 @@ def _make_crypter(keys: Any) -> Crypter | None:
     """Make the MultiFernet of the option ``symmetric_encryption_keys``, None without keys."""
     if keys is None:
         return None
-    if not isinstance(keys, (list, tuple)):
+    if isinstance(keys, (str, bytes, Mapping)) or not isinstance(keys, Collection):
         raise ConfigurationError(
             "symmetric_encryption_keys must be a list of keys, such as [SECRET_KEY], "
             f"not {_article_and_type(keys)}."

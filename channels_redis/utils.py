@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import binascii
-import difflib
-import functools
-import inspect
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
@@ -44,10 +41,19 @@ from ._hosts import (
     decode_entries,
     describe_host,
     is_cluster,
+    is_plain_address,
+    missing_value,
+    no_value,
     redact_hosts,
 )
+from ._keywords import (
+    SENTINEL_KEYWORDS,
+    is_constructed_by_redis,
+    keywords,
+    refuse_unknown,
+)
 from ._slots import Address
-from ._tls import check_tls, settle_verification
+from ._tls import VERIFICATION_KEYWORDS, check_tls, refuse_plain_address, settle_verification
 from .exceptions import ConfigurationError
 
 __all__ = [
@@ -68,26 +74,6 @@ _UNLIMITED_CONNECTIONS = 2**31
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _CLOSE_TIMEOUT_S = 0.5
 
-# Taken beside the keywords of the Sentinel client and of the connections.
-_SENTINEL_KEYWORDS = frozenset({"master_name", "check_connection"})
-# Worked out before redis-py sees the rest.
-_OWN_KEYWORDS = CLUSTER_KEYWORDS | {
-    "address",
-    "ssl",
-    "unix_socket_path",
-    "sentinels",
-    "master_name",
-}
-
-# Names that others use for these keywords, where no likeness of letters leads to the right one.
-_OTHER_NAMES = {
-    "url": "address",
-    "location": "address",
-    "database": "db",
-    "service_name": "master_name",
-    "user": "username",
-}
-
 
 # The ring
 
@@ -107,7 +93,8 @@ def decode_hosts(hosts: Any) -> list[Host]:
     """Bring the option ``hosts`` into a new dict per shard, or raise ConfigurationError."""
     decoded = decode_entries(hosts)
     for index, host in enumerate(decoded):
-        _check_host(f"hosts[{index}]", host)
+        if missing_value(host) is None:
+            _check_host(f"hosts[{index}]", host)
     return decoded
 
 
@@ -115,6 +102,8 @@ def _check_host(where: str, host: Host) -> None:
     parsed = _parsed_address(host.get("address"))
     if parsed is None:
         raise ConfigurationError(f"{where}: a value after the question mark has the wrong type.")
+    if not _is_subclass(host.get("connection_class"), SSLConnection):
+        refuse_plain_address(where, host)
     options = _connection_options(host)
     connection_class = options["connection_class"]
     if not callable(connection_class):
@@ -125,45 +114,14 @@ def _check_host(where: str, host: Host) -> None:
     if _is_subclass(connection_class, SSLConnection):
         check_tls(where, options)
     sentinel_kwargs = options.get("sentinel_kwargs") or {}
-    _refuse_unknown(f'{where}["sentinel_kwargs"]', sentinel_kwargs, _keywords(Redis))
+    refuse_unknown(f'{where}["sentinel_kwargs"]', sentinel_kwargs, keywords(Redis))
     # What other classes take, and when they may be made, they alone know.
-    if _is_constructed_by_redis(connection_class):
-        known = _keywords(ConnectionPool, connection_class)
+    if is_constructed_by_redis(connection_class):
+        known = keywords(ConnectionPool, connection_class)
         if "sentinels" in options:
-            known |= _SENTINEL_KEYWORDS | _keywords(Sentinel)
-        _refuse_unknown(where, options, known)
+            known |= SENTINEL_KEYWORDS | keywords(Sentinel)
+        refuse_unknown(where, options, known)
         _check_by_trial(where, host, options)
-
-
-def _is_constructed_by_redis(connection_class: Any) -> bool:
-    return isinstance(connection_class, type) and all(
-        base.__module__.startswith("redis.")
-        for base in connection_class.__mro__[:-1]
-        if "__init__" in vars(base)
-    )
-
-
-def _refuse_unknown(where: str, options: Iterable[str], known: frozenset[str]) -> None:
-    for name in options:
-        if name in known:
-            continue
-        close = difflib.get_close_matches(name, known | _OWN_KEYWORDS, n=1)
-        nearest = _OTHER_NAMES.get(name) or (close[0] if close else None)
-        hint = f" Did you mean {nearest!r}?" if nearest else ""
-        raise ConfigurationError(f"{where} has the unknown keyword {name[:40]!r}.{hint}")
-
-
-@functools.cache
-def _keywords(*classes: type) -> frozenset[str]:
-    """Return the names of the keywords that the constructors of ``classes`` take."""
-    bases = {base for cls in classes for base in cls.__mro__ if "__init__" in vars(base)} - {object}
-    parameters = [inspect.signature(vars(base)["__init__"]).parameters for base in bases]
-    return frozenset(
-        name
-        for signature in parameters
-        for name, parameter in signature.items()
-        if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
-    )
 
 
 def _check_by_trial(where: str, host: Host, options: Mapping[str, Any]) -> None:
@@ -185,12 +143,16 @@ def _check_by_trial(where: str, host: Host, options: Mapping[str, Any]) -> None:
 
 
 def create_pool(host: Mapping[str, Any]) -> ConnectionPool:
-    """Make the pool of one shard, of a dict as ``decode_hosts`` makes them; opens nothing."""
+    """Make the pool of one shard, of a dict as ``decode_hosts`` makes them; opens nothing.
+
+    Raises :class:`ConfigurationError` where the environment left it without an address.
+    """
+    _require_location(host)
     options = _connection_options(host)
     if "sentinels" not in options:
         return ConnectionPool(**options)
     sentinels = [(name, int(port)) for name, port in options.pop("sentinels")]
-    manager_keywords = (_keywords(Sentinel) - {"sentinels"}) & options.keys()
+    manager_keywords = (keywords(Sentinel) - {"sentinels"}) & options.keys()
     manager_options = {name: options.pop(name) for name in manager_keywords}
     manager_options["sentinel_kwargs"] = _sentinel_options(manager_options.get("sentinel_kwargs"))
     # redis-py has no annotations on these two.
@@ -201,11 +163,18 @@ def create_pool(host: Mapping[str, Any]) -> ConnectionPool:
     return pool
 
 
+def _require_location(host: Mapping[str, Any]) -> None:
+    missing = missing_value(host)
+    if missing is not None:
+        raise no_value("An entry of hosts", missing)
+
+
 def create_cluster_client(host: Mapping[str, Any]) -> RedisCluster:
     """Make a redis-py client of a whole cluster; opens nothing."""
+    _require_location(host)
     options = _connection_options(host)
     tls = _is_subclass(options["connection_class"], SSLConnection)
-    known = _keywords(RedisCluster) - {"host", "port", "startup_nodes"}
+    known = keywords(RedisCluster) - {"host", "port", "startup_nodes"}
     options = {key: value for key, value in options.items() if key in known}
     if host.get("address_remap") is not None:
         options["address_remap"] = host["address_remap"]
@@ -249,6 +218,9 @@ def _connection_options(host: Mapping[str, Any]) -> dict[str, Any]:
     path = next(filter(None, paths), None)
     if path is not None:
         options["path"] = path
+    if is_plain_address(host):
+        # For rediss:// in production and redis:// on a laptop with the same keywords.
+        options = {key: value for key, value in options.items() if key not in VERIFICATION_KEYWORDS}
     tls = options.pop("ssl", None)
     if tls is None:
         tls = any(key.startswith("ssl_") for key in options)
@@ -309,7 +281,7 @@ def _safe_values(options: Mapping[str, Any]) -> dict[str, Any]:
                 for one, value in _KEEPALIVE.items()
                 if hasattr(socket, one)
             }
-    if "maint_notifications_config" in _keywords(ConnectionPool):
+    if "maint_notifications_config" in keywords(ConnectionPool):
         values["maint_notifications_config"] = _maintenance_notifications_off()
     return values
 

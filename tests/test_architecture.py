@@ -46,7 +46,7 @@ FLOORS = [
     ["_transport.replies", "_transport.credentials", "_transport.packing", "_transport.tasks"],
     ["utils", "_mailboxes", "_messages", "_outages"],
     ["_mailbox"],
-    ["events", "_tls"],
+    ["events", "_keywords", "_tls"],
     ["_keyspace", "_waiters", "_events", "_tally", "_hosts", "_options", "_slots", "serializers"],
     ["exceptions", "stats", "_plain", "_clock", "_budget"],
 ]
@@ -55,7 +55,7 @@ PORCHES = {"", "_transport", "doctor", "management", "management.commands"}
 # Tools for tests and operators stand beside the house and may use all of it.
 BESIDE = "testing"
 
-REDIS_IMPORTERS = ("_transport", "utils", "exceptions", "doctor", BESIDE)
+REDIS_IMPORTERS = ("_transport", "utils", "_keywords", "exceptions", "doctor", BESIDE)
 LOOP_ASKERS = ("_loops", BESIDE)
 LOOP_QUESTIONS = {"get_running_loop", "get_event_loop", "_get_running_loop"}
 CONNECTION_HANDLERS = ("_transport.connections", "_transport.replies")

@@ -82,7 +82,22 @@ def retries(connection: Any) -> int:
         ({"address": "redis://h:7", "db": 2}, Connection, {"host": "h", "port": 7, "db": 2}),
         ({"address": "redis://h:7/5", "db": 2}, Connection, {"db": 5}),
         ({"address": "redis://h", "password": "p"}, Connection, {"password": "p"}),
-        ({"address": "redis://h", "ssl": True}, SSLConnection, {"host": "h"}),
+        ({"address": "redis://h", "ssl_cert_reqs": None}, Connection, {"host": "h"}),
+        ({"address": "valkey://h", "ssl_check_hostname": False}, Connection, {"host": "h"}),
+        (
+            {"address": "unix:///r", "ssl_cert_reqs": None},
+            UnixDomainSocketConnection,
+            {"path": "/r"},
+        ),
+        ({"address": "redis://h", "ssl": False, "ssl_ca_certs": "/no"}, Connection, {"host": "h"}),
+        ({"address": "rediss://h", "ssl": True}, SSLConnection, {"host": "h"}),
+        ({"address": "redis://h", "connection_class": SSLConnection}, SSLConnection, {"host": "h"}),
+        ({"address": ("h", 7), "ssl": True}, SSLConnection, {"host": "h", "port": 7}),
+        (" redis://h:7\n", Connection, {"host": "h", "port": 7}),
+        ('"redis://h:7"', Connection, {"host": "h", "port": 7}),
+        ({"address": "'redis://h:7' "}, Connection, {"host": "h", "port": 7}),
+        ((" h", "7 "), Connection, {"host": "h", "port": 7}),
+        ({"host": "h ", "port": " 7", "db": " 2"}, Connection, {"host": "h", "port": 7, "db": "2"}),
         (
             {"address": "rediss://h", "ssl_cert_reqs": None},
             SSLConnection,
@@ -310,18 +325,15 @@ REFUSED = [
     (f"redis://h?socket_timeout={SECRET}", "type"),
     (f"redis://h?pasword={SECRET}", "'password'"),
     (b"redis://h", "URL"),
-    (None, "URL"),
     (6379, "URL"),
     (("h",), "pair"),
     (("h", 6379, 0), "pair"),
     (("h", 0), "port"),
     (("h", 65536), "port"),
-    (("h", None), "port"),
     (("h", "x"), "port"),
     (("h", True), "port"),
     (("redis://h", 6379), "host"),
     ((f"u:{SECRET}@h", 6379), "host"),
-    ({"host": None}, "host"),
     ({"host": "h", "port": 70000}, "port"),
     ({"host": "h", "db": "name"}, "db"),
     ({"host": "h", "db": -1}, "db"),
@@ -350,6 +362,11 @@ REFUSED = [
     ({"unix_socket_path": "/r.sock", "address": "redis://h"}, "path"),
     ({"path": 5}, "path"),
     ({"path": "/r.sock", "ssl": True}, "ssl"),
+    ({"address": "redis://h", "ssl": True}, "rediss://"),
+    ({"address": "valkey://h", "ssl_ca_certs": "/ca.pem"}, "valkeys://"),
+    ({"address": "redis://h", "ssl_certfile": "/c", "ssl_keyfile": "/k"}, "rediss://"),
+    ({"address": "unix:///r", "ssl": True}, "rediss://"),
+    ({"host": "h", "ssl": "False"}, "ssl must be True or False"),
     ({"host": "h", "ssl_ca_certs": "/no/such/file"}, "ssl_ca_certs"),
     ({"host": "h", "ssl_cert_reqs": SECRET, "password": SECRET}, "ssl_cert_reqs"),
     ({"host": "h", "connection_class": "OwnConnection"}, "connection_class"),
@@ -384,6 +401,34 @@ def test_a_wrong_entry_is_refused_with_its_place_and_what_would_be_right(
         decode_hosts(["redis://h", entry])
     assert SECRET not in str(caught.value)
     assert caught.value.__context__ is None
+
+
+MISSING = [
+    (None, "address"),
+    ("", "address"),
+    (" ", "address"),
+    ({"address": None}, "address"),
+    ({"address": "", "password": SECRET}, "address"),
+    ({"cluster": True, "address": None}, "address"),
+    ((None, 6379), "host"),
+    (("", 6379), "host"),
+    (("h", None), "port"),
+    (["h", ""], "port"),
+    ({"host": None}, "host"),
+    ({"address": ("h", "")}, "port"),
+]
+
+
+@pytest.mark.parametrize(("entry", "keyword"), MISSING, ids=str)
+def test_an_entry_that_the_environment_left_empty_is_an_error_at_first_use(
+    entry: Any, keyword: str
+) -> None:
+    """An image is built without the variables that it will run with."""
+    decoded = decode_hosts(["redis://h", entry])
+    assert describe_host(decoded[1]).endswith("<no address>")
+    with pytest.raises(ConfigurationError, match=f"no value for '{keyword}'.*variable") as caught:
+        create_pool(decoded[1])
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -471,7 +516,6 @@ async def answers(pool: ConnectionPool) -> bool:
     [
         {"address": "rediss://", "ssl_cert_reqs": None},
         {"address": "valkeys://", "ssl_cert_reqs": "none"},
-        {"address": "redis://", "ssl": True, "ssl_ca_certs": "server's"},
         {"address": "rediss://", "ssl_ca_certs": "server's"},
     ],
     ids=str,

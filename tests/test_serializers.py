@@ -348,7 +348,7 @@ def test_the_first_key_encrypts_and_all_keys_decrypt(format: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "keys", ["secret", b"secret", {"secret": 1}, {"secret"}, [1], [None], ["good", ""], 5]
+    "keys", ["secret", b"secret", {"secret": 1}, iter(["secret"]), [1], [None], ["good", ""], 5]
 )
 def test_keys_that_are_no_list_of_keys_are_refused_by_the_name_of_the_option(keys: Any) -> None:
     """A bare string above all: each of its letters would be a key."""

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._base import BaseRedisLayer
+from .._hosts import is_plain_address, missing_value, no_value
 from .._keyspace import Keyspace
+from .._tls import VERIFICATION_KEYWORDS
 from ..exceptions import ConfigurationError
 from ..pubsub import RedisPubSubChannelLayer
 from .endpoints import Endpoint, endpoints_of
@@ -61,9 +63,22 @@ def _read(alias: str, entry: Mapping[str, Any]) -> Setup | None:
     if not (isinstance(layer_class, type) and issubclass(layer_class, BaseRedisLayer)):
         return None
     try:
-        return Setup(alias, config, layer_class(**config))
+        layer = layer_class(**config)
+        refusals = tuple(_missing(alias, layer))
+        return Setup(alias, config, None if refusals else layer, refusals)
     except Exception as error:  # noqa: BLE001 (whatever a subclass raises)
         return Setup(alias, config, None, tuple(_refusals(alias, layer_class, config, error)))
+
+
+def _missing(alias: str, layer: BaseRedisLayer) -> Iterator[Finding]:
+    """Find entries of ``hosts`` that have no value, which the constructor lets pass."""
+    if type(layer).create_pool is not BaseRedisLayer.create_pool:
+        return  # It may know where the servers are.
+    for index, host in enumerate(layer.hosts):
+        missing = missing_value(host)
+        if missing is not None:
+            text = str(no_value(f"hosts[{index}]", missing))
+            yield Finding(Level.ERROR, _ERROR_IDS["hosts"], alias, text)
 
 
 def _refusals(
@@ -93,7 +108,7 @@ def examine(setups: list[Setup]) -> list[Finding]:
     findings = [finding for setup in setups for finding in setup.refusals]
     sound = [setup for setup in setups if setup.layer is not None]
     for setup in sound:
-        findings += [*_odd_numbers(setup), *_repeated_hosts(setup)]
+        findings += [*_odd_numbers(setup), *_repeated_hosts(setup), *_idle_keywords(setup)]
     for one, other in itertools.combinations(sound, 2):
         findings += _clash(one, other)
     return findings
@@ -170,6 +185,20 @@ def _repeated_hosts(setup: Setup) -> Iterator[Finding]:
                 setup.alias,
                 f"hosts[{index}] is the server of hosts[{first}] once more.",
                 "Name each server once: a second entry costs connections and brings nothing.",
+            )
+
+
+def _idle_keywords(setup: Setup) -> Iterator[Finding]:
+    assert setup.layer is not None
+    for index, host in enumerate(setup.layer.hosts):
+        idle = sorted(VERIFICATION_KEYWORDS & host.keys())
+        if idle and is_plain_address(host):
+            yield Finding(
+                Level.WARNING,
+                "W006",
+                setup.alias,
+                f"hosts[{index}]: {idle[0]} has no effect, as the address asks for no TLS.",
+                "Write rediss:// if this server is to be reached over TLS.",
             )
 
 

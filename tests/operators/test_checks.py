@@ -77,6 +77,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("E003", {"hosts": "redis://localhost"}, "list"),
     ("E003", {"hosts": [{"host": "localhost", "passwrod": "swordfish"}]}, "'password'"),
     ("E003", {"hosts": [("localhost", 0)]}, "port"),
+    ("E003", {"hosts": [None]}, "environment variable"),
+    ("E003", {"hosts": [("localhost", "")]}, "'port'"),
     ("E004", {"symmetric_encryption_keys": "swordfish"}, "list of keys"),
     ("E004", {"symmetric_encryption_keys": [""]}, "isn't empty"),
     ("E005", {"BACKEND": "channels_redis.cor.RedisChannelLayer"}, "imported"),
@@ -86,6 +88,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("W003", {"capacity": 10**7}, "capacity"),
     ("W003", {"channel_capacity": {"work": 10**7}}, "work"),
     ("W004", {"hosts": ["redis://localhost", ("localhost", 6379)]}, "hosts[0]"),
+    ("W006", {"hosts": [{"address": "redis://h", "ssl_cert_reqs": None}]}, "rediss://"),
+    ("W006", {"hosts": [{"address": "redis://h", "ssl_check_hostname": False}]}, "no effect"),
 ]
 
 
