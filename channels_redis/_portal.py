@@ -130,8 +130,9 @@ class Call:
         self._notify()
 
 
-def _late(limit: Limit) -> ConnectionLost:
-    text = f"The call did not end within {limit.limit_s:g} s; it may have run."
+def out_of_time(limit_s: float) -> ConnectionLost:
+    """Return the error for a call that did not end in time."""
+    text = f"The call did not end within {limit_s:g} s; it may have run."
     return ConnectionLost(text, maybe_executed=True)
 
 
@@ -194,7 +195,7 @@ class Portal:
         Raises :class:`ConnectionLost` when the limit is reached.
         """
         if limit.left_s() <= 0:
-            raise _late(limit)  # Of the parts of a call, no further one is begun.
+            raise out_of_time(limit.limit_s)  # Of the parts of a call, no further one is begun.
         ended = threading.Lock()
         ended.acquire()
         call = self.submit(work, ended.release)
@@ -205,7 +206,7 @@ class Portal:
             raise
         if not in_time and not call.done:
             call.cancel()
-            raise _late(limit)
+            raise out_of_time(limit.limit_s)
         return call.result()
 
     def pause(self) -> None:

@@ -2,23 +2,27 @@
 
 For WSGI views, signal handlers, Celery tasks, management commands and scripts.  Each call is
 one hop to the portal's event loop, which keeps its connections; messages are serialized in the
-calling thread.
+calling thread.  Operations that a subclass overrides are run as it defines them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import async_to_sync
 
 from ._loops import running_loop_or_none
+from ._options import check_seconds
+from ._portal import out_of_time
 from ._steps import Steps, run_blocking
 from .exceptions import LoopRunning
 
 if TYPE_CHECKING:
     from ._base import BaseRedisLayer
-
-
-T = TypeVar("T")
 
 
 class SyncFace:
@@ -39,7 +43,7 @@ class SyncFace:
         self, channel: str, message: dict[str, Any], *, timeout_s: float | None = None
     ) -> None:
         """Send a message to one channel."""
-        self._run("send", self._layer._send_steps(channel, message), timeout_s)
+        self._call("send", timeout_s, channel, message)
 
     def group_send(
         self,
@@ -50,38 +54,72 @@ class SyncFace:
         timeout_s: float | None = None,
     ) -> None:
         """Send a message to every member of a group but the channels in ``exclude``."""
-        steps = self._layer._group_send_steps(group, message, exclude)
-        self._run("group_send", steps, timeout_s)
+        # Methods of subclasses were often written when there was no such keyword.
+        keywords = {} if exclude == () else {"exclude": exclude}
+        self._call("group_send", timeout_s, group, message, **keywords)
 
     def group_add(self, group: str, channel: str, *, timeout_s: float | None = None) -> None:
         """Add a channel to a group."""
-        self._run("group_add", self._layer._group_add_steps(group, channel), timeout_s)
+        self._call("group_add", timeout_s, group, channel)
 
     def group_discard(self, group: str, channel: str, *, timeout_s: float | None = None) -> None:
         """Remove a channel from a group."""
-        self._run("group_discard", self._layer._group_discard_steps(group, channel), timeout_s)
+        self._call("group_discard", timeout_s, group, channel)
 
     def group_channels(self, group: str, *, timeout_s: float | None = None) -> list[str]:
         """Return the names of a group's members (core)."""
-        return self._run("group_channels", self._layer._group_channels_steps(group), timeout_s)
+        channels: list[str] = self._call("group_channels", timeout_s, group)
+        return channels
 
     def group_size(self, group: str, *, timeout_s: float | None = None) -> int:
         """Return the number of a group's members (core)."""
-        return self._run("group_size", self._layer._group_size_steps(group), timeout_s)
+        size: int = self._call("group_size", timeout_s, group)
+        return size
 
     def flush(self, *, timeout_s: float | None = None) -> None:
         """Do what the layer's ``flush()`` does."""
-        self._run("flush", self._layer._flush_steps(), timeout_s)
+        self._call("flush", timeout_s)
 
     def close(self, *, timeout_s: float | None = None) -> None:
         """Do what the layer's ``close()`` does."""
-        self._run("close", self._layer._close_steps(), timeout_s)
+        self._call("close", timeout_s)
 
-    def _run(self, operation: str, steps: Steps[T], timeout_s: float | None) -> T:
+    def _call(self, name: str, timeout_s: float | None, *args: Any, **keywords: Any) -> Any:
         if running_loop_or_none() is not None:
             raise LoopRunning(
                 "An event loop runs in this thread, and layer.sync would block it: "
                 "await the layer's own method instead."
             )
-        with self._layer._timed(operation):
+        method = getattr(self._layer, name)
+        if not _is_ours(method):
+            return _run_overriding(partial(method, *args, **keywords), timeout_s)
+        steps: Steps[Any] = getattr(self._layer, f"_{name}_steps")(*args, **keywords)
+        with self._layer._timed(name):
             return run_blocking(steps, self._layer._sessions, timeout_s)
+
+
+def _is_ours(method: Any) -> bool:
+    """Tell whether no subclass and no instrumentation has put something else in the place of an
+    operation.
+    """
+    if type(method) is not MethodType:
+        return False
+    module = getattr(method.__func__, "__globals__", {}).get("__name__", "")
+    return str(module).startswith("channels_redis.")
+
+
+def _run_overriding(call: Callable[[], Awaitable[Any]], timeout_s: float | None) -> Any:
+    """Run a coroutine of the user's under the caller's context variables.  What it sends goes
+    through the portal, as always on loops of ``async_to_sync``.
+    """
+    if timeout_s is None:
+        return async_to_sync(call)()
+    limit_s = check_seconds("timeout_s", timeout_s)
+
+    async def in_time() -> Any:
+        return await asyncio.wait_for(call(), limit_s)
+
+    try:
+        return async_to_sync(in_time)()
+    except asyncio.TimeoutError:
+        raise out_of_time(limit_s) from None

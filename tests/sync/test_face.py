@@ -234,3 +234,87 @@ def test_the_portal_keeps_nothing_of_its_callers(layer: Any) -> None:
     request = contextvars.Context().run(handle)
     gc.collect()
     assert request() is None
+
+
+TENANT = contextvars.ContextVar("tenant", default="nobody")
+
+
+def tenant_layer(layer_class: Any, **options: Any) -> Any:
+    """A layer whose groups belong to tenants, in the way projects write it."""
+
+    class TenantLayer(layer_class):  # type: ignore[misc]  # the base is a fixture's value
+        async def group_send(self, group: str, message: Any) -> None:
+            await asyncio.sleep(0)
+            await super().group_send(f"{TENANT.get()}.{group}", message)
+
+        async def send(self, channel: str, message: Any) -> None:
+            raise KeyError(channel)
+
+    return TenantLayer(**options)
+
+
+async def test_the_face_runs_what_a_subclass_defines(
+    layer_class: Any, redis_url: str, prefix: str
+) -> None:
+    """Under the caller's context variables, with its errors, and with its time-outs."""
+    layer = tenant_layer(layer_class, hosts=[redis_url], prefix=prefix)
+    channels = {name: await layer.new_channel() for name in ("one", "other")}
+    for name, channel in channels.items():
+        await layer.group_add(f"{name}.room", channel)
+
+    def say(tenant: str, **keywords: Any) -> None:
+        TENANT.set(tenant)
+        layer.sync.group_send("room", {"type": "to", "tenant": tenant}, **keywords)
+
+    for name, channel in channels.items():
+        for keywords in ({}, {"timeout_s": 5}):
+            in_context: Any = contextvars.Context().run
+            await asyncio.to_thread(in_context, say, name, **keywords)
+            assert await receive(layer, channel) == {"type": "to", "tenant": name}
+    with pytest.raises(KeyError, match="somewhere"):
+        await asyncio.to_thread(layer.sync.send, "somewhere", {"type": "x"})
+    await layer.close()
+
+
+def test_the_face_runs_what_was_put_in_the_place_of_a_method(
+    layer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instrumentation wraps the methods of the class, or of one object."""
+    seen = []
+    original = type(layer).send
+
+    async def counted(self: Any, channel: str, message: Any) -> None:
+        seen.append(channel)
+        await original(self, channel, message)
+
+    monkeypatch.setattr(type(layer), "send", counted)
+    layer.sync.send("general", {"type": "x"})
+    monkeypatch.undo()
+
+    async def replaced(channel: str, message: Any) -> None:
+        seen.append(f"{channel} of one object")
+
+    monkeypatch.setattr(layer, "send", replaced)
+    layer.sync.send("general", {"type": "x"})
+    monkeypatch.undo()
+    layer.sync.send("general", {"type": "x"})
+    assert seen == ["general", "general of one object"]
+    layer.sync.flush()
+
+
+def test_an_overriding_method_is_bounded_too(layer_class: Any, redis_url: str, prefix: str) -> None:
+    """``timeout_s`` means the same, and no event loop is blocked."""
+
+    class Slow(layer_class):  # type: ignore[misc]  # the base is a fixture's value
+        async def group_send(self, group: str, message: Any) -> None:
+            await asyncio.sleep(60)
+
+    layer = Slow(hosts=[redis_url], prefix=prefix)
+    with pytest.raises(ConnectionLost, match=r"within 0.05 s"):
+        layer.sync.group_send("g", {"type": "x"}, timeout_s=0.05)
+
+    async def in_a_loop() -> None:
+        with pytest.raises(LoopRunning):
+            layer.sync.group_send("g", {"type": "x"})
+
+    asyncio.run(in_a_loop())
