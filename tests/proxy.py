@@ -16,6 +16,9 @@ What it can do, to all connections or to one (`Link`):
 ``stall()``            connections stay open, new ones too, and nothing passes: a half-open network
 ``stall_new()``        only connections made from now on are stalled
 ``drop_replies()``     requests pass, replies vanish
+``forget_after_s``     connections that carry nothing for so long are stalled, for good, and new
+                       ones are welcome: a network that drops idle flows and tells nobody
+``end_after_s``        the same, but both ends are told
 ``redirect(h, p)``     connections made from now on lead to another server
 ``lose_reply_to(x)``   the next request holding ``x`` passes, and its connection is cut before the
                        reply comes back
@@ -52,9 +55,11 @@ class Link:
         self._writers = [writer]
         self._requests = b""
         self._doomed = False
+        self._idle: asyncio.TimerHandle | None = None
         self._flowing = asyncio.Event()
         if not proxy._stall_new:
             self._flowing.set()
+        self._stir()
 
     def has_sent(self, text: bytes) -> bool:
         """Whether the client has written ``text`` lately (the last 64 kB are remembered)."""
@@ -83,6 +88,20 @@ class Link:
             with contextlib.suppress(OSError):
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             writer.transport.abort()
+
+    def _stir(self) -> None:
+        """Begin to measure how long the connection carries nothing."""
+        if self._idle is not None:
+            self._idle.cancel()
+        limit_s = self._proxy.forget_after_s or self._proxy.end_after_s
+        if limit_s is not None:
+            self._idle = asyncio.get_running_loop().call_later(limit_s, self._idle_too_long)
+
+    def _idle_too_long(self) -> None:
+        if self._proxy.forget_after_s is not None:
+            self._flowing.clear()
+        else:
+            self._cut()
 
     def _keep_request(self, chunk: bytes) -> bytes:
         lost = self._proxy._lost_request
@@ -125,6 +144,7 @@ class Link:
         try:
             while chunk := await source.read(CHUNK_BYTES):
                 await self._flowing.wait()
+                self._stir()
                 if kept := keep(chunk):
                     on_the_way.put_nowait((clock() + self._proxy.delay_s, kept))
             await on_the_way.join()
@@ -150,6 +170,8 @@ class Proxy:
 
     def __init__(self, host: str, port: int, *, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
+        self.forget_after_s: float | None = None
+        self.end_after_s: float | None = None
         self.host = "127.0.0.1"
         self._reservation = contextlib.ExitStack()
         self.port = self._reservation.enter_context(reserved_port())
@@ -266,5 +288,7 @@ class Proxy:
             await asyncio.gather(task, return_exceptions=True)
         finally:
             del self._open[link]
+            if link._idle is not None:
+                link._idle.cancel()
             for end in link._writers:
                 end.close()

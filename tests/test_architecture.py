@@ -40,6 +40,7 @@ FLOORS = [
     ["_transport.pops"],
     ["_transport.scripts", "_transport.loopback", "_transport.sentinels", "_transport.slotmap"],
     ["_transport.multiplexer", "_transport.charting"],
+    ["_transport.probe"],
     ["_transport.topology"],
     ["_transport.commands"],
     ["_transport.connections", "_transport.subscriptions"],

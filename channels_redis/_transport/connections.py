@@ -153,6 +153,12 @@ class Wire:
         return self._transport.is_closing() or not self._connection.is_connected
 
     @property
+    def health_check_s(self) -> float:
+        """Seconds of silence after which the user wants a sign of life; 0 for none."""
+        interval_s: float = self._settings[1] or 0
+        return interval_s
+
+    @property
     def descriptor(self) -> int | None:
         """The file descriptor of the socket, while it is open."""
         return _descriptor(self._transport)

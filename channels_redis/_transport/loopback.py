@@ -37,9 +37,9 @@ class _Step(enum.Enum):
 class Loopback:
     """The watch over one subscriber's connection, from :meth:`start` to :meth:`stop`.
 
-    After ``quiet_s`` seconds without a message ``subscribe`` is called, and ``publish`` when
-    :meth:`confirmed` is; ``failed(reason)`` when there is no answer, within twice ``quiet_s``
-    after the last sign of life.
+    After ``quiet_s`` seconds without a message, or as many as :meth:`start` is told if they are
+    less, ``subscribe`` is called, and ``publish`` when :meth:`confirmed` is; ``failed(reason)``
+    when there is no answer, within twice ``quiet_s`` after the last sign of life.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Loopback:
         failed: Callable[[str], None],
     ) -> None:
         self._loop = loop
-        self._quiet_s = quiet_s
+        self._longest_s = self._quiet_s = quiet_s
         self._patience_s = quiet_s * _PATIENCE
         self._subscribe = subscribe
         self._publish = publish
@@ -63,9 +63,12 @@ class Loopback:
         self._publishing: asyncio.Future[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        """Watch a new connection."""
+    def start(self, wanted_s: float) -> None:
+        """Watch a new connection, whose user wants a sign of life after ``wanted_s`` seconds of
+        silence; 0 for no wish.
+        """
         self.stop()
+        self._quiet_s = min(self._longest_s, wanted_s or self._longest_s)
         self._enter(_Step.QUIET)
         self._timer = self._loop.call_later(self._quiet_s, self._check)
 
@@ -116,4 +119,5 @@ class Loopback:
             self._timer = None
             self._failed(DEAF if self._step is _Step.LISTENING else NO_ANSWER)
             return
-        self._timer = self._loop.call_later(limit_s, self._check)
+        # An answer mostly comes at once, and then the next silence begins.
+        self._timer = self._loop.call_later(min(limit_s, self._quiet_s), self._check)

@@ -20,9 +20,9 @@ from redis.exceptions import AuthenticationError, ConnectionError, RedisError
 
 from .. import _clock
 from ..exceptions import ConnectionLost
-from .commands import Command, Commands, is_refusal
+from .commands import Command, is_refusal
 from .connections import NO_ANSWER, Loop, Wire
-from .packing import pack
+from .probe import Probe, await_life
 from .tasks import begun, forget, ignore, turn
 from .topology import RENEW_S, Node, backoff_s
 
@@ -51,6 +51,7 @@ class Multiplexer:
         self._node = node
         self._loop = loop
         self._wire: Wire | None = None
+        self._probe = Probe(node, loop, self._ask)
         self._task: asyncio.Task[None] | None = None
         # A command is in one of these: not written; written; refused, to be written again.
         self._unwritten: deque[Command] = deque()
@@ -175,6 +176,7 @@ class Multiplexer:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+        await self._probe.aclose()
         if self._wire is not None:
             await self._wire.close()
             self._wire = None
@@ -187,6 +189,7 @@ class Multiplexer:
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.abandon()
+        self._probe.abandon()
         if self._task is not None:
             forget(self._task)
 
@@ -202,6 +205,10 @@ class Multiplexer:
         if self._wire.lost:
             return  # The reading task is about to see it, and what was not written stays so.
         now = _clock.monotonic()
+        if self._unwritten and not self._written and self._probe.is_due(now):
+            self._ask()
+        if self._probe.question is not None:
+            return  # The answer to it has the rest written.
         chunks = []
         while self._unwritten and self._in_flight_bytes < WINDOW_BYTES:
             command = self._next_unwritten()
@@ -252,11 +259,20 @@ class Multiplexer:
             self._fail_unwritten(error)
         else:
             self._wire = wire
+            self._probe.start(wire)
             wire.renewed = self._authenticate
             self.loaded.clear()
             if not self.pending and self._failures:
                 await_life(self)
             self._write_waiting()
+
+    def _ask(self) -> None:
+        """Make sure of the connection, if nothing is on its way there."""
+        if self._wire is not None and not self._written:
+            question = self._probe.begin()
+            self._written.append(question)
+            self._in_flight_bytes += len(question.data)
+            self._wire.write(question.data)
 
     def _authenticate(self, command: bytes) -> None:
         """Present new credentials, behind what was asked for before."""
@@ -288,6 +304,8 @@ class Multiplexer:
 
     def _settle(self, command: Command, reply: Any) -> None:
         self._in_flight_bytes -= len(command.data)
+        if not self._written:
+            self._probe.heard(command)
         if isinstance(reply, Exception):
             if self._node.redirects(command, reply):
                 self._write_waiting()
@@ -319,6 +337,9 @@ class Multiplexer:
             self._reauthentication.cancel()
         again, self._refused = self._refused, deque()
         written, self._written = self._written, deque()
+        if self._probe.question is not None:
+            written.clear()  # It was alone, and nobody's loss.
+        self._probe.stop()
         at_stake = bool(again or written)
         for command in written:
             if command.repeatable:
@@ -372,8 +393,3 @@ class Multiplexer:
             f"{self._node.health.located(reason)}; the command was given up ({fate})",
             maybe_executed=maybe_executed,
         )
-
-
-def await_life(commands: Commands) -> None:
-    """Have the server asked for a sign of life until it gives one, which ends its outage."""
-    commands.call(pack("PING"), True).add_done_callback(ignore)

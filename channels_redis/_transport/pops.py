@@ -48,11 +48,15 @@ class Pops:
         self._key = key
         self._expiry_s = expiry_s
         self._specific = specific
-        self._single = pack("BZPOPMIN", key, block_s)
+        self.block_for(block_s)
         self._hash_forbidden = False
         # Seconds that the server's clock is ahead of ours.
         self._clock_ahead_s = 0.0
         self.reset()
+
+    def block_for(self, block_s: int) -> None:
+        """Have a blocking pop wait so many seconds for a message."""
+        self._single = pack("BZPOPMIN", self._key, block_s)
 
     def reset(self, *, asking: bool = False) -> None:
         """Start afresh, on a new connection; where the queue's slot is only on its way to the

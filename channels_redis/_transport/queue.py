@@ -19,9 +19,10 @@ from ..exceptions import ConfigurationError, ConnectionLost
 from . import scripts
 from .commands import Commands
 from .connections import NO_ANSWER, Deadline, Loop, Wire
-from .multiplexer import SUSPICIOUS_S, await_life
+from .multiplexer import SUSPICIOUS_S
 from .packing import pack
 from .pops import DEPTH, Popped, Pops, Reply
+from .probe import await_life
 from .tasks import begun, forget, turn
 from .topology import RENEW_S, Node, Redirected, backoff_s
 
@@ -244,6 +245,10 @@ class QueueReader:
             await self._node.pause(backoff_s(self._failures - 1))
         wire = self._wire = await self._node.dial()
         self._pops.reset(asking=self._node.asking)
+        if wire.health_check_s:
+            # The end of a blocking pop, and the next one, show life to both sides.
+            self._block_s = max(1, int(min(self._block_s, wire.health_check_s)))
+            self._pops.block_for(self._block_s)
         client_id = await wire.ask("CLIENT", "ID")
         self._client_id = client_id if isinstance(client_id, int) else None
         wire.renewed = self._authenticate

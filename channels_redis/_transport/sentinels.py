@@ -103,8 +103,9 @@ class SentinelWatch:
         if isinstance(confirmed, Exception):
             raise ConnectionError(str(confirmed))
         await self._look(sentinel)
+        quiet_s = min(self._quiet_s, wire.health_check_s or self._quiet_s)
         while True:
-            self._silence = self._loop.call_later(self._quiet_s, self._ask, wire)
+            self._silence = self._loop.call_later(quiet_s, self._ask, wire)
             reply = await wire.read()
             self._silence.cancel()
             if isinstance(reply, list) and reply[0] == b"message":

@@ -307,8 +307,9 @@ class Subscriber:
                 self._on_drop()
 
     def _watch_anew(self) -> None:
+        assert self._wire is not None  # what has to be watched anew
         self._own_topic = self._new_own_topic()
-        self._loopback.start()
+        self._loopback.start(self._wire.health_check_s)
 
     def _settle(self, name: bytes, topic: Topic) -> None:
         """Compare the wish with the state that was reached."""
