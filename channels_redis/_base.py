@@ -320,7 +320,8 @@ class BaseRedisLayer(ObservedLayer):
             # What is on its way would delete what is sent from now on.
             await self._sessions.aclose()
             raise
-        if not self._mailboxes.boxes and not session.busy:
+        # Those in a handler subscribe and are read for again with their next receive().
+        if not self._mailboxes.waiting() and not session.busy:
             await self._sessions.aclose()
 
     async def _forget_topics(self, session: Any) -> None:

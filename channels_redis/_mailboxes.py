@@ -271,11 +271,17 @@ class Mailboxes:
             self._delivered = max(self._delivered, self._taken - self._spoilt)
             return self._delivered
 
-    def census(self) -> tuple[int, int, int]:
-        """Return the numbers of mailboxes, of those who wait, and of messages that lie there."""
+    def waiting(self) -> int:
+        """Return how many calls of ``receive()`` wait."""
+        return sum(len(box.waiters) for box in list(self.boxes.values()))
+
+    def census(self) -> tuple[int, int, int, int]:
+        """Return the numbers of mailboxes, of those who wait, of messages that lie there, and
+        the bytes that these take.
+        """
         boxes = list(self.boxes.values())
-        waiting = sum(len(box.waiters) for box in boxes)
-        return len(boxes), waiting, sum(len(box.items) for box in boxes if box.items)
+        buffered = sum(len(box.items) for box in boxes if box.items)
+        return len(boxes), self.waiting(), buffered, self._budget.used_bytes
 
     def reclaim(self, box: Mailbox, wanted: Callable[[Any], bool]) -> list[Any]:
         """Take back the messages for which ``wanted(message)`` is true."""

@@ -50,7 +50,7 @@ class ObservedLayer(ReceivingLayer):
                 zip(self._health, self._tallies.total(), strict=True)
             )
         )
-        mailboxes, waiting, buffered = self._mailboxes.census()
+        mailboxes, waiting, buffered, buffered_bytes = self._mailboxes.census()
         outage_s, outage_total_s = self._outage.seconds()
         return LayerStats(
             sent=sum(node.sent for node in nodes),
@@ -65,6 +65,7 @@ class ObservedLayer(ReceivingLayer):
             mailboxes=mailboxes,
             waiting=waiting,
             buffered=buffered,
+            buffered_bytes=buffered_bytes,
             nodes=nodes,
         )
 

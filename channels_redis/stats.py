@@ -57,6 +57,9 @@ class LayerStats:
     waiting: int
     #: Messages in mailboxes that nobody has taken yet.
     buffered: int
+    #: Memory that they take, in bytes, about; ``max_buffered_bytes`` bounds it.  Messages in
+    #: mailboxes with a ``capacity`` that was set are not part of it.
+    buffered_bytes: int
     #: One for each entry of ``hosts``, in their order.
     nodes: tuple[NodeStats, ...]
 

@@ -74,6 +74,8 @@ def options() -> tuple[RedisChannelLayer, RedisPubSubChannelLayer]:
         on_disconnect="redis.away",
         on_reconnect="redis.back",
         max_message_bytes=1024,
+        max_buffered_bytes=1024,
+        max_queued_bytes=1024,
         connect_wait_s=1.5,
         command_timeout_s=2.5,
         serializer_default=encode_default,
@@ -89,6 +91,8 @@ def attributes(layer: Layer) -> None:
     assert_type(layer.on_disconnect, str | None)
     assert_type(layer.on_reconnect, str | None)
     assert_type(layer.max_message_bytes, int)
+    assert_type(layer.max_buffered_bytes, int)
+    assert_type(layer.max_queued_bytes, int)
     assert_type(layer.connect_wait_s, float)
     assert_type(layer.command_timeout_s, float)
     assert_type(layer.random_prefix_length, int)
@@ -152,7 +156,7 @@ def statistics(layer: Layer) -> None:
     assert_type(stats, LayerStats)
     assert_type(stats.sent + stats.refused + stats.received + stats.delivered, int)
     assert_type(stats.in_flight + stats.reconnects + stats.decode_failures, int)
-    assert_type(stats.mailboxes + stats.waiting + stats.buffered, int)
+    assert_type(stats.mailboxes + stats.waiting + stats.buffered + stats.buffered_bytes, int)
     assert_type(stats.dropped, dict[str, int])
     assert_type(stats.outage_s + stats.outage_total_s, float)
     for node in stats.nodes:
