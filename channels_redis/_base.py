@@ -18,14 +18,13 @@ from ._events import Reporter
 from ._keyspace import Keyspace, random_hex
 from ._loops import LoopStates
 from ._mailboxes import Mailboxes
-from ._messages import Item, Original, Packed, PackedOnce, has_separable_steps, runs_no_user_code
 from ._observed import ObservedLayer
 from ._outages import Health, Outage
 from ._queues import LocalQueue
 from ._session import Session
 from ._steps import Plan, Steps, submit
 from ._tally import Tallies
-from .exceptions import ConfigurationError, InvalidName, LayerClosed, MessageTooLarge
+from .exceptions import ConfigurationError, LayerClosed, MessageTooLarge
 from .sync import SyncFace
 
 if TYPE_CHECKING:
@@ -72,6 +71,7 @@ class BaseRedisLayer(ObservedLayer):
         connect_wait_s: float = 3,
         command_timeout_s: float = 10,
         serializer_default: Any = None,
+        encryption_binding: str = "off",
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -97,15 +97,9 @@ class BaseRedisLayer(ObservedLayer):
         self.command_timeout_s = options.check_seconds("command_timeout_s", command_timeout_s)
         self.random_prefix_length = options.check_random_prefix_length(random_prefix_length)
         self.serializer_default = options.check_default(serializer_default)
+        self.encryption_binding = options.check_binding(encryption_binding)
         self._serializer = self._serializer_for(serializer_format, symmetric_encryption_keys)
-        #: Whether encoding, encryption and random bytes of a message are separate steps.
-        self._separable = (
-            has_separable_steps(self._serializer)
-            and type(self).serialize is BaseRedisLayer.serialize
-            and type(self).deserialize is BaseRedisLayer.deserialize
-        )
-        #: As what a message for many lies in a mailbox.
-        self._packed = PackedOnce if runs_no_user_code(self._serializer) else Packed
+        self._prepare_encoding(symmetric_encryption_keys)
         #: Whether a subclass brings its own ``connection()``.
         self.has_own_connections = type(self).connection is not BaseRedisLayer.connection
         self._keys = Keyspace(self.prefix)
@@ -198,65 +192,7 @@ class BaseRedisLayer(ObservedLayer):
     def _make_session(self, loop: Loop) -> Session:
         return Session(self, loop)
 
-    # Names, sizes, bytes
-
-    def serialize(self, message: Any) -> bytes:
-        """Return a message as the bytes that go on the wire."""
-        data: bytes = self._serializer.serialize(message)
-        return data
-
-    def deserialize(self, message: bytes) -> Any:
-        """Undo :meth:`serialize`."""
-        return self._serializer.deserialize(message)
-
-    def _check_channel(self, name: Any) -> None:
-        try:
-            self.require_valid_channel_name(name)
-        except TypeError as error:
-            raise InvalidName(str(error)) from None
-
-    def _check_group(self, name: Any) -> None:
-        try:
-            self.require_valid_group_name(name)
-        except TypeError as error:
-            raise InvalidName(str(error)) from None
-
-    def _check_exclude(self, exclude: Any) -> frozenset[str]:
-        """Return the names of channels that a group message is not for."""
-        if isinstance(exclude, (str, bytes)) or not isinstance(exclude, Iterable):
-            raise InvalidName(
-                "group_send(): exclude must be a list of channel names, such as "
-                f"[self.channel_name], not {type(exclude).__name__}."
-            )
-        names = tuple(exclude)
-        for name in names:
-            self._check_channel(name)
-        return frozenset(names)
-
-    def _check_size(self, message: Any, wire_bytes: int) -> None:
-        """Raise :class:`MessageTooLarge` for a message that is ``wire_bytes`` long with all that
-        comes around it.
-        """
-        if wire_bytes > self.max_message_bytes:
-            self._body(message)
-
-    def _body(self, message: Any) -> bytes:
-        """Return the user's message as bytes, without addresses and, where that can be done
-        apart, without encryption; raise :class:`MessageTooLarge` by its size.
-        """
-        body = self._serializer.as_bytes(message) if self._separable else self.serialize(message)
-        if len(body) > self.max_message_bytes:
-            raise MessageTooLarge(
-                f"A message of {len(body)} bytes is over the limit of {self.max_message_bytes}; "
-                "send a reference to the data, or raise the option max_message_bytes."
-            )
-        return body
-
-    def _for_many(self, message: Any, wire_bytes: int) -> Item:
-        """Return an item that each of many receivers can open."""
-        if self._separable:
-            return self._packed(self._serializer.as_bytes(message), self._serializer.from_bytes)
-        return Original(message, wire_bytes)
+    # Capacities
 
     @property
     def _tells_channels_apart(self) -> bool:

@@ -18,6 +18,9 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Iterator
+
+from ._encryption import Place
 
 #: The key of a message that carries its addressees: one full channel name for a direct
 #: message, a list of them for a group message.
@@ -50,6 +53,17 @@ def glob_escape(text: str) -> str:
     return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
 
 
+def without(members: list[str], excluded: frozenset[str]) -> list[str]:
+    """Return the members that are not excluded."""
+    return [name for name in members if name not in excluded] if excluded else members
+
+
+def in_parts(names: list[str], length: int) -> Iterator[list[str]]:
+    """Yield the names in lists of a length at most."""
+    for start in range(0, len(names), length):
+        yield names[start : start + length]
+
+
 class Keyspace:
     """The names of one layer: everything that depends on its ``prefix``."""
 
@@ -72,6 +86,14 @@ class Keyspace:
     def group_topic(self, group: str) -> str:
         """Return the Pub/Sub topic of a group (pubsub)."""
         return f"{self.prefix}__group__{group}"
+
+    def queue_place(self, name: str) -> Place:
+        """Return the place of what is sent to a queue."""
+        return Place("queue", self.prefix, name)
+
+    def topic_place(self, topic: str) -> Place:
+        """Return the place of what is published on a topic."""
+        return Place("topic", self.prefix, topic)
 
     def new_own_topic(self) -> str:
         """Return a fresh Pub/Sub topic on which one subscriber listens to itself."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.utils.module_loading import import_string
 
+from ._encryption import BINDINGS
 from ._plain import encode_default
 from .exceptions import ConfigurationError
 
@@ -118,6 +119,16 @@ def check_default(value: Any) -> Default | None:
         )
     hook: Default = value
     return hook
+
+
+def check_binding(value: Any) -> str:
+    """Return the step of the option ``encryption_binding``."""
+    if isinstance(value, str) and value in BINDINGS:
+        return value
+    raise ConfigurationError(
+        f"encryption_binding must be one of {', '.join(map(repr, BINDINGS))}, not "
+        f"{repr(value) if isinstance(value, str) else _kind(value)}."
+    )
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import Any, Protocol
 
 from . import _clock
@@ -58,7 +59,7 @@ class QueueLayer(Protocol):
     def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
         """Put a message of a process-specific queue into the mailboxes it is for."""
 
-    def _unpack_queued(self, member: bytes) -> Any:
+    def _unpack_queued(self, name: str, member: bytes) -> Any:
         """Return the message inside a member of a queue."""
 
     def _members_are_unique(self) -> bool:
@@ -76,6 +77,7 @@ class LocalQueue:
         self.expiry_s = layer.expiry
         self.receivers = Demand(self._ensure_readers)
         self._layer = layer
+        self._unpack = partial(layer._unpack_queued, name)
         self._mailboxes = layer._mailboxes
         self._shards = shards
         self._readers: dict[int, QueueReader] = {}
@@ -128,7 +130,7 @@ class LocalQueue:
         box = self.open(self.name)
         now = _clock.monotonic()
         for member, score in messages:
-            held = Held(reader, now, member, score, self._layer._unpack_queued)
+            held = Held(reader, now, member, score, self._unpack)
             self._mailboxes.put(box, held, reader.loop)
 
     def dropped(self, reason: str, count: int) -> None:

@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from channels.layers import BaseChannelLayer
-
+from ._encoding import EncodingLayer
 from ._events import MessagesDropped, Reporter
 from ._keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY, Keyspace
 from ._loops import LoopStates, running_loop, running_loop_or_none
@@ -19,13 +18,14 @@ from ._mailboxes import Mailboxes
 from ._messages import Item, Whole
 from ._portal import portal
 from ._queues import LocalQueue
+from ._received import Unacceptable
 from ._session import Session
 
 Loop = asyncio.AbstractEventLoop
 Capacities = list[tuple[re.Pattern[str], int]]
 
 
-class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no annotations
+class ReceivingLayer(EncodingLayer):
     """The receiving half of a channel layer; what it builds on is made by the whole one."""
 
     # Others describe Channels' attributes as they are before a layer sets its own.
@@ -47,10 +47,6 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
     _report: Reporter
     _sessions: LoopStates[Any]
     _turn: Iterator[int]
-
-    def deserialize(self, message: bytes) -> Any:
-        """Return the message inside the bytes that came over the wire."""
-        raise NotImplementedError
 
     def _members_are_unique(self) -> bool:
         """Tell whether no two messages of any sender are the same bytes."""
@@ -91,9 +87,9 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         """Put a message of a process-specific queue into the mailboxes it is for."""
         raise NotImplementedError
 
-    def _unpack_queued(self, member: bytes) -> Any:
+    def _unpack_queued(self, name: str, member: bytes) -> Any:
         """Return the message inside a member of a queue, without the layer's own keys."""
-        message = self.deserialize(member)
+        message = self._decode(member, self._keys.queue_place(name))
         if isinstance(message, dict):
             message.pop(ADDRESS_KEY, None)
             message.pop(NONCE_KEY, None)
@@ -156,9 +152,10 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
 
     def _undecodable(self, channel: str, error: Exception) -> None:
         kind = type(error).__name__
+        reason = error.reason if isinstance(error, Unacceptable) else "undecodable"
         facts = {"event": "undecodable", "channel": channel, "error": kind}
         self._logger.debug("Undecodable message for %s: %s", channel, kind, extra=facts)
-        self._report(MessagesDropped(channel, "undecodable"))
+        self._report(MessagesDropped(channel, reason))
 
     def _dropped(self, channel: str, reason: str, count: int = 1) -> None:
         self._report(MessagesDropped(channel, reason, count), unread=True)

@@ -263,17 +263,18 @@ class TopicSession(Session):
         members = self._members.get(topic)
         if not members:
             return
-        if not mark and self._recalls:
-            mark = payload
-        if mark and self._recent.has(mark):
-            name = topic.decode("utf-8", "replace")
-            self.layer._report(MessagesDropped(name, "repeated"))
-            return
+        name = topic.decode("utf-8", "replace")
         try:
-            item = self.layer._item(payload)
+            item = self.layer._item(name, payload)
             excluded = self.layer._excluded(item)
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
-            self.layer._undecodable(topic.decode("utf-8", "replace"), error)
+            self.layer._undecodable(name, error)
+            return
+        if not mark and self._recalls:
+            mark = payload
+        # Only now: what was refused as the wrong place's may come to the right one after it.
+        if mark and self._recent.has(mark):
+            self.layer._report(MessagesDropped(name, "repeated"))
             return
         boxes: Iterable[Mailbox] = members.values()
         if excluded:

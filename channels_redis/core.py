@@ -11,13 +11,21 @@ from channels.exceptions import ChannelFull
 
 from ._base import BaseRedisLayer, Loop
 from ._events import GroupOverCapacity
-from ._keyspace import ADDRESS_KEY, NONCE_KEY, non_local_name, random_hex
+from ._keyspace import (
+    ADDRESS_KEY,
+    NONCE_KEY,
+    in_parts,
+    non_local_name,
+    random_hex,
+    without,
+)
 from ._loops import running_loop
 from ._mailbox import Mailbox
 from ._messages import Item, Message, Whole, check_message, runs_no_user_code
 from ._options import given
 from ._plain import is_flat
 from ._queues import LocalQueue
+from ._received import ADDRESSES
 from ._session import Frame, Session, failure_of
 from ._steps import Steps
 from ._transport import scripts
@@ -57,7 +65,7 @@ class RedisChannelLayer(BaseRedisLayer):
         check_message(message)
         name = non_local_name(channel)
         specific = self._is_specific(channel)
-        member = self._member({**message, ADDRESS_KEY: channel} if specific else dict(message))
+        member = self._member(name, {**message, ADDRESS_KEY: channel} if specific else {**message})
         self._check_size(message, len(member))
         shard = self.consistent_hash(name) if specific else self._next_shard()
         capacity = self._queue_capacity([channel], len(member))
@@ -168,15 +176,16 @@ class RedisChannelLayer(BaseRedisLayer):
         return [member.decode("utf-8", "replace") for member in members]
 
     def _frames(self, message: Message, members: list[str]) -> list[Frame]:
-        """Return what to send to the members of a group: one frame per queue."""
+        """Return what to send to the members of a group: one frame per queue, if not very many."""
         by_queue: dict[str, list[str]] = {}
         for channel in members:
             by_queue.setdefault(non_local_name(channel), []).append(channel)
         frames = []
-        for name, channels in by_queue.items():
-            member = self._member({**message, ADDRESS_KEY: channels})
-            capacity = self._queue_capacity(channels, len(member))
-            frames.append(Frame(self.consistent_hash(name), name, member, capacity))
+        for name, all_channels in by_queue.items():
+            for channels in in_parts(all_channels, ADDRESSES):
+                member = self._member(name, {**message, ADDRESS_KEY: channels})
+                capacity = self._queue_capacity(channels, len(member))
+                frames.append(Frame(self.consistent_hash(name), name, member, capacity))
         return frames
 
     async def _send_frames(
@@ -214,11 +223,11 @@ class RedisChannelLayer(BaseRedisLayer):
             **given(default=self.serializer_default),
         )
 
-    def _member(self, frame: dict[str, Any]) -> bytes:
+    def _member(self, name: str, frame: dict[str, Any]) -> bytes:
         """Return the member of a queue for a message, unlike any other."""
         if not self._separable or self.random_prefix_length <= 0:
             frame[NONCE_KEY] = random_hex()
-        return self.serialize(frame)
+        return self._encode(frame, self._keys.queue_place(name))
 
     def _members_are_unique(self) -> bool:
         return self._separable and self.random_prefix_length >= 8
@@ -251,7 +260,7 @@ class RedisChannelLayer(BaseRedisLayer):
 
     def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
         try:
-            message = self.deserialize(member)
+            message = self._decode(member, self._keys.queue_place(queue.name))
             addresses = message.pop(ADDRESS_KEY)
             message.pop(NONCE_KEY, None)
             channels = [addresses] if isinstance(addresses, str) else addresses
@@ -301,11 +310,6 @@ class RedisChannelLayer(BaseRedisLayer):
 
     async def wait_received(self) -> None:
         """Return at once: nothing is received in the background without an owner."""
-
-
-def without(members: list[str], excluded: frozenset[str]) -> list[str]:
-    """Return the members that are not excluded."""
-    return [name for name in members if name not in excluded] if excluded else members
 
 
 class BoundedQueue(asyncio.Queue[Any]):

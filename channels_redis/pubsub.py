@@ -70,7 +70,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
             return
         if not self._lets_pass(channel, message):
             check_message(message)
-        member = self._member(message)
+        member = self._member(channel, message)
         self._check_size(message, len(member))
         self._remember(channel)
         shard, capacity = self._next_shard(), self.get_capacity(channel)
@@ -82,7 +82,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
     ) -> Steps[None]:
         check_message(message)
         frame = {**message, EXCLUDE_KEY: sorted(excluded)} if excluded else message
-        payload = self.serialize(frame)
+        payload = self._encode(frame, self._keys.topic_place(topic))
         self._check_size(message, len(payload))
         shard = self.consistent_hash(topic)
         yield lambda session: session.publish(shard, topic, payload)
@@ -241,12 +241,12 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         # 4.3.0 carries text on the general channels of this layer, so there may be workers for it.
         return isinstance(message, str) and not self._is_specific(channel)
 
-    def _item(self, payload: bytes) -> Item:
+    def _item(self, topic: str, payload: bytes) -> Item:
         """Return what was published as an item for many: decrypted once, unpacked by each."""
+        self._check_frame(payload)
         if self._separable:
-            crypter = self._serializer.crypter
-            if crypter is not None:
-                payload = crypter.decrypt(payload)
+            if self._binding is not None:
+                payload = self._binding.decrypt(payload, self._keys.topic_place(topic))
             return self._packed(payload, self._serializer.from_bytes)
         return Packed(payload, self.deserialize)
 
@@ -266,17 +266,17 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
             return max(0, self.random_prefix_length)
         return 0
 
-    def _member(self, message: Any) -> bytes:
+    def _member(self, name: str, message: Any) -> bytes:
         """Return the member of a general channel's queue, with the bytes of the core layer."""
-        length = self._random_bytes()
+        place, length = self._keys.queue_place(name), self._random_bytes()
         if length:
-            return os.urandom(length) + self.serialize(message)
+            return os.urandom(length) + self._encode(message, place)
         if isinstance(message, dict):
             message = {**message, NONCE_KEY: random_hex()}
-        return self.serialize(message)
+        return self._encode(message, place)
 
-    def _unpack_queued(self, member: bytes) -> Any:
-        return super()._unpack_queued(member[self._random_bytes() :])
+    def _unpack_queued(self, name: str, member: bytes) -> Any:
+        return super()._unpack_queued(name, member[self._random_bytes() :])
 
     def _members_are_unique(self) -> bool:
         return False

@@ -7,17 +7,17 @@ one server.  Nothing here keeps state between calls: one serializer serves many 
 from __future__ import annotations
 
 import abc
-import base64
-import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgpack
 
+from ._encryption import Crypter, make_crypter
 from ._plain import encode_default, is_flat
+from ._received import check_json, unpack_msgpack
 from .exceptions import ConfigurationError, SerializationError
 
 __all__ = [
@@ -54,18 +54,6 @@ class InvalidSerializer(ConfigurationError, AssertionError):
     """What was given to the registry can't serve as a serializer."""
 
 
-class Crypter(Protocol):
-    """What ``BaseMessageSerializer.crypter`` offers: Fernet's interface."""
-
-    def encrypt(self, data: bytes, /) -> bytes:
-        """Return the token that carries ``data``."""
-        ...
-
-    def decrypt(self, token: bytes, /) -> bytes:
-        """Undo ``encrypt``; raise where no key fits."""
-        ...
-
-
 class BaseMessageSerializer(abc.ABC):
     """A format, given by ``as_bytes`` and ``from_bytes``, with encryption and random prefix.
 
@@ -87,7 +75,7 @@ class BaseMessageSerializer(abc.ABC):
         self.random_prefix_length = random_prefix_length
         self.expiry = expiry
         self.default = default
-        self.crypter: Crypter | None = _make_crypter(symmetric_encryption_keys)
+        self.crypter: Crypter | None = make_crypter(symmetric_encryption_keys)
 
     @abc.abstractmethod
     def as_bytes(self, message: Any) -> bytes:
@@ -99,19 +87,25 @@ class BaseMessageSerializer(abc.ABC):
 
     def serialize(self, message: Any) -> bytes:
         """Return the bytes that go on the wire."""
+        return self._wrapped(message, self.crypter)
+
+    def deserialize(self, message: bytes) -> Any:
+        """Undo ``serialize``; SerializationError where the bytes aren't of its making."""
+        return self._unwrapped(message, self.crypter)
+
+    def _wrapped(self, message: Any, crypter: Crypter | None) -> bytes:
         data = self.as_bytes(message)
-        if self.crypter is not None:
-            data = self.crypter.encrypt(data)
+        if crypter is not None:
+            data = crypter.encrypt(data)
         if self.random_prefix_length > 0:
             data = os.urandom(self.random_prefix_length) + data
         return data
 
-    def deserialize(self, message: bytes) -> Any:
-        """Undo ``serialize``; SerializationError where the bytes aren't of its making."""
+    def _unwrapped(self, message: bytes, crypter: Crypter | None) -> Any:
         if self.random_prefix_length > 0:
             message = message[self.random_prefix_length :]
-        if self.crypter is not None:
-            message = self._decrypt(self.crypter, message)
+        if crypter is not None:
+            message = self._decrypt(crypter, message)
         try:
             return self.from_bytes(message)
         except SerializationError:
@@ -125,6 +119,8 @@ class BaseMessageSerializer(abc.ABC):
     def _decrypt(crypter: Crypter, token: bytes) -> bytes:
         try:
             return crypter.decrypt(token)
+        except SerializationError:
+            raise
         except Exception as error:
             raise SerializationError(
                 "What was received can't be decrypted with any key of symmetric_encryption_keys."
@@ -164,7 +160,9 @@ class JSONSerializer(BaseMessageSerializer):
         """
         options = {"default": self.default, **kwargs}
         try:
-            return json.dumps(message, *args, **options).encode("utf-8")
+            text = json.dumps(message, *args, **options)
+            check_json(text)
+            return text.encode("utf-8")
         except self._refusals:
             pass  # raised below, outside of this block: the cause may quote the message
         raise _refusal("JSON", message, partial(self._encodes, options), options["default"])
@@ -172,14 +170,16 @@ class JSONSerializer(BaseMessageSerializer):
     def from_bytes(self, message: bytes, *args: Any, **kwargs: Any) -> Any:
         """Read JSON; subclasses may hand on options of ``json.loads()``."""
         try:
-            return json.loads(message.decode("utf-8"), *args, **kwargs)
+            text = message.decode("utf-8")
+            check_json(text)
+            return json.loads(text, *args, **kwargs)
         except self._refusals:
             pass  # as above
         raise SerializationError("What was received is not valid JSON.")
 
     def _encodes(self, options: dict[str, Any], value: Any) -> bool:
         try:
-            json.dumps(value, **options)
+            check_json(json.dumps(value, **options))
         except self._refusals:
             return False
         return True
@@ -207,7 +207,9 @@ class MsgPackSerializer(BaseMessageSerializer):
     def from_bytes(self, message: bytes, *args: Any, **kwargs: Any) -> Any:
         """Unpack; subclasses may hand on options of ``msgpack.unpackb()``."""
         try:
-            return msgpack.unpackb(message, *args, **kwargs)
+            if args or kwargs:
+                return msgpack.unpackb(message, *args, **kwargs)
+            return unpack_msgpack(message)
         except (*self._refusals, msgpack.UnpackException):
             pass  # as above
         raise SerializationError("What was received is not valid msgpack.")
@@ -218,7 +220,7 @@ class MsgPackSerializer(BaseMessageSerializer):
         # in Python takes as long and says less.  What a subclass unpacks, it alone knows.
         plainly = len(data) > _LARGE_BYTES and not args and len(options) == 1 and is_flat(value)
         if not plainly and type(self).from_bytes is MsgPackSerializer.from_bytes:
-            msgpack.unpackb(data)
+            unpack_msgpack(data)
         return data
 
     def _encodes(self, options: dict[str, Any], value: Any) -> bool:
@@ -257,37 +259,6 @@ class SerializersRegistry:
                 f"No serializer is registered for the format {format!r}. Known formats: {known}."
             ) from None
         return serializer_class(*args, **kwargs)
-
-
-def _make_crypter(keys: Any) -> Crypter | None:
-    """Make the MultiFernet of the option ``symmetric_encryption_keys``, None without keys."""
-    if keys is None:
-        return None
-    if isinstance(keys, (str, bytes, Mapping)) or not isinstance(keys, Collection):
-        raise ConfigurationError(
-            "symmetric_encryption_keys must be a list of keys, such as [SECRET_KEY], "
-            f"not {_article_and_type(keys)}."
-        )
-    for position, key in enumerate(keys):
-        if not isinstance(key, (str, bytes)) or not key:
-            raise ConfigurationError(
-                f"symmetric_encryption_keys[{position}] must be a str or bytes that isn't empty."
-            )
-    if not keys:
-        return None
-    try:
-        from cryptography.fernet import Fernet, MultiFernet
-    except ImportError as error:
-        raise ConfigurationError(
-            "symmetric_encryption_keys needs the package cryptography: "
-            "pip install channels-redis[cryptography]"
-        ) from error
-    return MultiFernet([Fernet(_fernet_key(key)) for key in keys])
-
-
-def _fernet_key(key: str | bytes) -> bytes:
-    secret = key.encode("utf-8") if isinstance(key, str) else key
-    return base64.urlsafe_b64encode(hashlib.sha256(secret).digest())
 
 
 # Where in a message the trouble is.  Looked for only after encoding failed, and not for ever:
@@ -355,7 +326,7 @@ def _is_encoded_by_default(value: Any) -> bool:
 
 def _trouble(format: str, value: Any, encodes: Callable[[Any], bool]) -> str:
     if isinstance(value, (dict, list, tuple)) and encodes(type(value)()):
-        return f"is nested too deep for {format}"
+        return f"is nested too deep for {format}, or holds too many lists and dicts"
     if isinstance(value, str):
         return "is a str with lone surrogates, which UTF-8 can't encode"
     if isinstance(value, int):

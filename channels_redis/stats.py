@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: The reasons of drops that :attr:`LayerStats.decode_failures` adds up.
+DECODE_FAILURES = ("undecodable", "misplaced", "too_large", "unbound")
+
 
 @dataclass(frozen=True, slots=True)
 class NodeStats:
@@ -65,5 +68,7 @@ class LayerStats:
 
     @property
     def decode_failures(self) -> int:
-        """Messages dropped because no key or format could open them."""
-        return self.dropped.get("undecodable", 0)
+        """Messages dropped because no key or format could open them, or because they must not
+        be opened: for the reasons in :data:`DECODE_FAILURES`.
+        """
+        return sum(self.dropped.get(reason, 0) for reason in DECODE_FAILURES)

@@ -45,10 +45,13 @@ FLOORS = [
     ["_transport.commands"],
     ["_transport.connections", "_transport.subscriptions"],
     ["_transport.replies", "_transport.credentials", "_transport.packing", "_transport.tasks"],
+    ["_encoding"],
     ["utils", "_mailboxes", "_messages", "_outages"],
     ["_mailbox"],
     ["events", "_keywords", "_tls"],
     ["_keyspace", "_waiters", "_events", "_tally", "_hosts", "_options", "_slots", "serializers"],
+    ["_encryption"],
+    ["_received"],
     ["exceptions", "stats", "_plain", "_clock", "_budget"],
 ]
 # What holds nothing but the version, or nothing at all.

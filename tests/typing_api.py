@@ -79,6 +79,7 @@ def options() -> tuple[RedisChannelLayer, RedisPubSubChannelLayer]:
         connect_wait_s=1.5,
         command_timeout_s=2.5,
         serializer_default=encode_default,
+        encryption_binding="write",
     )
     return core, RedisPubSubChannelLayer()
 
