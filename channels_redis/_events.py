@@ -47,9 +47,11 @@ class MessagesDropped:
 
     ``reason``: ``capacity`` (a mailbox was full), ``memory`` (all mailboxes together used up
     ``max_buffered_bytes``), ``abandoned`` (its consumer has gone), ``expired`` (unread for
-    ``expiry``), ``undecodable`` (bytes that no key or format
-    opens), ``repeated`` (a server offered a delivered message again), ``put_back`` (nobody
-    here waited for it, and it is not certain that it went back to its queue).
+    ``expiry``), ``undecodable`` (bytes that no key or format opens), ``misplaced`` and
+    ``unbound`` (encrypted for another queue or topic, or for none: see the option
+    ``encryption_binding``), ``too_large`` (longer than anything that is sent), ``repeated`` (a
+    server offered a delivered message again), ``put_back`` (nobody here waited for it, and it is
+    not certain that it went back to its queue).
     """
 
     channel: str

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._base import BaseRedisLayer
+from .._encryption import REQUIRE
 from .._hosts import is_plain_address, missing_value, no_value
 from .._keyspace import Keyspace
 from .._tls import VERIFICATION_KEYWORDS
@@ -27,6 +28,9 @@ from .findings import Finding, Level
 EXPIRY_S = 5, 3600
 CAPACITY_MAX = 100_000
 KEY_LENGTH_MIN, KEY_SIGNS_MIN = 16, 8
+
+#: Options that are refused without others.
+_NEEDS = {"encryption_binding": ("symmetric_encryption_keys",)}
 
 _ERROR_IDS = {"hosts": "E003", "symmetric_encryption_keys": "E004"}
 
@@ -87,8 +91,9 @@ def _refusals(
     known = inspect.signature(BaseRedisLayer).parameters
     found = False
     for name, value in config.items():
+        needed = {other: config[other] for other in _NEEDS.get(name, ()) if other in config}
         try:
-            layer_class(**{name: value})
+            layer_class(**{name: value, **needed})
         except ConfigurationError as error:
             found = True
             id = _ERROR_IDS.get(name, "E002") if name in known else "E001"
@@ -119,7 +124,7 @@ def examine_for_deployment(setups: list[Setup]) -> list[Finding]:
     findings: list[Finding] = []
     for setup in setups:
         if setup.layer is not None:
-            findings += [*_open_secrets(setup), *_weak_keys(setup)]
+            findings += [*_open_secrets(setup), *_weak_keys(setup), *_unbound(setup)]
     return findings
 
 
@@ -256,6 +261,20 @@ def _open_secrets(setup: Setup) -> Iterator[Finding]:
                 one,
                 "messages travel readable over the network.",
                 f"{use_tls} Or encrypt them: symmetric_encryption_keys.",
+            )
+
+
+def _unbound(setup: Setup) -> Iterator[Finding]:
+    if setup.config.get("symmetric_encryption_keys") and setup.layer is not None:
+        step = setup.layer.encryption_binding
+        if step != REQUIRE:
+            yield Finding(
+                Level.WARNING,
+                "W105",
+                setup.alias,
+                f"encryption_binding is {step!r}: whoever writes to Redis can have an encrypted "
+                "message of one group or channel delivered in another.",
+                "Set it to 'write' in all processes, then to 'require'.",
             )
 
 

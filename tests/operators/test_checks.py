@@ -52,6 +52,7 @@ def test_good_settings_pass(backend: str) -> None:
     good = {
         "hosts": ["rediss://:pw@redis.example.com", "redis://:pw@127.0.0.1/3"],
         "symmetric_encryption_keys": [STRONG],
+        "encryption_binding": "require",
         "capacity": 500,
     }
     assert found({}, {**good, "prefix": "other:"}, backend=backend) == []
@@ -142,6 +143,7 @@ def test_prefixes_that_clash_are_found(
     assert ids(messages) == (["W005"] if clash else [])
 
 
+BOUND = {"encryption_binding": "require"}
 OPEN: list[tuple[list[str], dict[str, Any]]] = [
     (["W101", "W103"], {"hosts": ["redis://:swordfish@redis.example.com"]}),
     (
@@ -149,14 +151,17 @@ OPEN: list[tuple[list[str], dict[str, Any]]] = [
         {
             "hosts": ["redis://:swordfish@redis.example.com"],
             "symmetric_encryption_keys": [STRONG],
+            **BOUND,
         },
     ),
     (["W103"], {"hosts": [("10.0.0.5", 6379)]}),
     ([], {"hosts": ["redis://:swordfish@localhost", "redis://:swordfish@[::1]:6379"]}),
     ([], {"hosts": ["unix://:swordfish@/run/redis.sock"]}),
-    (["W102"], {"symmetric_encryption_keys": ["secret"]}),
-    (["W102"], {"symmetric_encryption_keys": [STRONG, "aaaaaaaaaaaaaaaaaaaaaaaaaaa"]}),
-    (["W102"], {"symmetric_encryption_keys": ["django-insecure-" + STRONG]}),
+    (["W102"], {"symmetric_encryption_keys": ["secret"], **BOUND}),
+    (["W102"], {"symmetric_encryption_keys": [STRONG, "aaaaaaaaaaaaaaaaaaaaaaaaaaa"], **BOUND}),
+    (["W102"], {"symmetric_encryption_keys": ["django-insecure-" + STRONG], **BOUND}),
+    (["W105"], {"symmetric_encryption_keys": [STRONG]}),
+    (["W105"], {"symmetric_encryption_keys": [STRONG], "encryption_binding": "write"}),
     (["W104"], {"hosts": [{"address": "rediss://redis.example.com", "ssl_cert_reqs": None}]}),
     (
         ["W101", "W103"],
@@ -271,3 +276,10 @@ def test_the_layers_work_without_django(redis_url: str) -> None:
     asked = [sys.executable, "-c", code, redis_url]
     said = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=50)
     assert said.returncode == 0, said.stderr
+
+
+def test_an_option_that_needs_another_is_not_blamed_for_a_third() -> None:
+    """Each option is tried by itself, but for what it can't be without."""
+    config = {**BOUND, "symmetric_encryption_keys": [STRONG], "expiry": -1}
+    (message,) = found(config)
+    assert "expiry" in message.msg
