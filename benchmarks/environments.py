@@ -16,7 +16,7 @@ RUN_ONE = Path(__file__).resolve().parent / "run_one.py"
 OLD_VERSION = "4.3.0"
 #: The old environment gets these in the versions that this one has.
 SHARED_PACKAGES = ("redis", "hiredis", "msgpack", "channels", "Django", "asgiref", "cryptography")
-OPTIONAL_PACKAGES = ("uvloop",)
+OPTIONAL_PACKAGES = ("uvloop", "uvicorn", "daphne", "websockets")
 
 
 class WrongEnvironment(RuntimeError):

@@ -1,0 +1,139 @@
+"""A site of plain consumers under a real server.  ``python served.py PLAN`` (a `Plan` as JSON)
+serves it.
+
+It stands alone, as an environment with channels_redis 4.3.0 runs it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, TypedDict
+
+import django
+from asgiref.sync import async_to_sync
+from django.conf import settings
+
+
+class Plan(TypedDict):
+    """``layer`` is a dotted path, ``server`` uvicorn or daphne, ``socket`` a descriptor."""
+
+    layer: str
+    options: dict[str, Any]
+    server: str
+    socket: int
+    #: Whether the site keeps every consumer object for ever.
+    keeps: bool
+
+
+plan: Plan = json.loads(sys.argv[1])
+settings.configure(
+    CHANNEL_LAYERS={"default": {"BACKEND": plan["layer"], "CONFIG": plan["options"]}},
+    SECRET_KEY="of a test",
+)
+django.setup()
+
+# Only now, because these need the settings.
+from channels.generic.websocket import (  # noqa: E402  (see above)
+    AsyncWebsocketConsumer,
+    WebsocketConsumer,
+)
+from channels.layers import get_channel_layer  # noqa: E402  (see above)
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402  (see above)
+from django.urls import path  # noqa: E402  (see above)
+
+GROUP = "room"
+#: Every consumer that there was, where the plan says so.
+kept: dict[str, Any] = {}
+
+
+class AsyncGuest(AsyncWebsocketConsumer):  # type: ignore[misc]  # Channels has no annotations
+    """Joins the group and never leaves it; tells the client its channel, and what it hears."""
+
+    async def connect(self) -> None:
+        if plan["keeps"]:
+            kept[self.channel_name] = self
+        await self.channel_layer.group_add(GROUP, self.channel_name)
+        await self.accept()
+        await self.send(text_data=self.channel_name)
+
+    async def room_note(self, message: dict[str, Any]) -> None:
+        await self.send(text_data=str(message["n"]))
+
+    async def room_work(self, message: dict[str, Any]) -> None:
+        await asyncio.sleep(message["seconds"])
+        await self.send(text_data="worked")
+
+    async def room_stop(self, message: dict[str, Any]) -> None:
+        await self.send(text_data="stopped")
+        await asyncio.Event().wait()
+
+    async def room_fail(self, message: dict[str, Any]) -> None:
+        raise RuntimeError("a handler that fails")
+
+
+class SyncGuest(WebsocketConsumer):  # type: ignore[misc]  # Channels has no annotations
+    """The same as Channels runs it in a thread."""
+
+    def connect(self) -> None:
+        if plan["keeps"]:
+            kept[self.channel_name] = self
+        async_to_sync(self.channel_layer.group_add)(GROUP, self.channel_name)
+        self.accept()
+        self.send(text_data=self.channel_name)
+
+    def room_note(self, message: dict[str, Any]) -> None:
+        self.send(text_data=str(message["n"]))
+
+    def room_work(self, message: dict[str, Any]) -> None:
+        time.sleep(message["seconds"])
+        self.send(text_data="worked")
+
+    def room_fail(self, message: dict[str, Any]) -> None:
+        raise RuntimeError("a handler that fails")
+
+
+async def facts(scope: Any, receive: Any, send: Any) -> None:
+    """Answer what the process and its layer take, as JSON."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    answer: dict[str, Any] = {"rss_mb": pages * 4096 / 1e6, "kept": len(kept)}
+    layer = get_channel_layer()
+    if hasattr(layer, "stats"):
+        stats = layer.stats()
+        answer |= {name: getattr(stats, name) for name in ("mailboxes", "buffered", "dropped")}
+    if hasattr(layer, "groups"):
+        answer["members"] = sum(map(len, layer.groups.values()))
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+
+application = ProtocolTypeRouter(
+    {
+        "http": facts,
+        "websocket": URLRouter(
+            [path("ws/async", AsyncGuest.as_asgi()), path("ws/sync", SyncGuest.as_asgi())]
+        ),
+    }
+)
+
+
+def main() -> None:
+    if plan["server"] == "daphne":
+        from daphne.server import Server
+
+        endpoint = f"fd:fileno={plan['socket']}"
+        Server(application, endpoints=[endpoint], verbosity=0, ping_interval=3600).run()
+    else:
+        import uvicorn
+
+        options: dict[str, Any] = {"ws_ping_interval": None, "log_level": "warning"}
+        config = uvicorn.Config(application, lifespan="off", **options)
+        uvicorn.Server(config).run(sockets=[socket.socket(fileno=plan["socket"])])
+
+
+if __name__ == "__main__":
+    main()
