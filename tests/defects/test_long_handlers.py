@@ -8,10 +8,9 @@ from functools import partial
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
 
 from channels_redis import _clock, _mailbox
-from tests.defects.steps import cancel, numbered, queue_key, receive_numbers, waiting
+from tests.defects.steps import cancel, numbered, receive_numbers, waiting
 from tests.helpers import receive, receive_until_marker, wait_for
 
 EXPIRY_S = 1
@@ -82,68 +81,18 @@ async def arrive_unread(layer: Any, sender: Any, channel: str, marker: str, numb
     assert await receive_until_marker(layer, marker, sender) == []
 
 
-async def guest(layer: Any) -> str:
-    """A consumer that is in the group "room" and has received once; its channel."""
-    channel: str = await layer.new_channel()
-    await layer.group_add("room", channel)
-    await layer.send(channel, numbered(0))
-    assert await receive_numbers(layer, channel, 1) == [0]
-    return channel
-
-
 async def test_a_consumer_that_polls_may_stay_away(pair: tuple[Any, Any]) -> None:
     """A ``receive()`` that was cancelled does not tell that nobody comes back."""
     layer, sender = pair
-    channel = await guest(layer)
-    await cancel(waiting(layer, channel))
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    poll = waiting(layer, channel)
+    await wait_for(lambda: layer.stats().waiting == 1)
+    await cancel(poll)
     await one_is_gone(layer)
     await sender.group_send("room", numbered(1))
     await sender.send(channel, numbered(2))
     assert await receive_numbers(layer, channel, 2) == [1, 2]
-
-
-async def test_who_reads_on_a_name_of_a_task_that_has_ended_is_alive(pair: tuple[Any, Any]) -> None:
-    """A name that a helper task made stays with whoever waits on it, or has received since."""
-    layer, sender = pair
-    channel = await asyncio.create_task(guest(layer))
-    receiving = waiting(layer, await asyncio.create_task(guest(layer)))
-    await sender.send(channel, numbered(1))
-    assert await receive_numbers(layer, channel, 1) == [1]
-    await one_is_gone(layer)
-    await sender.group_send("room", numbered(2))
-    assert await receive_numbers(layer, channel, 1) == [2]
-    assert await receiving == numbered(2)
-
-
-async def test_a_name_made_on_a_loop_that_has_ended_is_kept(pair: tuple[Any, Any]) -> None:
-    """``async_to_sync`` ends the task and its loop; nothing tells that nobody will come."""
-    layer, sender = pair
-
-    def open_and_join() -> str:
-        channel: str = async_to_sync(layer.new_channel)()
-        async_to_sync(layer.group_add)("room", channel)
-        return channel
-
-    channel = await asyncio.to_thread(open_and_join)
-    await one_is_gone(layer)
-    await sender.group_send("room", numbered(1))
-    assert await receive_numbers(layer, channel, 1) == [1]
-
-
-async def test_consumers_in_handlers_do_not_fill_the_queue_of_their_process(
-    make_layer: Callable[..., Any], server: Any, prefix: str
-) -> None:
-    """The process goes on reading while all its consumers work, so each pays for itself only."""
-    layer, sender = make_layer("core", capacity=10), make_layer("core", capacity=10)
-    busy, other = await guest(layer), await guest(layer)
-    for number in range(15):
-        await sender.send(busy, numbered(number))
-        await wait_for(lambda: server.command("ZCARD", queue_key(prefix, busy)) == 0)
-    await sender.send(other, numbered(15))
-    assert await receive_numbers(layer, other, 1) == [15]
-    kept = [one["n"] for one in await receive_until_marker(layer, busy, sender)]
-    assert kept == list(range(15))[-len(kept) :]
-    assert 9 <= len(kept) <= 10
 
 
 @pytest.fixture
