@@ -4,12 +4,13 @@ that is asked for, bound to the place they are sent to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from channels.layers import BaseChannelLayer
 
 from ._encryption import OFF, Binding, Place, is_ours
+from ._keyspace import is_plain
 from ._messages import Item, Original, Packed, PackedOnce, has_separable_steps, runs_no_user_code
 from ._received import ADDRESSES_BYTES, Unacceptable, longest_frame_bytes
 from .exceptions import ConfigurationError, InvalidName, MessageTooLarge
@@ -78,16 +79,18 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
             raise Unacceptable("too_large", f"A frame of {len(data)} bytes was received.")
 
     def _check_channel(self, name: Any) -> None:
-        try:
-            self.require_valid_channel_name(name)
-        except TypeError as error:
-            raise InvalidName(str(error)) from None
+        self._check_name("Channel", name, self.require_valid_channel_name)
 
     def _check_group(self, name: Any) -> None:
+        self._check_name("Group", name, self.require_valid_group_name)
+
+    def _check_name(self, kind: str, name: Any, require_valid: Callable[[Any], object]) -> None:
         try:
-            self.require_valid_group_name(name)
+            require_valid(name)
         except TypeError as error:
             raise InvalidName(str(error)) from None
+        if not is_plain(name):
+            raise InvalidName(self.invalid_name_error.format(kind))
 
     def _check_exclude(self, exclude: Any) -> frozenset[str]:
         """Return the names of channels that a group message is not for."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 import uuid
+import zlib
 from collections.abc import Iterator
 
 from ._encryption import Place
@@ -36,6 +37,14 @@ EXCLUDE_KEY = "__asgi_exclude__"
 _CHANNEL_NAME = r"[a-zA-Z\d\-_.]+(\![\d\w\-_.]*)?"
 _GROUP_NAME = r"[a-zA-Z\d\-_.]+"
 
+#: What stands between the prefix and the random digits of a new channel of the pubsub layer.  The
+#: layer's own topics begin with two underscores.
+_NEW_NAME = r"(?!__(?:group|loopback|doctor)__)[a-zA-Z\d\-_.]{0,67}"
+#: The same by default, in all releases.
+_USUAL_NAME = "specific."
+_RANDOM_LENGTH, _CHECK_LENGTH = 24, 8
+_RANDOM = rf"[0-9a-f]{{{_RANDOM_LENGTH}}}"
+
 
 def non_local_name(channel: str) -> str:
     """Return the part of a channel name that names its queue: up to and including a ``!``."""
@@ -46,6 +55,17 @@ def non_local_name(channel: str) -> str:
 def random_hex() -> str:
     """Return 32 hex digits from the operating system, never from the global generator."""
     return uuid.uuid4().hex
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether a name that Channels takes has the ASCII characters that it speaks of, and no
+    others: its patterns let digits and letters of all scripts pass, and a last line feed.
+    """
+    return name.isascii() and not name.endswith("\n")
+
+
+def _check_digits(start: str) -> str:
+    return f"{zlib.crc32(start.encode('utf-8', 'surrogatepass')):08x}"
 
 
 def glob_escape(text: str) -> str:
@@ -70,7 +90,9 @@ class Keyspace:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         literal = re.escape(prefix)
-        self._own_topic = re.compile(rf"{literal}.*[0-9a-f]{{32}}\Z", re.ASCII)
+        self._own_topic = re.compile(
+            rf"{literal}({_NEW_NAME}){_RANDOM}([0-9a-f]{{{_CHECK_LENGTH}}})\Z", re.ASCII
+        )
         self._own_key = re.compile(
             rf"{literal}(?:{_CHANNEL_NAME}(?:\$inflight)?|:group:{_GROUP_NAME})\Z", re.ASCII
         )
@@ -108,12 +130,26 @@ class Keyspace:
         return f"{prefix}.{client_prefix}!{random_hex()}"
 
     def new_topic_channel(self, prefix: str) -> str:
-        """Return a fresh process-specific name of the pubsub layer, which is its own topic."""
-        return f"{self.prefix}{prefix}{random_hex()}"
+        """Return a fresh process-specific name of the pubsub layer, which is its own topic.
+
+        The last of its 32 hex digits depend on all before them, so that a general channel whose
+        name happens to begin and to end in the same way is not taken for one.  Raises
+        ``ValueError`` for a ``prefix`` with which no name of a channel can begin.
+        """
+        if not isinstance(prefix, str) or not re.fullmatch(_NEW_NAME, prefix, re.ASCII):
+            raise ValueError("no valid name begins so")
+        start = f"{self.prefix}{prefix}{random_hex()[:_RANDOM_LENGTH]}"
+        return start + _check_digits(start)
 
     def is_topic_channel(self, channel: str) -> bool:
-        """Tell whether a name is one that :meth:`new_topic_channel` of some process made."""
-        return self._own_topic.match(channel) is not None
+        """Tell whether a name is one that :meth:`new_topic_channel` of some process made.
+
+        Earlier releases made all digits at random: of their names only the usual ones are known.
+        """
+        found = self._own_topic.match(channel)
+        if found is None:
+            return False
+        return found[1] == _USUAL_NAME or found[2] == _check_digits(channel[:-_CHECK_LENGTH])
 
     def name_of(self, key: str) -> tuple[str, str] | None:
         """Return ``("queue", name)`` or ``("group", name)`` for a sorted set of this layer's."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -108,9 +107,10 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         """Return a fresh channel name that is subscribed: nothing sent to it from now on is
         missed.  Raises :class:`ConnectionLost` when Redis could not be reached.
         """
-        if not self._begins_a_name(prefix):
-            raise InvalidName(f"new_channel(): no valid name begins with {prefix!r}.")
-        channel = self._keys.new_topic_channel(prefix)
+        try:
+            channel = self._keys.new_topic_channel(prefix)
+        except ValueError:
+            raise InvalidName(f"new_channel(): no valid name begins with {prefix!r}.") from None
         box = await run(self._listen_steps(channel, self.connect_wait_s), self._sessions)
         self._mailboxes.made_here(box)
         return channel
@@ -209,13 +209,6 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         # The layer's own names may be longer than others, or have a prefix with other signs.
         if not (isinstance(name, str) and self._is_specific(name)):
             super()._check_channel(name)
-
-    def _begins_a_name(self, prefix: Any) -> bool:
-        return (
-            isinstance(prefix, str)
-            and len(prefix) < self.MAX_NAME_LENGTH - len(random_hex())
-            and re.fullmatch(self.group_name_regex, prefix + "x") is not None
-        )
 
     def _remember(self, channel: str) -> None:
         """Note the name of a general channel, for ``flush()``."""
