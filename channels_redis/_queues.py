@@ -45,6 +45,7 @@ class QueueLayer(Protocol):
     """The layer that the queues belong to."""
 
     expiry: float
+    _block_s: float | None
     _keys: Keyspace
     _mailboxes: Mailboxes
     _report: Reporter
@@ -75,6 +76,7 @@ class LocalQueue:
         self.key = layer._keys.queue(name)
         self.specific = specific
         self.expiry_s = layer.expiry
+        self.block_s = layer._block_s
         self.receivers = Demand(self._ensure_readers)
         self._layer = layer
         self._unpack = partial(layer._unpack_queued, name)

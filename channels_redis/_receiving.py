@@ -40,6 +40,8 @@ class ReceivingLayer(EncodingLayer):
     _logger: ClassVar[logging.Logger]
     #: Whether an outage of Redis can lose messages that were sent in it.
     _loses_in_outage: ClassVar[bool]
+    #: How long a pop may wait on the server; None for half of ``command_timeout_s``.
+    _block_s: float | None = None
 
     _keys: Keyspace
     _mailboxes: Mailboxes

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable
 from typing import Any
 
 from channels.exceptions import ChannelFull
 
-from ._base import BaseRedisLayer, Loop
+from ._base import Loop
+from ._compat import BoundedQueue, ChannelLock, CoreNames
 from ._events import GroupOverCapacity
 from ._keyspace import (
     ADDRESS_KEY,
@@ -19,7 +20,6 @@ from ._keyspace import (
     random_hex,
     without,
 )
-from ._loops import running_loop
 from ._mailbox import Mailbox
 from ._messages import Item, Message, Whole, check_message, runs_no_user_code
 from ._options import given
@@ -37,7 +37,7 @@ __all__ = ["BoundedQueue", "ChannelFull", "ChannelLock", "RedisChannelLayer", "R
 logger = logging.getLogger("channels_redis.core")
 
 
-class RedisChannelLayer(BaseRedisLayer):
+class RedisChannelLayer(CoreNames):
     """Channels over queues in Redis: a message waits up to ``expiry`` seconds for its reader.
 
     Options by position: ``hosts``, ``prefix``, ``expiry`` and ``group_expiry`` (seconds),
@@ -290,125 +290,6 @@ class RedisChannelLayer(BaseRedisLayer):
             leaves.append(scripts.leave(node, key, channel))
         # What can't be left now is forgotten by Redis after group_expiry.
         await asyncio.gather(*leaves, return_exceptions=True)
-
-    # Kept for those who used them (see compat.rst)
-
-    @property
-    def receive_buffer(self) -> ReceiveBuffer:
-        """The messages that this process has popped and not yet handed out, by channel."""
-        return ReceiveBuffer(self)
-
-    async def close_pools(self) -> None:
-        """Close the idle connections of :meth:`connection`'s clients on this event loop.
-
-        Receivers and senders are not touched; the layer stays usable.
-        """
-        session = self._sessions.find(running_loop())
-        for client in session.clients().values() if session is not None else ():
-            if hasattr(client, "connection_pool"):  # the one for a cluster has many
-                await client.connection_pool.disconnect(inuse_connections=False)
-
-    async def wait_received(self) -> None:
-        """Return at once: nothing is received in the background without an owner."""
-
-
-class BoundedQueue(asyncio.Queue[Any]):
-    """A queue that drops its oldest item when a new one comes and it is full."""
-
-    def put_nowait(self, item: Any) -> None:
-        """Append an item, never raising ``QueueFull``."""
-        if self.full():
-            self.get_nowait()
-        super().put_nowait(item)
-
-
-class ReceiveBuffer(MutableMapping[str, Any]):
-    """The old name of the mailboxes: channel -> a queue bounded by ``capacity``."""
-
-    def __init__(self, layer: RedisChannelLayer) -> None:
-        self._layer = layer
-
-    def __getitem__(self, channel: str) -> BufferView:
-        boxes = self._layer._mailboxes
-        return BufferView(self._layer, boxes.open(channel))
-
-    def pop(self, channel: str, *default: Any) -> Any:
-        """Forget a channel's buffer, and return it."""
-        if channel not in self:
-            if default:
-                return default[0]
-            raise KeyError(channel)
-        buffer = self[channel]
-        del self[channel]
-        return buffer
-
-    def __setitem__(self, channel: str, value: Any) -> None:
-        raise TypeError("receive_buffer makes its own queues; put messages into them.")
-
-    def __delitem__(self, channel: str) -> None:
-        mailboxes = self._layer._mailboxes
-        mailboxes.discard(mailboxes.boxes[channel])
-
-    def __contains__(self, channel: object) -> bool:
-        return channel in self._layer._mailboxes.boxes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(list(self._layer._mailboxes.boxes))
-
-    def __len__(self) -> int:
-        return len(self._layer._mailboxes.boxes)
-
-
-class BufferView:
-    """One mailbox with the methods of a queue; works without an event loop."""
-
-    def __init__(self, layer: RedisChannelLayer, box: Mailbox) -> None:
-        self._layer = layer
-        self._box = box
-        self.maxsize: int = layer.get_capacity(box.name)
-
-    def put_nowait(self, message: Any) -> None:
-        """Append a message; at capacity the oldest makes room."""
-        self._layer._mailboxes.put(self._box, Whole(message), None, self.maxsize)
-
-    def get_nowait(self) -> Any:
-        """Return the oldest message, or raise ``asyncio.QueueEmpty``."""
-        item = self._layer._mailboxes.take(self._box)
-        if item is None:
-            raise asyncio.QueueEmpty
-        return item.open()
-
-    def qsize(self) -> int:
-        """Return the number of messages."""
-        return len(self._box.items or ())
-
-    def empty(self) -> bool:
-        """Tell whether there is no message."""
-        return not self._box.items
-
-    def full(self) -> bool:
-        """Tell whether the next message pushes the oldest out."""
-        return self.qsize() >= self.maxsize
-
-
-class ChannelLock:
-    """Not used any more, and kept for those who import it: one ``asyncio.Lock`` per channel."""
-
-    def __init__(self) -> None:
-        self.locks: dict[str, asyncio.Lock] = {}
-
-    async def acquire(self, channel: str) -> bool:
-        """Acquire the lock of a channel."""
-        return await self.locks.setdefault(channel, asyncio.Lock()).acquire()
-
-    def locked(self, channel: str) -> bool:
-        """Tell whether the lock of a channel is held."""
-        lock = self.locks.get(channel)
-        return lock is not None and lock.locked()
-
-    def release(self, channel: str) -> None:
-        """Release the lock of a channel."""
-        self.locks[channel].release()
 
 
 #: What a layer has on one event loop; earlier releases kept their connections in a class of

@@ -325,6 +325,10 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
                 merged.setdefault(topic, set()).update(members)
         return merged
 
+    def _get_group_channel_name(self, group: str) -> str:
+        """Return the topic of a group, which is its key in :attr:`groups`."""
+        return self._keys.group_topic(group)
+
     @property
     def _layers(self) -> dict[Loop, TopicSession]:
         sessions = self._sessions.all()

@@ -24,6 +24,7 @@ FLOORS = [
     ["doctor.facts"],
     ["doctor.rights", "doctor.findings", "doctor.endpoints"],
     ["core", "pubsub"],
+    ["_compat"],
     ["_base"],
     ["_observed"],
     ["_receiving"],

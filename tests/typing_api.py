@@ -147,6 +147,8 @@ async def names_of_earlier_releases(
 ) -> None:
     await core.close_pools()
     await core.wait_received()
+    assert_type(core.receive_count, int)
+    assert_type(core.brpop_timeout, float)
     assert_type(core.receive_buffer["specific!"].qsize(), int)
     assert_type(list(pubsub.channels), list[str])
     assert_type(pubsub.groups, dict[str, set[str]])

@@ -39,6 +39,8 @@ class QueueOwner(Protocol):
 
     key: str
     expiry_s: float
+    #: How long a pop may wait on the server; None for half of ``command_timeout_s``.
+    block_s: float | None
     #: Whether only this process reads the queue.
     specific: bool
 
@@ -76,7 +78,8 @@ class QueueReader:
         self._commands = commands
         self.loop = loop
         # In a cluster, what waits at a server from which the slot is moving away hears nothing.
-        self._block_s = 1 if node.in_cluster else max(1, int(node.command_timeout_s / 2))
+        block_s = owner.block_s or node.command_timeout_s / 2
+        self._block_s = 1 if node.in_cluster else max(1, int(block_s))
         limit_s = max(self._block_s + 1.0, node.command_timeout_s * 0.9)
         grace_s = min(1.0, node.command_timeout_s / 10)
         self._deadlines = [Deadline(loop, limit_s, self._unanswered, grace_s)]
