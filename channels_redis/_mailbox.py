@@ -30,7 +30,9 @@ class Home(Protocol):
 
 
 class Mailbox(Share):
-    """The buffer of one channel: ``(stamp, message)`` pairs, oldest first."""
+    """The buffer of one channel, oldest message first: each with the time when it came, and whether
+    the budget counts it.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -61,7 +63,7 @@ class Mailbox(Share):
         self.home: Home | None = None
         self.subscribed = False
         # A deque costs 600 bytes and most mailboxes of an idle site never hold a message.
-        self.items: deque[tuple[float, Any]] | None = None
+        self.items: deque[tuple[float, Any, bool]] | None = None
         self.waiters: list[Waiter] = []
         self.groups: set[str] | None = None
         self.used_at = now

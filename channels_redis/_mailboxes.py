@@ -17,7 +17,7 @@ from typing import Any
 from weakref import ref
 
 from . import _clock
-from ._budget import Budget
+from ._budget import Budget, Share
 from ._mailbox import Home, Mailbox
 from ._waiters import Demand, Loop, Waiter, wake
 
@@ -110,20 +110,27 @@ class Mailboxes:
         self._wake_some(boxes, 0, running)
 
     def _append(self, boxes: list[Mailbox], item: Any, bound: int | None) -> None:
-        stamped = (_clock.monotonic(), item)
+        now = _clock.monotonic()
+        entry, counted_entry = (now, item, False), (now, item, True)
+        counted: list[Share] = []
         dropped: Counter[tuple[str, str]] = Counter()
         with self.lock:
-            boxes = [box for box in boxes if box.alive]
             for box in boxes:
-                if box.items is None:
-                    box.items = deque()
+                items = box.items
+                if items is None:
+                    items = box.items = deque()
+                # What somebody waits for is taken at once, and not worth counting.
+                if (box.waiters and not items) or not (item.droppable and box.alive):
+                    items.append(entry)
+                    continue
                 limit = bound or box.capacity
-                full = limit is not None and item.droppable and len(box.items) >= limit
-                if full and self._drop_oldest(box):
+                if limit is None:
+                    counted.append(box)
+                elif len(items) >= limit and self._drop_oldest(box):
                     dropped[box.name, "capacity"] += 1
-                box.items.append(stamped)
-            if item.droppable:
-                self._budget.add([box for box in boxes if box.capacity is None], item)
+                items.append(counted_entry if limit is None else entry)
+            if counted:
+                self._budget.add(counted, item)
                 self._keep_within_budget(dropped)
         self._tell(dropped)
 
@@ -136,21 +143,21 @@ class Mailboxes:
 
     def _drop_oldest(self, box: Mailbox) -> bool:
         """Drop the oldest message that may be dropped; tell whether there was one."""
-        for index, (_, item) in enumerate(box.items or ()):
+        for index, (_, item, _) in enumerate(box.items or ()):
             if item.droppable:
                 self._remove(box, index)
                 return True
         return False
 
     def _remove(self, box: Mailbox, index: int = 0) -> Any:
-        """Take a message out of its mailbox; every way out leads through here."""
+        """Take a message out of its mailbox."""
         assert box.items is not None
         if index:
-            item = box.items[index][1]
+            _, item, counted = box.items[index]
             del box.items[index]
         else:
-            item = box.items.popleft()[1]
-        if box.capacity is None and item.droppable:
+            _, item, counted = box.items.popleft()
+        if counted:
             self._budget.remove(box, item)
         return item
 
@@ -217,12 +224,19 @@ class Mailboxes:
         """Return the oldest message of the mailbox that has not expired, or None."""
         expired = 0
         with self.lock:
+            items = box.items
+            if not items:
+                return None
             now = box.used_at = _clock.monotonic()
             box.left = None
-            if box.items and now - box.items[0][0] >= self._expiry_s:
+            if now - items[0][0] >= self._expiry_s:
                 expired = self._drop_expired(box, now)
-            item = self._remove(box) if box.items else None
-            self._taken += item is not None
+            item = None
+            if items:
+                _, item, counted = items.popleft()
+                if counted:
+                    self._budget.remove(box, item)
+                self._taken += 1
         if expired:
             self._dropped(box.name, "expired", expired)
         return item
@@ -235,14 +249,14 @@ class Mailboxes:
         with self.lock:
             if box.items or not (box.alive and box.fed):
                 return None
-            if box.loop is None or box.loop() is not loop:
-                self.settle(box, loop)
             box.left = None
             waiter: Waiter = loop.create_future()
             box.waiters.append(waiter)
             demand = box.demand
             if demand is None or not demand.add(loop):
                 return waiter
+            if box.loop is None or box.loop() is not loop:
+                self.settle(box, loop)
         try:
             demand.on_first_waiter(loop)
         except BaseException:
@@ -286,7 +300,7 @@ class Mailboxes:
     def reclaim(self, box: Mailbox, wanted: Callable[[Any], bool]) -> list[Any]:
         """Take back the messages for which ``wanted(message)`` is true."""
         with self.lock:
-            found = [index for index, (_, item) in enumerate(box.items or ()) if wanted(item)]
+            found = [index for index, (_, item, _) in enumerate(box.items or ()) if wanted(item)]
             # From the end, so that the places of the others stay what they are.
             mine = [self._remove(box, index) for index in reversed(found)]
             return mine[::-1]

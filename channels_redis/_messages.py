@@ -24,8 +24,10 @@ REMEMBERED = 10_000
 
 #: What the objects around a message take in memory, in bytes, measured on CPython 3.11.
 OVERHEAD_BYTES = 250
-#: How much larger than its bytes a message can be when it is decoded: flat, and nested.
-FLAT_FACTOR, NESTED_FACTOR = 5, 32
+#: How much larger than its bytes a message is when it is decoded, about: flat, and nested.
+FLAT_FACTOR, NESTED_FACTOR = 8, 32
+#: Messages that are kept decoded whatever is in them, in bytes.
+SMALL_BYTES = 512
 #: Messages of which an opened copy is kept for those who open them next: in bytes, in keys.
 KEPT_OPEN_BYTES, KEPT_OPEN_KEYS = 1024, 16
 

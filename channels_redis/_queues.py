@@ -153,7 +153,7 @@ class LocalQueue:
             mine: list[Held] = self._mailboxes.reclaim(
                 box, lambda item: is_mine(item) and item.since <= before
             )
-            left = any(is_mine(item) for _, item in box.items or ())
+            left = any(is_mine(item) for _, item, _ in box.items or ())
         return [(item.member, item.score) for item in mine], left
 
     def failed(self, error: Exception) -> None:

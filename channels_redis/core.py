@@ -21,7 +21,7 @@ from ._keyspace import (
     without,
 )
 from ._mailbox import Mailbox
-from ._messages import Item, Message, Whole, check_message, runs_no_user_code
+from ._messages import SMALL_BYTES, Item, Message, Whole, check_message, runs_no_user_code
 from ._options import given
 from ._plain import is_flat
 from ._queues import LocalQueue
@@ -267,7 +267,7 @@ class RedisChannelLayer(CoreNames):
             if not all(channel.startswith(queue.name) for channel in channels):
                 raise ValueError("addressed to another process")
             # What is not flat takes far more memory than its bytes, and may lie here for long.
-            if len(channels) == 1 and is_flat(message):
+            if len(channels) == 1 and (len(member) <= SMALL_BYTES or is_flat(message)):
                 item: Item = Whole(message, len(member))
             else:
                 item = self._for_many(message, len(member))
