@@ -103,7 +103,7 @@ class Account:
     unexplained: int = 0
     #: The same one by one, each with the channel that it did not reach.
     riddles: list[tuple[Sending, int]] = field(default_factory=list)
-    #: The most that one outage of one connection has swallowed.
+    #: The most messages that one outage of one connection has swallowed; a group message is one.
     worst_cut: int = 0
     outages: int = 0
     raised: list[str] = field(default_factory=list)
@@ -158,29 +158,29 @@ def _explain(
     """Say of each missing message what has become of it, as far as that is known."""
     dropped: Counter[str] = sum((one.dropped for one in processes), Counter())
     windows = Windows(site, processes)
-    cuts: Counter[tuple[int, int, int]] = Counter()
-    cut_off: list[tuple[int, tuple[int, int, int]]] = []
+    cuts: defaultdict[tuple[int, int, int], set[int]] = defaultdict(set)
+    cut_off: list[tuple[Sending, int, tuple[int, int, int]]] = []
     for sending, channel in missing:
         cut = windows.swallowing(sending, channel)
         reason = site.reason(channel)
         if cut is not None:
-            cut_off.append((channel, cut))
+            cut_off.append((sending, channel, cut))
         elif reason is not None and dropped[reason]:
             dropped[reason] -= 1
             account.reported += 1
         else:
             account.riddles.append((sending, channel))
     # Reports say how many, and not which: so they go first to those that no outage explains.
-    for channel, cut in cut_off:
+    for sending, channel, cut in cut_off:
         reason = site.reason(channel)
         if channel in site.late and reason is not None and dropped[reason]:
             dropped[reason] -= 1
             account.reported += 1
         else:
-            cuts[cut] += 1
+            account.explained += 1
+            cuts[cut].add(sending.number)
     account.unexplained = len(account.riddles)
-    account.explained = sum(cuts.values())
-    account.worst_cut = max(cuts.values(), default=0)
+    account.worst_cut = max(map(len, cuts.values()), default=0)
 
 
 class Windows:

@@ -28,7 +28,7 @@ ROWS = [
     ("… forgotten by a server, with its queue", "forgotten"),
     ("… sent to a group that a server did not know again", "strangers"),
     ("… cut off by an outage", "explained"),
-    ("… most of these by one loss of one connection", "worst_cut"),
+    ("… messages cut off by one loss of one connection, at most", "worst_cut"),
     ("… unexplained", "unexplained"),
     ("doubled by the layer", "doubled"),
     ("received though the sender was told of no send", "ghosts"),
