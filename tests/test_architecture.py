@@ -45,6 +45,7 @@ FLOORS = [
     ["_transport.topology"],
     ["_transport.commands"],
     ["_transport.connections", "_transport.subscriptions"],
+    ["_transport.foreign"],
     ["_transport.replies", "_transport.credentials", "_transport.packing", "_transport.tasks"],
     ["_encoding"],
     ["utils", "_mailboxes", "_messages", "_outages"],

@@ -18,16 +18,15 @@ from redis.asyncio import RedisCluster
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
     ConnectionError,
     ResponseError,
 )
 
 from .. import _clock, utils
 from .credentials import Credentials, renewals_of
+from .foreign import ForeignStream, is_stream
 from .packing import pack
-from .replies import UNASKED, Take, is_unasked, short_way, take_push
+from .replies import ERROR_REPLIES, UNASKED, Take, is_unasked, short_way, take_push
 from .tasks import ended
 
 if TYPE_CHECKING:
@@ -43,9 +42,6 @@ NO_ANSWER = "no answer within the time-out"
 #: succeeds, asyncio says TLS's farewell in the background, and the loop may end before that does.
 _HANDSHAKE_S = 1.0
 
-#: Error replies that redis-py raises as lost connections, though the connection lives on.
-_ERROR_REPLIES = (AuthenticationError, BusyLoadingError)
-
 
 class Wire:
     """A live connection: writes without waiting, reads reply after reply.
@@ -57,6 +53,7 @@ class Wire:
         "__weakref__",
         "_connection",
         "_deadline_s",
+        "_foreign",
         "_loop",
         "_pool",
         "_read_response",
@@ -75,7 +72,8 @@ class Wire:
         self._loop = loop
         self._deadline_s = deadline_s
         self._reason = ""
-        self._replies = short_way(connection, loop)
+        self._foreign = None if is_stream(connection) else ForeignStream(connection, loop)
+        self._replies = self._foreign or short_way(connection, loop)
         self._read_response = _reading_method(connection)
         self._settings = (connection.socket_timeout, connection.health_check_interval)
         parser: Any = connection._parser
@@ -87,8 +85,10 @@ class Wire:
         connection.set_re_auth_token(None)  # type: ignore[arg-type]  # it has just told the newest
         #: What presents new credentials, as a packed command, in its place among the others.
         self.renewed: Callable[[bytes], None] | None = None
-        assert connection._writer is not None
-        self._transport: asyncio.WriteTransport = connection._writer.transport
+        self._transport: Any = self._foreign
+        if self._foreign is None:
+            assert connection._writer is not None
+            self._transport = connection._writer.transport
 
     @classmethod
     async def open(cls, pool: ConnectionPool, loop: Loop, deadline_s: float) -> Wire:
@@ -182,7 +182,7 @@ class Wire:
                     disable_decoding=True, disconnect_on_error=False, push_request=True
                 )
             return reply
-        except (ResponseError, *_ERROR_REPLIES) as reply:
+        except (ResponseError, *ERROR_REPLIES) as reply:
             return reply
         except (ConnectionError, OSError, EOFError, AttributeError) as error:
             self._raise_lost(error)
@@ -233,6 +233,8 @@ class Wire:
     async def close(self) -> None:
         """Close and give the connection object back to its pool."""
         self._transport.abort()
+        if self._foreign is not None:
+            await self._foreign.aclose()
         self.renewed = None
         self._connection.set_re_auth_token(None)  # type: ignore[arg-type]  # for its next user
         vars(self._connection._parser).pop("handle_push_response", None)
@@ -261,6 +263,8 @@ class Wire:
         What the transport would do in the loop's next round is done here.
         """
         self.shut()
+        if self._foreign is not None:
+            self._foreign.abandon()
         transport: Any = self._transport
         while transport is not None:
             with contextlib.suppress(RuntimeError, AttributeError):
@@ -387,5 +391,5 @@ async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:
 def _hang_up(connections: Iterable[AbstractConnection]) -> None:
     """Close sockets without the farewell of TLS, which waits for the server's."""
     for connection in connections:
-        if connection._writer is not None:
+        if connection._writer is not None and is_stream(connection):
             connection._writer.transport.abort()

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelManagedConnection
-from redis.exceptions import ConnectionError, InvalidResponse
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,
+    InvalidResponse,
+)
 
 if TYPE_CHECKING:
     from redis._parsers.base import BaseParser
@@ -31,6 +36,9 @@ with contextlib.suppress(ImportError):  # an extra
 with contextlib.suppress(ImportError):  # since 3.2; before, pushes look like replies
     from hiredis import PushNotification as _Push
 
+#: Error replies that redis-py raises as lost connections, though the connection lives on.
+ERROR_REPLIES = (AuthenticationError, BusyLoadingError)
+
 #: Where redis-py itself reads replies.
 _REDIS_PY = (AbstractConnection.read_response, SentinelManagedConnection.read_response)
 
@@ -42,31 +50,16 @@ PUB_SUB = (b"message", b"subscribe")
 UNASKED: Any = object()
 
 
-class Replies(asyncio.Protocol):
-    """What a connection receives, parsed; errors that the server replied are among it.
+class Inbox:
+    """The replies of one connection, as far as they have arrived, and who waits for them."""
 
-    Takes the place of the stream's protocol, which hears of nothing more than the end.
-    """
-
-    def __init__(self, connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -> None:
-        assert connection._reader is not None
-        assert connection._writer is not None
-        transport: Any = connection._writer.transport
-        self._transport: asyncio.WriteTransport = transport
-        errors: BaseParser = connection._parser
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._parser = _new_parser(protocolError=InvalidResponse, replyError=errors.parse_error)
         self._arrived: deque[Any] = deque()
         self._lost: Exception | None = None
         # True where whoever takes replies wants no more.
         self._reading: asyncio.Future[bool] | None = None
         self._take: Take | None = None
-        self._stream: Any = transport.get_protocol()
-        transport.set_protocol(self)
-        # Whatever the stream was told of the end is not told again.
-        error = connection._reader.exception()
-        if error is not None or connection._reader.at_eof() or transport.is_closing():
-            self._end(error or ConnectionError("Connection closed by server."))
 
     async def read(self) -> Any:
         """Return the next reply.  Raises ``redis.exceptions.RedisError`` or ``OSError`` when the
@@ -109,6 +102,45 @@ class Replies(asyncio.Protocol):
         assert self._lost is not None  # nothing else ends the wait
         raise self._lost
 
+    def _offer(self, reply: Any) -> None:
+        """Hand a reply over, or keep it until somebody reads; raises what ``take`` does."""
+        if self._take is None:
+            self._arrived.append(reply)
+        elif not self._take(reply):
+            self._take = None
+            _resolve(self._reading, True)
+
+    def _wake(self) -> None:
+        """Wake who waits for what has arrived."""
+        if self._arrived and self._reading is not None:
+            self._loop.call_soon(_resolve, self._reading, False)
+
+    def _end(self, error: Exception) -> None:
+        self._lost = self._lost or error
+        _resolve(self._reading, False)
+
+
+class Replies(Inbox, asyncio.Protocol):
+    """What a connection receives, parsed; errors that the server replied are among it.
+
+    Takes the place of the stream's protocol, which hears of nothing more than the end.
+    """
+
+    def __init__(self, connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -> None:
+        assert connection._reader is not None
+        assert connection._writer is not None
+        transport: Any = connection._writer.transport
+        self._transport: asyncio.WriteTransport = transport
+        errors: BaseParser = connection._parser
+        super().__init__(loop)
+        self._parser = _new_parser(protocolError=InvalidResponse, replyError=errors.parse_error)
+        self._stream: Any = transport.get_protocol()
+        transport.set_protocol(self)
+        # Whatever the stream was told of the end is not told again.
+        error = connection._reader.exception()
+        if error is not None or connection._reader.at_eof() or transport.is_closing():
+            self._end(error or ConnectionError("Connection closed by server."))
+
     def data_received(self, data: bytes) -> None:
         """Parse what came, as far as it is complete."""
         self._parser.feed(data)
@@ -116,19 +148,14 @@ class Replies(asyncio.Protocol):
             while (reply := self._parser.gets()) is not False:
                 if type(reply) is _Push and is_unasked(reply):
                     continue
-                if self._take is None:
-                    self._arrived.append(reply)
-                elif not self._take(reply):
-                    self._take = None
-                    _resolve(self._reading, True)
+                self._offer(reply)
         except Exception as error:  # noqa: BLE001 (its owner is the task that awaits the end)
             self._take = None
             # At once: what is written before that task runs would be lost without an answer.
             self._transport.abort()
             self._end(error)
             return
-        if self._arrived and self._reading is not None:
-            self._loop.call_soon(_resolve, self._reading, False)
+        self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let the reader know, and the stream, whose end redis-py awaits."""
@@ -142,10 +169,6 @@ class Replies(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Let the stream know."""
         self._stream.resume_writing()
-
-    def _end(self, error: Exception) -> None:
-        self._lost = self._lost or error
-        _resolve(self._reading, False)
 
 
 def _resolve(reading: asyncio.Future[bool] | None, enough: bool) -> None:
