@@ -35,7 +35,6 @@ class Mailbox(Share):
     """
 
     __slots__ = (
-        "__weakref__",
         "alive",
         "capacity",
         "demand",

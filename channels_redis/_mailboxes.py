@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 from . import _clock
 from ._budget import Budget, Share
@@ -44,6 +44,8 @@ class Mailboxes:
         self.lock = threading.RLock()
         self.boxes: dict[str, Mailbox] = {}
         self._budget = Budget(max_buffered_bytes)
+        # The channels that a task has made and that are still known.
+        self._made: WeakKeyDictionary[asyncio.Task[Any], set[str]] = WeakKeyDictionary()
         self._capacity = capacity
         self._dropped = dropped
         self._expiry_s = expiry_s
@@ -68,17 +70,25 @@ class Mailboxes:
     def made_here(self, box: Mailbox) -> None:
         """Note that the running task made the channel: it is the consumer, most likely."""
         task = asyncio.current_task()
-        if task is not None:
-            box.maker = ref(task)
-            # Weakly, as a task may outlive its channel.
-            task.add_done_callback(partial(_maker_ended, ref(self), ref(box)))
-
-    def maker_ended(self, box: Mailbox, loop: Loop) -> None:
-        """Note that the task that made a channel has ended; no sign where others receive."""
+        if task is None:
+            return
         with self.lock:
-            box.maker = None
-            if not box.awaited():
-                box.left = (_clock.monotonic(), ref(loop))
+            names = self._made.get(task)
+            if names is None:
+                names = self._made[task] = set()
+                # Weakly, as a task may outlive its layer.
+                task.add_done_callback(partial(_maker_ended, ref(self)))
+            names.add(box.name)
+            box.maker = ref(task)
+
+    def maker_ended(self, task: asyncio.Task[Any]) -> None:
+        """Note that a task that made channels has ended; no sign where others receive."""
+        with self.lock:
+            for name in self._made.pop(task, ()):
+                box = self.boxes[name]
+                box.maker = None
+                if not box.awaited():
+                    box.left = (_clock.monotonic(), ref(task.get_loop()))
 
     def settle(self, box: Mailbox, loop: Loop) -> None:
         """Note that a consumer receives on ``loop`` from now on."""
@@ -332,6 +342,9 @@ class Mailboxes:
         """Remove a mailbox; tell how many messages lay there."""
         del self.boxes[box.name]
         box.alive = False
+        task = box.maker() if box.maker is not None else None
+        if task is not None and task in self._made:
+            self._made[task].discard(box.name)
         self._unsettle(box)
         return self._clear(box)
 
@@ -409,7 +422,7 @@ class Mailboxes:
         return gone
 
 
-def _maker_ended(mailboxes: ref[Mailboxes], box: ref[Mailbox], task: asyncio.Task[Any]) -> None:
-    boxes, mailbox = mailboxes(), box()
-    if boxes is not None and mailbox is not None:
-        boxes.maker_ended(mailbox, task.get_loop())
+def _maker_ended(mailboxes: ref[Mailboxes], task: asyncio.Task[Any]) -> None:
+    boxes = mailboxes()
+    if boxes is not None:
+        boxes.maker_ended(task)

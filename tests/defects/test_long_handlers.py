@@ -245,3 +245,16 @@ async def test_a_flush_does_not_hide_the_end_of_a_consumer(
     await consumer
     await layer.new_channel()  # as the sweep needs a loop on which the layer is used
     await wait_for(lambda: channel not in layer._mailboxes.boxes)
+
+
+async def test_a_task_that_makes_channels_without_end_has_none_of_the_ended_ones(
+    make_layer: Callable[..., Any], kind: str
+) -> None:
+    """As for calls and replies: what tells of its end is kept once, names with their mailbox."""
+    layer = make_layer(kind, group_expiry=0.2)
+    await layer.send("work", numbered(0))  # a layer that is not used at all looks at nothing
+    for _ in range(5):
+        for _ in range(20):
+            await layer.new_channel()
+        await wait_for(lambda: layer.stats().mailboxes == 0)
+    assert [len(names) for names in layer._mailboxes._made.values()] == [0]
