@@ -177,6 +177,7 @@ class BaseRedisLayer(ObservedLayer):
         """
         if not 0 <= index < self.ring_size:
             raise ValueError(f"There is no host {index}; the ring has {self.ring_size}.")
+        _fork.check()
         client: Redis | RedisCluster = self._sessions.get().client(index)
         return client
 

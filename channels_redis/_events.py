@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from . import _clock
+from ._native import Lock
 
 #: Seconds between two records about the same ongoing trouble.
 SUMMARY_S = 60.0
@@ -180,7 +180,7 @@ class Reporter:
 
     def __init__(self, logger: logging.Logger, hooks: Hooks[Event]) -> None:
         self._log = logger
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._hooks = hooks
         #: Messages dropped, by reason.
         self.dropped: Counter[str] = Counter()

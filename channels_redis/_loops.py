@@ -15,6 +15,8 @@ import weakref
 from collections.abc import AsyncGenerator, Callable
 from typing import Generic, Protocol, TypeVar
 
+from ._native import Lock, greenlets
+
 #: Seconds until a timer that is not meant to fire; some event loops refuse longer ones.
 _NEVER_S = 10**7
 
@@ -38,11 +40,14 @@ def running_loop() -> asyncio.AbstractEventLoop:
 
 
 def running_loop_or_none() -> asyncio.AbstractEventLoop | None:
-    """Return the loop that runs in this thread, if any."""
+    """Return the loop that runs in this thread, or greenlet, if any."""
     try:
-        return asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
     except RuntimeError:
         return None
+    # Python knows threads only: it takes the loop of any greenlet for that of all.
+    mine = threading.get_ident()
+    return loop if not greenlets() or getattr(loop, "_thread_id", mine) == mine else None
 
 
 class _Farewell:
@@ -51,11 +56,14 @@ class _Farewell:
     def __init__(self, abandon: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
         self.abandon: Callable[[], None] | None = abandon
         self._loop = weakref.ref(loop)
+        self._timer: weakref.ref[asyncio.TimerHandle] | None = None
         self._wait(loop)
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        timer = loop.call_later(_NEVER_S, self)
         # Known weakly: the loop alone may hold what holds this.
-        self._timer = weakref.ref(loop.call_later(_NEVER_S, self))
+        with contextlib.suppress(TypeError):  # rloop's timers can't be: they wait to their end.
+            self._timer = weakref.ref(timer)
 
     def __call__(self) -> None:
         loop = self._loop()
@@ -65,7 +73,7 @@ class _Farewell:
     def cancel(self) -> None:
         """Have the loop forget this, as there is nothing to abandon any more."""
         self.abandon = None
-        timer = self._timer()
+        timer = self._timer() if self._timer is not None else None
         if timer is not None:
             timer.cancel()
 
@@ -106,7 +114,7 @@ class LoopStates(Generic[S]):
         self._entries: dict[int, _Entry[S]] = {}
         # Being closed, and not found any more; a close that was cancelled is done again.
         self._ending: set[_Entry[S]] = set()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def get(self) -> S:
         """Return the state of the running loop."""

@@ -9,7 +9,6 @@ moment of taking, the message is in the mailbox.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -19,6 +18,7 @@ from weakref import WeakKeyDictionary, ref
 from . import _clock
 from ._budget import Budget, Share
 from ._mailbox import Home, Mailbox
+from ._native import RLock
 from ._waiters import Demand, Loop, Waiter, wake
 
 #: So many consumers of one message are woken in one turn of their event loop.
@@ -41,7 +41,7 @@ class Mailboxes:
         group_expiry_s: float,
         max_buffered_bytes: int,
     ) -> None:
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self.boxes: dict[str, Mailbox] = {}
         self._budget = Budget(max_buffered_bytes)
         # The channels that a task has made and that are still known.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+from . import _fork
 from ._events import Event, Hooks, Operation, timed
 from ._outages import Health, Outage
 from ._receiving import ReceivingLayer
@@ -33,6 +34,7 @@ class ObservedLayer(ReceivingLayer):
 
         May be called from any thread, with or without an event loop, and asks no server.
         """
+        _fork.check()
         in_flight: Counter[int] = Counter()
         for session in self._sessions.all().values():
             in_flight += session.in_flight()
@@ -83,6 +85,7 @@ class ObservedLayer(ReceivingLayer):
         return self._on_operation.add(callback)
 
     def _run(self, operation: str, steps: Steps[T]) -> Coroutine[Any, Any, T]:
+        _fork.check()
         work = run(steps, self._sessions)
         return self._run_timed(operation, work) if self._on_operation else work
 

@@ -7,12 +7,12 @@ loss until the last loser is back.  A layer is in an outage while any of its sha
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 
 from . import _clock
 from ._events import NodeBack, NodeLost, Reporter
+from ._native import Lock, RLock
 
 _NEVER_WORKED = "it has not worked yet: check that it runs, and host, port and TLS of its entry"
 
@@ -23,10 +23,10 @@ class Outage:
     """
 
     def __init__(self, changed: Callable[[bool, float], None]) -> None:
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self._changed = changed
         self._untold: deque[tuple[bool, float]] = deque()
-        self._telling = threading.Lock()
+        self._telling = Lock()
         self._lost_shards = 0
         self._since = 0.0
         self._past_s = 0.0

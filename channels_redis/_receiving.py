@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+from . import _fork
 from ._encoding import EncodingLayer
 from ._events import MessagesDropped, Reporter
 from ._keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY, Keyspace
@@ -107,6 +108,7 @@ class ReceivingLayer(EncodingLayer):
         of another process (core), :class:`LayerClosed` when the layer is closed meanwhile, and
         :class:`ConfigurationError` where no retry can help and the server has never worked.
         """
+        _fork.check()
         # One coroutine and one future for each consumer that waits, as a site may have 10,000.
         mailboxes = self._mailboxes
         box = mailboxes.boxes.get(channel) or await self._open(channel)

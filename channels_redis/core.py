@@ -9,6 +9,7 @@ from typing import Any
 
 from channels.exceptions import ChannelFull
 
+from . import _fork
 from ._base import Loop
 from ._compat import BoundedQueue, ChannelLock, CoreNames
 from ._events import GroupOverCapacity
@@ -88,6 +89,7 @@ class RedisChannelLayer(CoreNames):
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a fresh channel name, which only this layer of this process can receive on."""
+        _fork.check()
         channel = self._keys.new_core_channel(prefix, self.client_prefix)
         try:
             self._check_channel(channel)

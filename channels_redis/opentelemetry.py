@@ -9,7 +9,6 @@ some microseconds for each call.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -26,6 +25,7 @@ from opentelemetry.metrics import (
 
 from . import __version__
 from ._base import BaseRedisLayer
+from ._native import Lock
 from .doctor.endpoints import endpoints_of
 from .events import Operation
 from .stats import LayerStats, NodeStats
@@ -197,7 +197,7 @@ class _Instruments:
                 yield Observation(count, {**one.attributes, "channels_redis.reason": reason})
 
 
-_lock = threading.Lock()
+_lock = Lock()
 _instruments: weakref.WeakKeyDictionary[MeterProvider, _Instruments] = weakref.WeakKeyDictionary()
 
 

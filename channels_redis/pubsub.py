@@ -13,6 +13,7 @@ from typing import Any
 
 from channels.exceptions import ChannelFull
 
+from . import _fork
 from ._base import CLOSED, BaseRedisLayer, Loop
 from ._keyspace import EXCLUDE_KEY, NONCE_KEY, random_hex
 from ._mailbox import Mailbox
@@ -107,6 +108,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         """Return a fresh channel name that is subscribed: nothing sent to it from now on is
         missed.  Raises :class:`ConnectionLost` when Redis could not be reached.
         """
+        _fork.check()
         try:
             channel = self._keys.new_topic_channel(prefix)
         except ValueError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
 
+from . import _fork
 from ._loops import running_loop_or_none
 from ._options import check_seconds
 from ._portal import out_of_time
@@ -90,6 +91,7 @@ class SyncFace:
                 "An event loop runs in this thread, and layer.sync would block it: "
                 "await the layer's own method instead."
             )
+        _fork.check()
         method = getattr(self._layer, name)
         if not _is_ours(method):
             return _run_overriding(partial(method, *args, **keywords), timeout_s)

@@ -31,7 +31,7 @@ FLOORS = [
     ["_topics"],
     ["_session"],
     ["_queues"],
-    ["sync", "_fork"],
+    ["sync"],
     ["_steps"],
     ["_portal"],
     ["_loops"],
@@ -54,7 +54,8 @@ FLOORS = [
     ["_keyspace", "_waiters", "_events", "_tally", "_hosts", "_options", "_slots", "serializers"],
     ["_encryption"],
     ["_received"],
-    ["exceptions", "stats", "_plain", "_clock", "_budget"],
+    ["exceptions", "stats", "_plain", "_fork", "_clock", "_budget"],
+    ["_native"],
 ]
 # What holds nothing but the version, or nothing at all.
 PORCHES = {"", "_transport", "doctor", "management", "management.commands"}

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import threading
 import weakref
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from redis.credentials import StreamingCredentialProvider
 from redis.exceptions import RedisError
 
+from .._native import Lock
 from ..utils import nodes_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Renewals:
     def __init__(self) -> None:
         #: The newest credentials that were sent; None before the first.
         self.latest: Credentials | None = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._bearers: weakref.WeakSet[Bearer] = weakref.WeakSet()
         self._pid = os.getpid()
 

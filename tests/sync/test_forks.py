@@ -9,11 +9,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.contract.steps import SCRIPT_HEAD, run_script, script_environment
+from tests.defects.steps import receive_numbers
 from tests.sync.steps import CHILDREN, GROUP, LAST, STRICT, WAYS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
@@ -124,7 +126,7 @@ over.set()
 holder.join()
 assert os.waitpid(child, 0)[1] == 0
 asyncio.run(consume())
-for call in list(portal._calls):
+for call in list(portal._run.calls):
     call.cancel()
 """
 
@@ -166,3 +168,127 @@ async def test_a_child_holds_no_connection_of_its_parents_pools_open(
     parent's loop, and the server would go on serving what the parent has closed.
     """
     await run_script(SCRIPT_HEAD + SILENCED, *script_arguments, options=STRICT)
+
+
+NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+FORK = """
+import contextlib, ctypes, os, pathlib, threading, time
+
+def statuses():
+    read = {}
+    for task in pathlib.Path("/proc/self/task").iterdir():
+        if task.name != str(threading.get_native_id()):
+            with contextlib.suppress(OSError):  # It has ended.
+                read[task.name] = (task / "status").read_text()
+    return read
+
+def fork():
+    # Python's own locks are in danger too: other threads have to be at rest.  Their status counts
+    # what they do.
+    before = None
+    while before != (before := statuses()):
+        time.sleep(0.02)
+    # As uWSGI: with the interpreter's lock held, and without a word to Python.
+    return ctypes.PyDLL(None).fork()
+"""
+
+UNTOLD = """
+
+async def consume():
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+    await layer.group_discard("room", channel)
+    return channel
+
+def child(number):
+    try:
+        layer.sync.send("work", {"n": number})
+        async_to_sync(consume)()
+        child_of_child = fork()
+        if child_of_child == 0:
+            layer.sync.send("work", {"n": number + 10})
+            os._exit(0)
+        assert os.waitpid(child_of_child, 0)[1] == 0
+        asyncio.run(consume())
+        layer.stats()
+        layer.sync.close()
+    except BaseException as error:
+        print(repr(error))
+        raise
+    sys.exit()  # as a script ends
+
+layer.sync.send("work", {"n": 0})
+prefix = layer.client_prefix
+children = []
+for number in (1, 2, 3):
+    forked = fork()
+    if not forked:
+        child(number)
+    children.append(forked)
+assert [os.waitpid(one, 0)[1] for one in children] == [0, 0, 0]
+assert layer.client_prefix == prefix
+layer.sync.send("work", {"n": 20})
+asyncio.run(consume())
+assert layer.stats().reconnects == 0
+"""
+
+
+@NEEDS_PROC
+async def test_a_fork_of_which_python_is_not_told_is_noticed_at_the_next_use(
+    make_layer: Callable[..., Any], kind: str, script_arguments: tuple[str, str]
+) -> None:
+    """The portal runs in the parent while it forks; the children have no such thread."""
+    await run_script(SCRIPT_HEAD + FORK + UNTOLD, *script_arguments, options=STRICT)
+    layer = make_layer(kind)
+    numbers = await receive_numbers(layer, "work", 8)
+    assert sorted(numbers) == [0, 1, 2, 3, 11, 12, 13, 20]
+
+
+FIRST_USES = {
+    "send": "asyncio.run(layer.send('work', {}))",
+    "new_channel": "assert layer.client_prefix not in asyncio.run(layer.new_channel())",
+    "receive": "asyncio.run(asyncio.wait_for(layer.receive('work'), 5))",
+    "connection": "asyncio.run(ping())",
+    "stats": "assert layer.stats().sent == 0",
+    "close": "asyncio.run(layer.close())",
+    "the exit": "pass",
+}
+
+
+@NEEDS_PROC
+@pytest.mark.parametrize("use", list(FIRST_USES))
+async def test_it_is_noticed_whatever_comes_first(
+    use: str, script_arguments: tuple[str, str]
+) -> None:
+    """Locks that a thread of the parent held at the fork are not waited for."""
+    script = f"""
+async def ping():
+    await layer.connection(0).ping()
+
+layer.sync.send("work", {{"n": 0}})
+locks = [layer._sessions._lock, layer._mailboxes.lock, layer._report._lock, layer._tallies._lock]
+held, over = threading.Event(), threading.Event()
+
+def hold():
+    for lock in locks:
+        lock.acquire()
+    held.set()
+    over.wait()
+    for lock in reversed(locks):
+        lock.release()
+
+holder = threading.Thread(target=hold, daemon=True)
+holder.start()
+held.wait()
+child = fork()
+if not child:
+    {FIRST_USES[use]}
+    sys.exit()
+over.set()
+holder.join()
+assert os.waitpid(child, 0)[1] == 0
+layer.sync.send("work", {{"n": 1}})
+"""
+    await run_script(SCRIPT_HEAD + FORK + script, *script_arguments, options=STRICT)
