@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, TypedDict
@@ -121,7 +123,14 @@ application = ProtocolTypeRouter(
 )
 
 
+def end_with_parent() -> None:
+    """End the process as soon as nobody holds its standard input any more."""
+    sys.stdin.read()
+    os._exit(1)
+
+
 def main() -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if plan["server"] == "daphne":
         from daphne.server import Server
 

@@ -183,6 +183,7 @@ async def running_site(
         process = await asyncio.create_subprocess_exec(
             *command(python, "served.py", {**plan, "socket": descriptor}),
             pass_fds=[descriptor],
+            stdin=asyncio.subprocess.PIPE,
             stdout=errors,
             stderr=errors,
             env=environment(python),
