@@ -69,6 +69,13 @@ class GroupOverCapacity:
 
 
 @dataclass(frozen=True)
+class QueueUnreadable:
+    """Those who wait for a queue got :class:`WrongKeyType`: its key holds no sorted set."""
+
+    queue: str
+
+
+@dataclass(frozen=True)
 class SenderClockUsed:
     """A server refuses TIME: messages carry the clocks of their senders instead."""
 
@@ -89,7 +96,9 @@ class Operation:
     error: str | None = None
 
 
-Event = NodeLost | NodeBack | MessagesDropped | GroupOverCapacity | SenderClockUsed
+Event = (
+    NodeLost | NodeBack | MessagesDropped | GroupOverCapacity | QueueUnreadable | SenderClockUsed
+)
 T = TypeVar("T")
 
 #: Channels that a summary of drops tells apart, and groups over capacity that get a record of
@@ -189,6 +198,9 @@ class Reporter:
         self._drops_reported_at: float | None = None
         self._over_capacity: dict[str, tuple[float, int, int]] = {}
         self._clock_reported: set[str] = set()
+        #: How often a queue could not be read.
+        self.unreadable_queues = 0
+        self._unreadable_told_at: dict[str, float] = {}
         _reporters.add(self)
 
     def __call__(self, event: Event, *, unread: bool = False) -> None:
@@ -208,6 +220,8 @@ class Reporter:
             case NodeBack(node, outage_s):
                 facts = {"event": "node_back", "node": node, "outage_s": outage_s}
                 self._log.info("Redis at %s is back after %.1f s", node, outage_s, extra=facts)
+            case QueueUnreadable(queue):
+                self._queue_unreadable(queue)
             case SenderClockUsed(node):
                 self._sender_clock(node)
         if self._hooks:
@@ -283,6 +297,23 @@ class Reporter:
             "members": members,
         }
         self._log.info(text, full, members, event.group, extra=facts)
+
+    def _queue_unreadable(self, queue: str) -> None:
+        now = _clock.monotonic()
+        with self._lock:
+            self.unreadable_queues += 1
+            told_at = self._unreadable_told_at
+            if now - told_at.get(queue, -SUMMARY_S) < SUMMARY_S:
+                return
+            told_at.pop(queue, None)
+            if len(told_at) >= _NAMES_NOTED:
+                del told_at[next(iter(told_at))]
+            told_at[queue] = now
+        self._log.error(
+            "Queue %s can't be read: its key in Redis holds something else",
+            queue,
+            extra={"event": "queue_unreadable", "queue": queue},
+        )
 
     def _sender_clock(self, node: str) -> None:
         with self._lock:

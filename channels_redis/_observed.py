@@ -62,6 +62,7 @@ class ObservedLayer(ReceivingLayer):
             reconnects=sum(node.reconnects for node in nodes),
             delivered=self._mailboxes.delivered(),
             dropped=self._report.drops(),
+            unreadable_queues=self._report.unreadable_queues,
             outage_s=outage_s,
             outage_total_s=outage_total_s,
             mailboxes=mailboxes,

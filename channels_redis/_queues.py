@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from . import _clock
-from ._events import MessagesDropped, Reporter
+from ._events import MessagesDropped, QueueUnreadable, Reporter
 from ._keyspace import Keyspace
 from ._mailbox import Mailbox
 from ._mailboxes import Mailboxes
@@ -20,6 +20,7 @@ from ._portal import portal
 from ._transport.pops import Popped
 from ._transport.queue import QueueReader
 from ._waiters import Demand
+from .exceptions import WrongKeyType
 
 Loop = asyncio.AbstractEventLoop
 
@@ -159,6 +160,11 @@ class LocalQueue:
     def failed(self, error: Exception) -> None:
         """Raise in those who wait: no retry will help."""
         self._mailboxes.fail(error, None, self.receivers)
+
+    def unreadable(self, error: WrongKeyType) -> None:
+        """Raise in those who wait, and report."""
+        self._layer._report(QueueUnreadable(self.name))
+        self.failed(error)
 
     def ended(self, reader: QueueReader) -> None:
         """Note the end of a reader, and have another started if somebody waits by now."""

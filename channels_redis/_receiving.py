@@ -105,7 +105,8 @@ class ReceivingLayer(EncodingLayer):
 
         May be cancelled at any time without losing a message, and does not raise because of
         the network.  Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel
-        of another process (core), :class:`LayerClosed` when the layer is closed meanwhile, and
+        of another process (core), :class:`LayerClosed` when the layer is closed meanwhile,
+        :class:`WrongKeyType` where the queue's key in Redis is no queue, and
         :class:`ConfigurationError` where no retry can help and the server has never worked.
         """
         _fork.check()

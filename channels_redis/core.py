@@ -56,8 +56,9 @@ class RedisChannelLayer(CoreNames):
         """Send a message to one channel.
 
         Raises ``ChannelFull`` when its queue holds ``capacity`` messages, :class:`InvalidName`,
-        :class:`InvalidMessage`, :class:`MessageTooLarge`, :class:`SerializationError`, and
-        :class:`ConnectionLost` when Redis could not be reached or did not answer.
+        :class:`InvalidMessage`, :class:`MessageTooLarge`, :class:`SerializationError`,
+        :class:`WrongKeyType`, and :class:`ConnectionLost` when Redis could not be reached or did
+        not answer.
         """
         await self._run("send", self._send_steps(channel, message))
 
@@ -103,7 +104,8 @@ class RedisChannelLayer(CoreNames):
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel to a group, or refresh its membership for ``group_expiry`` seconds.
 
-        Raises :class:`InvalidName`, and :class:`ConnectionLost` when Redis could not be reached
+        Raises :class:`InvalidName`, :class:`WrongKeyType` where the group's key in Redis holds
+        something else, and :class:`ConnectionLost` when Redis could not be reached
         or did not answer.
         """
         await self._run("group_add", self._group_add_steps(group, channel))

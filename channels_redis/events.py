@@ -12,6 +12,7 @@ from ._events import (
     NodeBack,
     NodeLost,
     Operation,
+    QueueUnreadable,
     SenderClockUsed,
 )
 
@@ -22,5 +23,6 @@ __all__ = [
     "NodeBack",
     "NodeLost",
     "Operation",
+    "QueueUnreadable",
     "SenderClockUsed",
 ]

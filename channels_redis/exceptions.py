@@ -63,5 +63,9 @@ class SerializationError(ChannelsRedisError, TypeError, ValueError):
     """A message can't be serialized; the text names the path to the offending value."""
 
 
+class WrongKeyType(ChannelsRedisError, redis.exceptions.ResponseError):
+    """The key of a queue or group in Redis holds something else than the layer's sorted set."""
+
+
 #: What a command may raise: error replies and lost connections, and what is made of them.
 COMMAND_ERRORS = (redis.exceptions.RedisError, ChannelsRedisError)

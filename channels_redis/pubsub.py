@@ -58,7 +58,8 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
         Raises ``ChannelFull`` when the queue of a general channel holds ``capacity`` messages,
         :class:`InvalidName`, :class:`InvalidMessage`, :class:`MessageTooLarge`,
-        :class:`SerializationError`, and :class:`ConnectionLost` when Redis could not be
+        :class:`SerializationError`, :class:`WrongKeyType` for a general channel whose key in
+        Redis holds something else, and :class:`ConnectionLost` when Redis could not be
         reached or did not answer.
         """
         await self._run("send", self._send_steps(channel, message))

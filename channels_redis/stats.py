@@ -51,6 +51,8 @@ class LayerStats:
     #: Messages that will not be delivered, by reason (see
     #: :class:`~channels_redis.events.MessagesDropped`); a reason that never occurred is missing.
     dropped: dict[str, int]
+    #: How often a queue could not be read, as its key holds something else (``WrongKeyType``).
+    unreadable_queues: int
     #: Seconds that the present outage of at least one node lasts, and of all such outages.
     outage_s: float
     outage_total_s: float

@@ -160,6 +160,7 @@ def statistics(layer: Layer) -> None:
     assert_type(stats.sent + stats.refused + stats.received + stats.delivered, int)
     assert_type(stats.in_flight + stats.reconnects + stats.decode_failures, int)
     assert_type(stats.mailboxes + stats.waiting + stats.buffered + stats.buffered_bytes, int)
+    assert_type(stats.unreadable_queues, int)
     assert_type(stats.dropped, dict[str, int])
     assert_type(stats.outage_s + stats.outage_total_s, float)
     for node in stats.nodes:
@@ -180,6 +181,8 @@ def take_event(event: Event) -> None:
             assert_type((channel, reason, count), tuple[str, str, int])
         case events.GroupOverCapacity(group, full, members):
             assert_type((group, full, members), tuple[str, int, int])
+        case events.QueueUnreadable(queue):
+            assert_type(queue, str)
         case events.SenderClockUsed(node):
             assert_type(node, str)
         case _:
@@ -205,6 +208,7 @@ def errors(error: exceptions.ChannelsRedisError) -> None:
     family: list[type[exceptions.ChannelsRedisError]] = [
         exceptions.ConfigurationError,
         exceptions.ForeignChannelError,
+        exceptions.WrongKeyType,
         exceptions.InvalidMessage,
         exceptions.InvalidName,
         exceptions.LayerClosed,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from redis.exceptions import ConnectionError, RedisError
 
 from .. import _clock
-from ..exceptions import ConfigurationError, ConnectionLost
+from ..exceptions import ConfigurationError, ConnectionLost, WrongKeyType
 from . import scripts
 from .commands import Commands
 from .connections import NO_ANSWER, Deadline, Loop, Wire
@@ -30,6 +30,8 @@ from .topology import RENEW_S, Node, Redirected, backoff_s
 HOLD_S = 0.1
 #: How long a stopped reader waits for its last reply before it closes the socket.
 STOP_S = 0.5
+#: Between two looks at a key that holds no queue.
+UNREADABLE_S = 0.5
 #: Between a redirection and the next dial.
 REDIRECTED_S = 0.01
 
@@ -64,6 +66,9 @@ class QueueOwner(Protocol):
 
     def failed(self, error: Exception) -> None:
         """Raise ``error`` in those who wait: no retry will help."""
+
+    def unreadable(self, error: WrongKeyType) -> None:
+        """Raise ``error`` in those who wait: it is this queue's alone, and may be over soon."""
 
     def ended(self, reader: QueueReader) -> None:
         """Note the end of a reader, and start another if somebody waits by now."""
@@ -232,6 +237,10 @@ class QueueReader:
                 await self._pop(self._wire)
         except ConfigurationError:
             raise
+        except WrongKeyType as error:
+            self._trouble = None
+            self._owner.unreadable(error)
+            await asyncio.sleep(UNREADABLE_S)
         except Redirected:
             await self._disconnect()
             # Two servers that send us back and forth must not keep us busy.
@@ -315,9 +324,12 @@ class QueueReader:
         if reply.error is not None:
             # Other replies may be on their way and bring messages: they are read first.
             explained = self._node.explain(reply.error)
+            if explained is reply.error:
+                explained = scripts.told(explained, self._owner.key)
             lost = explained is reply.error
             self._trouble = ConnectionError(str(reply.error)) if lost else explained
-            return
+            if not isinstance(explained, WrongKeyType):
+                return
         if self._failures or not self._node.health.settled:
             self._failures = 0
             self._node.health.works(self)

@@ -13,9 +13,10 @@ from collections.abc import Generator, Iterable
 from importlib import resources
 from typing import Any, cast
 
-from redis.exceptions import NoPermissionError, NoScriptError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from .._clock import unix_time
+from ..exceptions import WrongKeyType
 from .commands import Commands
 from .packing import pack
 from .tasks import ignore
@@ -62,6 +63,17 @@ def is_hash_refused(reply: BaseException) -> bool:
     return isinstance(reply, NoPermissionError) and "evalsha" in str(reply).lower()
 
 
+def told(error: Exception, key: bytes | str) -> Exception:
+    """Return the error to raise for a key: :class:`WrongKeyType` for one of another type."""
+    if "WRONGTYPE" not in str(error):
+        return error
+    name = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
+    return WrongKeyType(
+        f"The key {name!r} in Redis holds something else than a sorted set. Delete it, and see "
+        "that nothing else uses the prefix of the channel layer."
+    )
+
+
 class Running:
     """A script on its way: issued when this is made, and awaited for its result."""
 
@@ -91,10 +103,18 @@ class Running:
             if not is_hash_refused(refusal):
                 raise
             self._commands.hash_forbidden = isinstance(refusal, NoPermissionError)
+        except ResponseError as error:
+            raise told(error, self._key) from None
         self.ran_late = True
-        return (
-            yield from self._commands.call(self._script.by_source(*self._args), self._repeatable)
-        )
+        late = self._commands.call(self._script.by_source(*self._args), self._repeatable)
+        try:
+            return (yield from late)
+        except ResponseError as error:
+            raise told(error, self._key) from None
+
+    @property
+    def _key(self) -> bytes | str:
+        return cast("bytes | str", self._args[0])
 
     def cancel(self) -> None:
         """Ask for no result any more; take the command back if it was not yet written."""
@@ -160,4 +180,7 @@ async def size(commands: Commands, group: bytes, group_expiry_s: float) -> int:
 
 async def leave(commands: Commands, group: bytes, channel: str) -> None:
     """Remove a channel from a group; may be repeated.  A plain ZREM."""
-    await commands.call(pack(b"ZREM", group, channel), True)
+    try:
+        await commands.call(pack(b"ZREM", group, channel), True)
+    except ResponseError as error:
+        raise told(error, group) from None
