@@ -153,6 +153,12 @@ class Wire:
         return self._transport.is_closing() or not self._connection.is_connected
 
     @property
+    def socket_timeout_s(self) -> float | None:
+        """How long the user lets an ordinary command wait for its reply; None for no limit."""
+        limit_s: float | None = self._settings[0]
+        return limit_s or None
+
+    @property
     def health_check_s(self) -> float:
         """Seconds of silence after which the user wants a sign of life; 0 for none."""
         interval_s: float = self._settings[1] or 0

@@ -64,7 +64,8 @@ class Multiplexer:
         self._watch: asyncio.TimerHandle | None = None
         self._overdue: Command | None = None
         self._reauthentication: asyncio.Future[Any] | None = None
-        self._watch_s = min(node.connect_wait_s, node.command_timeout_s) / 10
+        self._reply_limit_s = node.command_timeout_s
+        self._watch_s = min(node.connect_wait_s, self._reply_limit_s) / 10
         self._failures = 0
         self._retiring = False
         self._trouble = "not connected"
@@ -369,7 +370,7 @@ class Multiplexer:
             self._node.trust(self)
         if self._wire is None:
             self._fail_unwritten(None, asked_before=now - self._node.connect_wait_s)
-        elif self._written and now - self._written[0].written_at >= self._node.command_timeout_s:
+        elif self._written and now - self._written[0].written_at >= self._reply_limit_s:
             # The second time, as a loop that was blocked may have the answer before it.
             if self._overdue is self._written[0]:
                 self._wire.abort(NO_ANSWER)

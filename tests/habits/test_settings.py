@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import re
 import subprocess
@@ -11,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from channels_redis.exceptions import ConfigurationError
-from tests.helpers import MARKER, receive
+from channels_redis.exceptions import ConfigurationError, ConnectionLost
+from tests.helpers import MARKER, receive, wait_for
 
 SECRET = "s3cret"
 
@@ -147,3 +148,45 @@ def test_a_keyword_of_a_connection_beside_hosts_is_shown_its_place(
         layer_class(**config)
     assert SECRET not in str(caught.value)
     assert "1234" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["keyword", "URL"])
+async def test_socket_timeout_bounds_ordinary_commands(
+    make_layer: Any, kind: str, private_server: Any, form: str
+) -> None:
+    """A server that falls silent is given up after that time, not after command_timeout_s."""
+    url = private_server.url
+    by_keyword = {"address": url, "socket_timeout": 0.5}
+    entry = by_keyword if form == "keyword" else f"{url}?socket_timeout=0.5"
+    layer = make_layer(kind, hosts=[entry], command_timeout_s=3600)
+    await layer.send("general", {"type": MARKER})
+    private_server.freeze()
+    try:
+        with pytest.raises(ConnectionLost, match="no answer"):
+            await asyncio.wait_for(layer.send("general", {"type": MARKER}), 60)
+    finally:
+        private_server.thaw()
+
+
+async def test_socket_timeout_ends_no_wait_for_messages(
+    make_layer: Any, kind: str, private_server: Any
+) -> None:
+    """A blocked reader and a subscriber stay on their connections, however short it is."""
+    layer = make_layer(kind, hosts=[{"address": private_server.url, "socket_timeout": 0.2}])
+    channel = await layer.new_channel()
+    waiting = [asyncio.ensure_future(layer.receive(name)) for name in (channel, "general")]
+
+    def connections() -> set[bytes]:
+        listed: bytes = private_server.command("CLIENT", "LIST")
+        wanted = (b"cmd=bzpopmin", b"cmd=subscribe")
+        lines = listed.splitlines()
+        return {line.split()[0] for line in lines if any(one in line for one in wanted)}
+
+    await wait_for(lambda: len(connections()) == 2)
+    before = connections()
+    await asyncio.sleep(1)
+    assert connections() == before
+    for name, task in zip((channel, "general"), waiting, strict=True):
+        await layer.send(name, {"type": MARKER})
+        assert await asyncio.wait_for(task, 10) == {"type": MARKER}
+    assert layer.stats().reconnects == 0
