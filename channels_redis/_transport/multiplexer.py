@@ -64,8 +64,7 @@ class Multiplexer:
         self._watch: asyncio.TimerHandle | None = None
         self._overdue: Command | None = None
         self._reauthentication: asyncio.Future[Any] | None = None
-        self._reply_limit_s = node.command_timeout_s
-        self._watch_s = min(node.connect_wait_s, self._reply_limit_s) / 10
+        self._watch_replies(math.inf)
         self._failures = 0
         self._retiring = False
         self._trouble = "not connected"
@@ -262,10 +261,16 @@ class Multiplexer:
             self._wire = wire
             self._probe.start(wire)
             wire.renewed = self._authenticate
+            self._watch_replies(wire.socket_timeout_s or math.inf)
             self.loaded.clear()
             if not self.pending and self._failures:
                 await_life(self)
             self._write_waiting()
+
+    def _watch_replies(self, socket_timeout_s: float) -> None:
+        """Set how long a reply may take, and how often that is looked at."""
+        self._reply_limit_s = min(self._node.command_timeout_s, socket_timeout_s)
+        self._watch_s = min(self._node.connect_wait_s, self._reply_limit_s) / 10
 
     def _ask(self) -> None:
         """Make sure of the connection, if nothing is on its way there."""
