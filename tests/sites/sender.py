@@ -78,7 +78,7 @@ def main(plan: Plan) -> None:
     began = time.monotonic()
     repeated = WAYS[plan["way"]](layer, plan["to"], plan["count"])
     told = {"repeated": repeated, "took_s": time.monotonic() - began}
-    if hasattr(layer, "stats"):
+    if hasattr(type(layer), "stats"):
         told["refused"] = layer.stats().refused
     print(json.dumps(told))
 

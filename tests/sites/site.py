@@ -45,8 +45,8 @@ class Guest:
         self.channel = channel
         self.heard: list[str] = []
         self.times: list[float] = []
-        #: The number of the last marker.
-        self.marker = 0
+        #: The number of the last marker, and how many there were.
+        self.marker = self.markers = 0
         self._socket = socket
         self._listening = asyncio.create_task(self._listen())
 
@@ -81,6 +81,7 @@ class Guest:
             async for text in self._socket:
                 if str(text).startswith("-"):
                     self.marker = -int(text)
+                    self.markers += 1
                 else:
                     self.heard.append(str(text))
                     self.times.append(time.monotonic())
@@ -94,7 +95,8 @@ class Site:
     def __init__(self, layer: Any, port: int, log: Path, plan: dict[str, Any], python: str) -> None:
         self.layer = layer
         self.guests: list[Guest] = []
-        self.markers = itertools.count(1)
+        #: How many markers were sent.
+        self.markers = 0
         self._port = port
         self._log = log
         self._plan = plan
@@ -144,24 +146,26 @@ class Site:
         told: dict[str, Any] = json.loads(output)
         return told
 
-    async def settle(self, guests: list[Guest] | None = None) -> None:
-        """Return when each guest has heard a marker, and so all that was sent to it before."""
-        first = next(self.markers)
+    async def settle(self, guests: list[Guest] | None = None) -> int:
+        """Return when each guest has heard a marker, and so all that was sent to it before; return
+        how many markers that took, of which only the first need have come.
+        """
         guests = self.guests if guests is None else guests
-        number, heard = first, -1
+        first, heard = self.markers + 1, -1
         while any(one.marker < first for one in guests):
             # Where a queue or a mailbox is full, as 4.3.0's may be, a marker may be what is lost.
-            assert number == first or heard != total_of(guests), "nobody hears any more"
+            assert heard != total_of(guests), "nobody hears any more"
             heard = total_of(guests)
-            await self.layer.group_send(GROUP, {"type": "room.note", "n": -number})
-            number = next(self.markers)
+            self.markers += 1
+            await self.layer.group_send(GROUP, {"type": "room.note", "n": -self.markers})
             with contextlib.suppress(AssertionError):
                 await wait_for(lambda: all(one.marker >= first for one in guests), QUIET_S)
+        return self.markers - first + 1
 
 
 def total_of(guests: list[Guest]) -> int:
     """Return how many frames all have heard."""
-    return sum(len(one.heard) for one in guests)
+    return sum(len(one.heard) + one.markers for one in guests)
 
 
 @asynccontextmanager
