@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from redis.exceptions import NoPermissionError, NoScriptError, ReadOnlyError
 
+import channels_redis._transport.pops
 from channels_redis._transport.pops import DEPTH, FLOW_S, SINGLES, Pops
 
 NOW_S = 1000.0
@@ -154,3 +156,30 @@ def test_other_errors_are_the_readers_affair() -> None:
     assert pops.take(refusal, NOW_S).error is refusal
     assert pops.take(refusal, NOW_S).error is refusal
     assert not pops.pending
+
+
+@pytest.mark.parametrize("score", [b"inf", b"1e300", b"-inf", b"-1e300"])
+def test_a_score_that_is_no_time_is_known_by_the_clock_of_the_server(score: bytes) -> None:
+    """Such a message has expired, or never would."""
+    reply = started().take([b"queue", b"member", score], NOW_S)
+    assert (reply.messages, reply.expired) == ([], 1)
+
+
+def test_nothing_is_dropped_for_its_score_before_the_servers_clock_is_known() -> None:
+    """A batch that was refused told nothing of it."""
+    pops = make()
+    pops.ask(ROOM)
+    pops.take(ReadOnlyError("no"), NOW_S)
+    assert pops.take(arrival(), NOW_S).messages == [(b"member", b"%f" % SERVER_NOW_S)]
+
+
+def test_nothing_is_dropped_where_our_clock_has_stood_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine that was suspended for a weekend finds new messages, which are no nonsense."""
+    weekend_s = 3 * 86_400
+    monkeypatch.setattr(
+        channels_redis._transport.pops, "unix_time", lambda: SERVER_NOW_S + weekend_s
+    )
+    reply = started().take(arrival(SERVER_NOW_S + weekend_s), NOW_S)
+    assert len(reply.messages) == 1

@@ -16,6 +16,7 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError
 
+from .._clock import unix_time
 from . import scripts
 from .packing import pack
 
@@ -25,6 +26,9 @@ DEPTH = 8
 SINGLES = 4
 #: Messages that follow each other within this time flow.
 FLOW_S = 0.05
+
+#: Scores that are further ahead of the server's clock than this are no times, as in the scripts.
+AHEAD_S = 86_400.0
 
 _ASKING = pack("ASKING")
 
@@ -50,8 +54,8 @@ class Pops:
         self._specific = specific
         self.block_for(block_s)
         self._hash_forbidden = False
-        # Seconds that the server's clock is ahead of ours.
-        self._clock_ahead_s = 0.0
+        # Seconds that the server's clock is ahead of ours, once a batch has told.
+        self._clock_ahead_s: float | None = None
         self.reset()
 
     def block_for(self, block_s: int) -> None:
@@ -134,7 +138,16 @@ class Pops:
             return Reply()
         self._popped_at = now
         _, member, score = reply
-        if float(score) <= math.floor(now + self._clock_ahead_s) - self._expiry_s:
+        if self._is_out_of_time(float(score), now):
             self._singles = 0
             return Reply(expired=1)
         return Reply([(member, score)])
+
+    def _is_out_of_time(self, score: float, now: float) -> bool:
+        """Tell whether a message has expired, or has a score that is no time."""
+        if self._clock_ahead_s is None:
+            return math.isinf(score)
+        server_now_s = now + self._clock_ahead_s
+        # The loop's clock may have stood still, as in a machine that was suspended.
+        latest_s = max(server_now_s, unix_time()) + AHEAD_S
+        return not math.floor(server_now_s) - self._expiry_s < score <= latest_s

@@ -1,4 +1,4 @@
--- Takes the oldest messages from a queue, after dropping what has expired.
+-- Takes the oldest messages from a queue, after dropping what has expired, or never would.
 --
 -- KEYS[1] queue: sorted set of message -> unix time in seconds
 -- ARGV[1] limit: number of messages to take at most; 0 only drops what has expired
@@ -21,6 +21,9 @@ end
 
 local oldest_s = string.format('%.17g', math.floor(now_s) - expiry_s)
 local expired = redis.call('ZREMRANGEBYSCORE', queue, '-inf', oldest_s)
+-- No clock is a day ahead: what is in the queue beyond that, +inf for example, is no message.
+local no_time_s = '(' .. string.format('%.17g', now_s + 86400)
+expired = expired + redis.call('ZREMRANGEBYSCORE', queue, no_time_s, '+inf')
 local reply = {string.format('%.17g', now_s), expired}
 local taken_bytes = 0
 while limit > 0 and taken_bytes < limit_bytes do

@@ -22,16 +22,23 @@ if not time.err then
     clock = 0
 end
 
+-- No clock is a day ahead: what is in the queue beyond that, +inf for example, is no message.
+local no_time_s = '(' .. string.format('%.17g', now_s + 86400)
+local ahead = redis.call('ZCOUNT', queue, string.format('%.17g', now_s), '+inf')
+if ahead > 0 and redis.call('ZCOUNT', queue, no_time_s, '+inf') > 0 then
+    ahead = ahead - redis.call('ZREMRANGEBYSCORE', queue, no_time_s, '+inf')
+end
+
 local expired_s = string.format('%.17g', math.floor(now_s) - expiry_s)
 if redis.call('ZCOUNT', queue, '(' .. expired_s, '+inf') >= capacity then
     return clock
 end
 
 -- The last score is read only when it is not in the past: reading it copies its message.
-if redis.call('ZCOUNT', queue, string.format('%.17g', now_s), '+inf') > 0 then
+if ahead > 0 then
     now_s = tonumber(redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')[2]) + 0.000001
 end
--- The first command that writes: after any other, a server whose memory is full would not refuse.
+-- The first command that writes, as a rule: after any other, a server whose memory is full would not refuse.
 redis.call('ZADD', queue, string.format('%.17g', now_s), member)
 redis.call('ZREMRANGEBYSCORE', queue, '-inf', expired_s)
 redis.call('EXPIRE', queue, math.ceil(expiry_s))
