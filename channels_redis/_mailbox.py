@@ -95,6 +95,9 @@ class Mailbox(Share):
             # A loop that ended with the task, as in asyncio.run(), says nothing of the consumer.
             if loop is not None and loop.is_running():
                 return True
+        is_of_use = self.items or self.groups or self.maker is not None
+        if self.demand is not None and self.loop is None and not is_of_use:
+            return True  # A message opened it, and nobody has ever received here.
         is_known = self.groups or self.subscribed
         limit_s = group_expiry_s if is_known else min(UNUSED_S, group_expiry_s)
         return now - self.used_at >= limit_s

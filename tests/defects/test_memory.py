@@ -64,6 +64,21 @@ async def test_buffers_of_departed_consumers_are_freed(make_layer: Callable[...,
     assert await receive_until_marker(layer, stable) == []
 
 
+async def test_what_comes_for_a_consumer_that_has_gone_is_forgotten_when_it_expires(
+    make_layer: Callable[..., Any],
+) -> None:
+    """A message for a channel that nobody receives on opens a mailbox, for as long as it lasts."""
+    layer = make_layer("core", expiry=SHORT_EXPIRY_S)
+    stable = await layer.new_channel()
+    await layer.send(stable, numbered(1))
+    assert await receive(layer, stable) == numbered(1)
+    gone = f"{stable.partition('!')[0]}!gone"
+    await layer.send(gone, numbered(1))
+    await wait_for(lambda: gone in layer.receive_buffer)
+    await wait_for(lambda: gone not in layer.receive_buffer)
+    assert layer.stats().dropped == {"expired": 1}
+
+
 @pytest.mark.usefixtures("soon_gone")
 async def test_core_takes_a_consumer_that_left_without_a_word_out_of_its_groups(
     make_layer: Callable[..., Any], server: Any, prefix: str
