@@ -251,7 +251,7 @@ class BaseRedisLayer(ObservedLayer):
         try:
             async with session.without_readers():
                 self._mailboxes.empty()
-                await self._forget_topics(session)
+                await self._forget_groups(session)
                 await session.delete_keys(self._queues_to_delete())
         except BaseException:
             # What is on its way would delete what is sent from now on.
@@ -261,7 +261,7 @@ class BaseRedisLayer(ObservedLayer):
         if not self._mailboxes.waiting() and not session.busy:
             await self._sessions.aclose()
 
-    async def _forget_topics(self, session: Any) -> None:
+    async def _forget_groups(self, session: Any) -> None:
         """Leave the groups that are known to this process alone."""
 
     def _queues_to_delete(self) -> set[str] | None:

@@ -8,6 +8,7 @@ what                   name on the server                      type
 queue                  ``<prefix><non-local name>``            sorted set: message -> time
 group (core)           ``<prefix>:group:<group>``              sorted set: channel -> time
 group (pubsub)         ``<prefix>__group__<group>``            Pub/Sub topic
+leases (core)          ``<prefix>:live:<number>``              sorted set: process -> time (new)
 channel (pubsub)       its own name, which has the prefix      Pub/Sub topic
 proof of hearing       ``<prefix>__loopback__<random>``        Pub/Sub topic (new in 5.0)
 the doctor's probe     ``<prefix>__doctor__<random>``          sorted set and topic, for seconds
@@ -104,6 +105,13 @@ class Keyspace:
     def group(self, group: str) -> bytes:
         """Return the key of the sorted set that holds a group's members (core)."""
         return f"{self.prefix}:group:{group}".encode()
+
+    def leases(self, number: int) -> str:
+        """Return the key of a sorted set that holds the leases of processes (core).
+
+        One that no group or queue can have, so that no ``flush()`` takes it for one.
+        """
+        return f"{self.prefix}:live:{number}"
 
     def group_topic(self, group: str) -> str:
         """Return the Pub/Sub topic of a group (pubsub)."""

@@ -64,7 +64,8 @@ class Mailbox(Share):
         # A deque costs 600 bytes and most mailboxes of an idle site never hold a message.
         self.items: deque[tuple[float, Any, bool]] | None = None
         self.waiters: list[Waiter] = []
-        self.groups: set[str] | None = None
+        #: Group -> when it was joined, on the monotonic clock.
+        self.groups: dict[str, float] | None = None
         self.used_at = now
         #: The loop of the last ``receive()``, once there was one.
         self.loop: ref[Loop] | None = None

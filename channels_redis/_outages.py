@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from . import _clock
 from ._events import NodeBack, NodeLost, Reporter
@@ -65,11 +66,27 @@ class Outage:
             return outage_s, self._past_s + outage_s
 
 
+class Recovery(Protocol):
+    """What has to be done with a shard before it is back.  May be called on any thread."""
+
+    def is_needed(self) -> bool:
+        """Tell whether there is anything to do; asked under the lock of an outage."""
+        ...
+
+    def connected(self) -> None:
+        """Take note of a new connection for commands, perhaps to a server that knows less."""
+
+    def moved(self) -> None:
+        """Take note that another server, or one that was lost, may serve what this one did."""
+
+
 class Health:
     """Whether one shard works, for all event loops of a layer."""
 
     def __init__(self, node: str, report: Reporter, outage: Outage) -> None:
         self.node = node
+        #: What has to be done before the shard is back, besides connecting.
+        self.recovery: Recovery | None = None
         #: Whether the shard ever worked: until then, a refusal is a mistake in the options.
         self.proven = False
         #: Whether the shard is proven, and not lost just now.
@@ -95,14 +112,18 @@ class Health:
     def lost(self, user: object, reason: str) -> None:
         """Note that ``user`` has lost its connection, or can't get one."""
         with self._outage.lock:
+            began = self._lost_at is None
             self._losers.add(user)
-            if self._lost_at is not None:
-                return
-            self._lost_at = _clock.monotonic()
-            self.settled = False
-            self._outage.shard_lost()
-        self._outage.tell()
-        self._report(NodeLost(self.node, reason))
+            if self.recovery is not None and self.recovery.is_needed():
+                self._losers.add(self.recovery)
+            if began:
+                self._lost_at = _clock.monotonic()
+                self.settled = False
+                self._outage.shard_lost()
+        if began:
+            self._outage.tell()
+            self._report(NodeLost(self.node, reason))
+        self.moved()
 
     def works(self, user: object) -> None:
         """Note that ``user`` has all that it needs of this shard."""
@@ -128,6 +149,16 @@ class Health:
         with self._outage.lock:
             outage_s = 0.0 if self._lost_at is None else _clock.monotonic() - self._lost_at
             return outage_s, self._past_s + outage_s
+
+    def connected(self) -> None:
+        """Note a new connection for commands."""
+        if self.recovery is not None:
+            self.recovery.connected()
+
+    def moved(self) -> None:
+        """Note that another server, or one that was lost, may serve what this one did."""
+        if self.recovery is not None:
+            self.recovery.moved()
 
     def gone(self, user: object) -> None:
         """Note that ``user`` no longer cares.  Says nothing about the shard."""

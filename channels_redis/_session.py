@@ -179,11 +179,12 @@ class Session:
         """Whether messages come in on this loop."""
         return bool(self._readers)
 
-    def background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run something whose end this session awaits."""
         task = self.loop.create_task(work, name=f"channels_redis {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def enqueue(self, shard: int, name: str, member: bytes, capacity: int) -> bool:
         """Add a message to a queue; False if the queue is full."""

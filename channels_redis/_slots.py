@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 SLOTS = 16384
@@ -25,6 +26,23 @@ Ranges = tuple[Range, ...]
 
 Owners = list[Address | None]
 """The primary of each slot; None where no server serves it."""
+
+#: Where there is no cluster: whichever server it is, it serves everything.
+THE_ONE: Address = ("", 0)
+
+
+@dataclass(frozen=True)
+class Served:
+    """Who serves what at one moment: the primary of each slot, or one server where there is no
+    cluster.
+    """
+
+    owners: tuple[Address | None, ...] | None = None
+
+    def by(self, key: bytes | str) -> Address | None:
+        """Return who serves a key; None where nobody is known to."""
+        return THE_ONE if self.owners is None else self.owners[slot_of(key)]
+
 
 # What a server says that does not know its own name.
 _UNKNOWN = "?"

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from . import _clock
 from ._events import MessagesDropped
 from ._loops import running_loop_or_none
 from ._mailbox import Mailbox
@@ -77,7 +78,7 @@ class TopicSession(Session):
     async def group_discard(self, group: str, box: Mailbox) -> None:
         """Remove a mailbox from a group."""
         if box.groups is not None:
-            box.groups.discard(group)
+            box.groups.pop(group, None)
         self._part(self.layer._keys.group_topic(group), box)
 
     def forget(self, box: Mailbox) -> None:
@@ -174,7 +175,7 @@ class TopicSession(Session):
                 return  # Another loop was first, and feeds it now; or this one is about to end.
             self._members.setdefault(topic.encode(), {})[box.name] = box
             if group is not None:
-                box.groups = (box.groups or set()) | {group}
+                box.groups = {**(box.groups or {}), group: _clock.monotonic()}
             else:
                 self._rejoin_groups(box)
 
@@ -207,7 +208,7 @@ class TopicSession(Session):
     def _undo(self, topic: str, box: Mailbox, group: str | None) -> None:
         self._part(topic, box)
         if group is not None and box.groups is not None:
-            box.groups.discard(group)
+            box.groups.pop(group, None)
 
     def _claim(self, topic: str, box: Mailbox) -> bool:
         own = topic == box.name

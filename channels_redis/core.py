@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +20,7 @@ from ._keyspace import (
     random_hex,
     without,
 )
+from ._leases import Keepers
 from ._mailbox import Mailbox
 from ._messages import SMALL_BYTES, Item, Message, Whole, check_message, runs_no_user_code
 from ._options import given
@@ -114,10 +114,9 @@ class RedisChannelLayer(CoreNames):
         self._check_group(group)
         self._check_channel(channel)
         if self._is_own(channel):
-            # Noted before it is known to have worked, so that the end of the mailbox leaves it.
             box = self._open_own(channel)
-            with self._mailboxes.lock:
-                box.groups = (box.groups or set()) | {group}
+            yield lambda session: self._keepers.of(group).join(session, group, box)
+            return
         key, shard = self._group_key(group), self.consistent_hash(group)
         yield lambda session: scripts.join(
             session.commands(shard, key), key, channel, self.group_expiry
@@ -133,10 +132,9 @@ class RedisChannelLayer(CoreNames):
     def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
         self._check_group(group)
         self._check_channel(channel)
-        box = self._mailboxes.boxes.get(channel)
-        if box is not None:
-            with self._mailboxes.lock:
-                box.groups = (box.groups or set()) - {group} or None
+        if self._is_own(channel):
+            yield lambda session: self._keepers.of(group).leave(session, group, channel)
+            return
         key, shard = self._group_key(group), self.consistent_hash(group)
         yield lambda session: scripts.leave(session.commands(shard, key), key, channel)
 
@@ -281,19 +279,25 @@ class RedisChannelLayer(CoreNames):
             return
         self._mailboxes.put_all(boxes, item, loop)
 
-    def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
-        leaving = [(group, box.name) for box in boxes for group in box.groups or ()]
-        if leaving:
-            session.background(self._leave_groups(session, leaving), "leave groups")
+    # Memberships that the servers may forget
 
-    async def _leave_groups(self, session: Session, leaving: list[tuple[str, str]]) -> None:
-        leaves = []
-        for group, channel in leaving:
-            key = self._group_key(group)
-            node = session.commands(self.consistent_hash(group), key)
-            leaves.append(scripts.leave(node, key, channel))
-        # What can't be left now is forgotten by Redis after group_expiry.
-        await asyncio.gather(*leaves, return_exceptions=True)
+    def _start_afresh(self) -> None:
+        super()._start_afresh()
+        self._keepers = Keepers(self, logger)
+
+    def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
+        self._keepers.leave(session, boxes)
+
+    def _sweep(self, session: Session) -> None:
+        super()._sweep(session)
+        self._keepers.tick(session)
+
+    async def _forget_groups(self, session: Session) -> None:
+        await self._keepers.forget(session)
+
+    async def _close_here(self, session: Session) -> None:
+        await super()._close_here(session)
+        self._keepers.forget_closed()
 
 
 #: What a layer has on one event loop; earlier releases kept their connections in a class of

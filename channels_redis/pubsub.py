@@ -221,7 +221,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
                 if len(self._used_names) > _REMEMBERED_NAMES:
                     del self._used_names[next(iter(self._used_names))]
 
-    async def _forget_topics(self, session: TopicSession) -> None:
+    async def _forget_groups(self, session: TopicSession) -> None:
         await self._on_all_loops(TopicSession.leave_all, session)
 
     def _queues_to_delete(self) -> set[str]:

@@ -25,7 +25,7 @@ from redis.exceptions import (
 
 from .. import _clock, utils
 from .._outages import Health
-from .._slots import Address, Remap, named_address, slot_of
+from .._slots import Address, Remap, Served, named_address, slot_of
 from .._tally import NodeTally
 from ..exceptions import ConfigurationError
 from .charting import Chart, interview
@@ -177,6 +177,10 @@ class Cluster:
         await self.map.wait_until_known(self.connect_wait_s)
         return await self.publish(topic, payload)
 
+    def served(self) -> Served:
+        """Return who serves which key just now, as far as is known."""
+        return Served(tuple(self.map.owners))
+
     async def everywhere(self) -> list[Commands]:
         """Return what sends to each server that has keys."""
         await self.map.wait_until_known(self.connect_wait_s)
@@ -237,7 +241,7 @@ class Cluster:
 
     def _park(self, command: Command) -> None:
         if self._closed:
-            command.fail(self.map.lost("the layer was closed"))
+            self._fail(command, "the layer was closed")
             return
         self._parked.append(command)
         self.map.stale()
@@ -253,10 +257,13 @@ class Cluster:
         too_old = _clock.monotonic() - self.connect_wait_s
         for command in parked:
             if command.asked_at <= too_old:
-                command.fail(self.map.lost("no server serves the slot"))
+                self._fail(command, "no server serves the slot")
             elif not command.future.done():
                 command.hops = 0
                 self.issue(command)
+
+    def _fail(self, command: Command, reason: str) -> None:
+        command.fail(self.map.lost(reason, maybe_executed=command.may_have_run))
 
     # What the map asks for (see Surveyor)
 
@@ -314,6 +321,7 @@ class Cluster:
     def _tell(self) -> None:
         for watcher in tuple(self.watchers):
             watcher.map_changed()
+        self.health.moved()
 
     # Ends
 
@@ -359,7 +367,7 @@ class Cluster:
             await asyncio.wait(self._ends)
         parked, self._parked = self._parked, []
         for command in parked:
-            command.fail(self.map.lost("the layer was closed"))
+            self._fail(command, "the layer was closed")
         await asyncio.gather(*[one.multiplexer.aclose() for one in self._servers.values()])
         await asyncio.gather(*[utils._close_redis(client) for client in self._clients.values()])
 

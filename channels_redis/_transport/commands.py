@@ -47,7 +47,16 @@ class Command:
     In a cluster it knows its slot, and how often it was sent elsewhere.
     """
 
-    __slots__ = ("asked_at", "data", "future", "hops", "repeatable", "slot", "written_at")
+    __slots__ = (
+        "asked_at",
+        "data",
+        "future",
+        "hops",
+        "may_have_run",
+        "repeatable",
+        "slot",
+        "written_at",
+    )
 
     def __init__(
         self,
@@ -64,6 +73,8 @@ class Command:
         self.repeatable = repeatable
         self.slot = slot
         self.hops = 0
+        #: Whether it was written to a connection that was lost before the reply came.
+        self.may_have_run = False
 
     @property
     def size_bytes(self) -> int:

@@ -86,7 +86,7 @@ class ClusterClient:
         self,
         client: RedisCluster,
         loop: asyncio.AbstractEventLoop,
-        run: Callable[[Coroutine[Any, Any, None], str], None],
+        run: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:
         self._client = client
         self._loop = loop

@@ -116,7 +116,7 @@ class Multiplexer:
             reason = f"{len(self._unwritten)} commands wait to be sent already"
         for command in commands:
             if reason:
-                command.fail(self._lost(reason, maybe_executed=False))
+                command.fail(self._lost(reason, maybe_executed=command.may_have_run))
             else:
                 self._queue(command)
         if not reason:
@@ -172,7 +172,7 @@ class Multiplexer:
         for command in self._written:
             command.fail(self._lost(error, maybe_executed=True))
         for command in (*self._refused, *self._unwritten):
-            command.fail(self._lost(error, maybe_executed=False))
+            command.fail(self._lost(error, maybe_executed=command.may_have_run))
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -263,6 +263,7 @@ class Multiplexer:
             wire.renewed = self._authenticate
             self._watch_replies(wire.socket_timeout_s or math.inf)
             self.loaded.clear()
+            self._node.health.connected()
             if not self.pending and self._failures:
                 await_life(self)
             self._write_waiting()
@@ -349,6 +350,7 @@ class Multiplexer:
         at_stake = bool(again or written)
         for command in written:
             if command.repeatable:
+                command.may_have_run = True
                 again.append(command)
             else:
                 command.fail(self._lost(str(error), maybe_executed=True))
@@ -357,6 +359,8 @@ class Multiplexer:
         self._node.trust(self)
         if at_stake:
             self._note_failure(error)
+        else:
+            self._node.health.moved()
 
     def _note_failure(self, error: Exception) -> None:
         if self._node.retired:
@@ -386,7 +390,7 @@ class Multiplexer:
     def _fail_unwritten(self, error: Exception | None, asked_before: float = math.inf) -> None:
         while self._unwritten and self._unwritten[0].asked_at <= asked_before:
             command = self._next_unwritten()
-            command.fail(error or self._lost(self._trouble, maybe_executed=False))
+            command.fail(error or self._lost(self._trouble, maybe_executed=command.may_have_run))
 
     def _next_unwritten(self) -> Command:
         command = self._unwritten.popleft()

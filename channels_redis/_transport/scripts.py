@@ -54,6 +54,8 @@ _PUT_BACK = Script("put_back")
 _JOIN = Script("join")
 _PRUNE = Script("prune")
 _SIZE = Script("size")
+_REJOIN = Script("rejoin")
+_RENEW = Script("renew")
 
 
 def is_hash_refused(reply: BaseException) -> bool:
@@ -178,9 +180,42 @@ async def size(commands: Commands, group: bytes, group_expiry_s: float) -> int:
     return cast("int", reply)
 
 
-async def leave(commands: Commands, group: bytes, channel: str) -> None:
-    """Remove a channel from a group; may be repeated.  A plain ZREM."""
+async def leave(commands: Commands, group: bytes, *channels: str) -> None:
+    """Remove channels from a group; may be repeated.  A plain ZREM."""
     try:
-        await commands.call(pack(b"ZREM", group, channel), True)
+        await commands.call(pack(b"ZREM", group, *channels), True)
     except ResponseError as error:
         raise told(error, group) from None
+
+
+async def rejoin(
+    commands: Commands,
+    group: bytes,
+    ages: Iterable[tuple[float, str]],
+    group_expiry_s: float,
+    precision_s: float,
+) -> None:
+    """Add channels to a group as of an age in seconds, unless they are in it as of a time that is
+    not older by more than ``precision_s``; may be repeated.
+    """
+    args: list[Arg] = [group_expiry_s, unix_time(), precision_s]
+    for pair in ages:
+        args += pair
+    await Running(commands, _REJOIN, group, *args, repeatable=True)
+
+
+async def renew(
+    commands: Commands, leases: str, process: str, lease_s: float, kept_s: float
+) -> tuple[float, float | None]:
+    """Extend the lease of a process; return its new end and the one that it had, unix seconds.
+
+    Never repeated: the answer to a repetition would be the end that nobody was told.
+    """
+    now_s = unix_time()
+    end_s, known_s = await Running(commands, _RENEW, leases, process, lease_s, kept_s, now_s)
+    return float(end_s), None if known_s is None else float(known_s)
+
+
+def end_lease(commands: Commands, leases: str, process: str) -> asyncio.Future[Any]:
+    """Forget the lease of a process; may be repeated.  A plain ZREM."""
+    return commands.call(pack(b"ZREM", leases, process), True)

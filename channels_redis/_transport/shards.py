@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from .._slots import Served
 from .commands import Commands
 from .connections import Loop
 from .multiplexer import Multiplexer
@@ -37,6 +38,10 @@ class Shard(Protocol):
 
     def node(self, key: bytes | str) -> Node:
         """Return where to dial for a key."""
+        ...
+
+    def served(self) -> Served:
+        """Return who serves which key just now, as far as is known."""
         ...
 
     def publish(self, topic: str, payload: bytes) -> Awaitable[Any]:
@@ -81,6 +86,10 @@ class SingleServer:
     def node(self, key: bytes | str) -> Node:
         """Return where to dial for a key."""
         return self._node
+
+    def served(self) -> Served:
+        """Return that one server serves all keys, whichever it is."""
+        return Served()
 
     def publish(self, topic: str | bytes, payload: bytes) -> asyncio.Future[Any]:
         """Publish something."""

@@ -131,10 +131,12 @@ class SlotMap:
                 if self._closed or (deadline is not None and _clock.monotonic() >= deadline):
                     raise self.lost(str(error)) from error
 
-    def lost(self, reason: str) -> ConnectionLost:
-        """Return the error for a command that was never written."""
+    def lost(self, reason: str, *, maybe_executed: bool = False) -> ConnectionLost:
+        """Return the error for a command that is not written any more."""
+        fate = "it may have run" if maybe_executed else "it did not run"
         return ConnectionLost(
-            f"{self._health.located(reason)}; the command was given up (it did not run)"
+            f"{self._health.located(reason)}; the command was given up ({fate})",
+            maybe_executed=maybe_executed,
         )
 
     async def aclose(self) -> None:

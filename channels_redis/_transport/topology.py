@@ -128,6 +128,7 @@ class Node:
         self._renewals += 1
         for user in tuple(self.users):
             user.renew(reason)
+        self.health.moved()
 
     async def dial(self) -> Wire:
         """Return a fresh connection to the server that is the primary now.
