@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from redis.exceptions import OutOfMemoryError
 
+from channels_redis import _mailbox
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import RedisServer
 from tests.defects.steps import cancel, numbered, waiting
@@ -235,18 +236,27 @@ async def test_the_end_of_an_outage_is_told_although_nobody_sends(
 
 @pytest.mark.parametrize("waits_on", ["a general channel", "a channel of its own"])
 async def test_the_end_of_an_outage_is_told_although_nobody_waits_any_more(
-    make_layer: Callable[..., Any], kind: str, proxy: Proxy, waits_on: str
+    make_layer: Callable[..., Any],
+    kind: str,
+    proxy: Proxy,
+    waits_on: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who noticed the loss has gone before the end: the process is idle, and not in an outage."""
+    monkeypatch.setattr(_mailbox, "GONE_S", 0.1)
     layer = make_layer(kind, hosts=[proxy.url], command_timeout_s=1, expiry=0.4)
-    channel = await layer.new_channel() if waits_on == "a channel of its own" else "work"
-    await layer.send(channel, numbered(0))
-    assert await receive(layer, channel) == numbered(0)
-    wait = waiting(layer, channel)
-    await wait_for(lambda: layer.stats().waiting)
+
+    async def consume() -> None:
+        channel = await layer.new_channel() if waits_on == "a channel of its own" else "work"
+        await layer.send(channel, numbered(0))
+        assert await receive(layer, channel) == numbered(0)
+        await layer.receive(channel)
+
+    consumer = asyncio.create_task(consume())
+    await wait_for(lambda: layer.stats().delivered and layer.stats().waiting)
     proxy.refuse()
     await wait_for(lambda: layer.stats().outage_s)
-    await cancel(wait)
+    await cancel(consumer)
     await wait_for(lambda: not [task for task in asyncio.all_tasks() if is_listening(task)])
     proxy.resume()
     await wait_for(lambda: not layer.stats().outage_s)
