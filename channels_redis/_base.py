@@ -21,6 +21,7 @@ from ._mailboxes import Mailboxes
 from ._observed import ObservedLayer
 from ._outages import Health, Outage
 from ._queues import LocalQueue
+from ._secrets import Secrets
 from ._session import Session
 from ._steps import Plan, Steps, submit
 from ._tally import Tallies
@@ -128,7 +129,8 @@ class BaseRedisLayer(ObservedLayer):
         self._tallies = Tallies(self.ring_size)
         self._outage = Outage(self._outage_changed)
         self._health = [
-            Health(utils.describe_host(host), self._report, self._outage) for host in self.hosts
+            Health(utils.describe_host(host), self._report, self._outage, Secrets(host))
+            for host in self.hosts
         ]
         self._mailboxes = Mailboxes(
             self._capacity_set,

@@ -126,6 +126,11 @@ def make_crypter(keys: Any, *, bound: bool = False) -> Crypter | None:
             raise ConfigurationError(
                 f"symmetric_encryption_keys[{position}] must be a str or bytes that isn't empty."
             )
+        # Encoding it would raise an error that holds the key.
+        if isinstance(key, str) and any("\ud800" <= sign <= "\udfff" for sign in key):
+            raise ConfigurationError(
+                f"symmetric_encryption_keys[{position}] has a lone surrogate, not a character."
+            )
     if not keys:
         return None
     try:

@@ -14,6 +14,7 @@ from typing import Protocol
 from . import _clock
 from ._events import NodeBack, NodeLost, Reporter
 from ._native import Lock, RLock
+from ._secrets import NO_SECRETS, Secrets
 
 _NEVER_WORKED = "it has not worked yet: check that it runs, and host, port and TLS of its entry"
 
@@ -81,10 +82,16 @@ class Recovery(Protocol):
 
 
 class Health:
-    """Whether one shard works, for all event loops of a layer."""
+    """Whether one shard works, for all event loops of a layer.
 
-    def __init__(self, node: str, report: Reporter, outage: Outage) -> None:
+    What is told of it holds none of ``secrets``.
+    """
+
+    def __init__(
+        self, node: str, report: Reporter, outage: Outage, secrets: Secrets = NO_SECRETS
+    ) -> None:
         self.node = node
+        self.secrets = secrets
         #: What has to be done before the shard is back, besides connecting.
         self.recovery: Recovery | None = None
         #: Whether the shard ever worked: until then, a refusal is a mistake in the options.
@@ -107,7 +114,7 @@ class Health:
     def located(self, reason: str) -> str:
         """Return what is wrong where, and what to look at if nothing ever worked there."""
         advice = "" if self.proven else f"; {_NEVER_WORKED}"
-        return f"Redis at {self.node}: {reason.rstrip('.')}{advice}"
+        return f"Redis at {self.node}: {self.secrets.text(reason).rstrip('.')}{advice}"
 
     def lost(self, user: object, reason: str) -> None:
         """Note that ``user`` has lost its connection, or can't get one."""
@@ -122,7 +129,7 @@ class Health:
                 self._outage.shard_lost()
         if began:
             self._outage.tell()
-            self._report(NodeLost(self.node, reason))
+            self._report(NodeLost(self.node, self.secrets.text(reason)))
         self.moved()
 
     def works(self, user: object) -> None:

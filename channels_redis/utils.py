@@ -52,6 +52,7 @@ from ._keywords import (
     keywords,
     refuse_unknown,
 )
+from ._secrets import Secrets, remember
 from ._slots import Address
 from ._tls import VERIFICATION_KEYWORDS, check_tls, refuse_plain_address, settle_verification
 from .exceptions import ConfigurationError
@@ -64,6 +65,9 @@ __all__ = [
     "is_cluster",
     "redact_hosts",
 ]
+
+Credentials = tuple[str] | tuple[str, str]
+"""What follows AUTH: the password alone, or user name and password."""
 
 _RING_POSITIONS = 4096
 _UNLIMITED_CONNECTIONS = 2**31
@@ -133,9 +137,7 @@ def _check_by_trial(where: str, host: Host, options: Mapping[str, Any]) -> None:
     except Exception as error:  # noqa: BLE001  # redis-py raises of many kinds here
         reason = " ".join(f"{type(error).__name__}: {error}".split())
     # Raised outside of the except block: what redis-py says may quote a value.
-    secrets = [str(value) for key, value in options.items() if "password" in key and value]
-    if any(secret in reason for secret in secrets):
-        reason = "a wrong value"
+    reason = Secrets(options).text(reason)
     raise ConfigurationError(f"{where} doesn't suit redis-py ({reason}).")
 
 
@@ -178,9 +180,6 @@ def create_cluster_client(host: Mapping[str, Any]) -> RedisCluster:
     options = {key: value for key, value in options.items() if key in known}
     if host.get("address_remap") is not None:
         options["address_remap"] = host["address_remap"]
-    provider = options.get("credential_provider")
-    if isinstance(provider, StreamingCredentialProvider):
-        options["credential_provider"] = Quiet(provider)
     nodes = [ClusterNode(name, port) for name, port in startup_nodes(host)]
     return RedisCluster(startup_nodes=nodes, ssl=tls, **options)
 
@@ -233,7 +232,7 @@ def _connection_options(host: Mapping[str, Any]) -> dict[str, Any]:
     options["max_connections"] = _UNLIMITED_CONNECTIONS
     for key, value in _safe_values(options).items():
         options.setdefault(key, value)
-    return options
+    return _with_noted_provider(options)
 
 
 def _parsed_address(address: str | None) -> dict[str, Any] | None:
@@ -286,13 +285,33 @@ def _safe_values(options: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-class Quiet(CredentialProvider):
-    """A provider as redis-py's cluster client gets it, which would take its callback for itself."""
+class Noted(CredentialProvider):
+    """A provider as redis-py gets it: what it gives out is noted, to be removed from all texts.
 
-    def __init__(self, provider: CredentialProvider) -> None:
-        self.source = provider
-        self.get_credentials = provider.get_credentials  # type: ignore[method-assign]  # bound
-        self.get_credentials_async = provider.get_credentials_async  # type: ignore[method-assign]  # bound
+    It sends nothing by itself, as redis-py would take the callback of ``source`` for its own.
+    """
+
+    def __init__(self, source: CredentialProvider) -> None:
+        self.source = source
+
+    def get_credentials(self) -> Credentials:
+        """Return what follows AUTH."""
+        return self._noted(self.source.get_credentials())
+
+    async def get_credentials_async(self) -> Credentials:
+        """Return what follows AUTH."""
+        return self._noted(await self.source.get_credentials_async())
+
+    def _noted(self, credentials: Credentials) -> Credentials:
+        remember(self.source, credentials[-1:])
+        return credentials
+
+
+def _with_noted_provider(options: dict[str, Any]) -> dict[str, Any]:
+    provider = options.get("credential_provider")
+    if isinstance(provider, CredentialProvider):
+        options["credential_provider"] = Noted(provider)
+    return options
 
 
 def _maintenance_notifications_off() -> Any:
@@ -307,7 +326,7 @@ def _sentinel_options(sentinel_kwargs: Mapping[str, Any] | None) -> dict[str, An
     if options.setdefault("ssl", any(key.startswith("ssl_") for key in options)):
         settle_verification(options)
     values = {**_safe_values(options), "socket_timeout": 1, "socket_connect_timeout": 1}
-    return {**values, **options}
+    return _with_noted_provider({**values, **options})
 
 
 # Closing

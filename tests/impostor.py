@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from channels_redis.testing._certificates import Certificate
 
@@ -24,6 +25,25 @@ def bulk(*words: str) -> bytes:
     return b"*%d\r\n%s" % (len(parts), b"".join(parts))
 
 
+def sentinel_answer(words: list[bytes], port: int) -> bytes | None:
+    """Return what a Sentinel says whose primary is at a port of localhost; None to other words."""
+    if words[0].upper() != b"SENTINEL":
+        return None
+    if b"GET-MASTER" in words[1].upper():
+        return bulk("localhost", str(port))
+    facts = {"name": "main", "ip": "localhost", "port": str(port), "flags": "master"}
+    facts |= {"num-other-sentinels": "0"}
+    return b"*1\r\n" + bulk(*[word for fact in facts.items() for word in fact])
+
+
+def cluster_answer(words: list[bytes], port: int) -> bytes | None:
+    """Return what a server says of a cluster whose only server is at a port of localhost."""
+    if words[:2] != [b"CLUSTER", b"SLOTS"]:
+        return None
+    node = b"*3\r\n$9\r\nlocalhost\r\n:%d\r\n$40\r\n%s\r\n" % (port, b"a" * 40)
+    return b"*1\r\n*3\r\n:0\r\n:16383\r\n" + node
+
+
 class Impostor:
     """Listens on localhost; with a certificate it speaks TLS."""
 
@@ -32,6 +52,8 @@ class Impostor:
         #: The commands that arrived, in their order.
         self.heard: list[list[bytes]] = []
         self.port = 0
+        self.closed = False
+        self.transports: set[asyncio.Transport] = set()
 
     @asynccontextmanager
     async def listening(self, certificate: Certificate | None = None) -> AsyncIterator[Impostor]:
@@ -40,35 +62,53 @@ class Impostor:
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate.path, certificate.key_path)
-        talks: set[asyncio.Task[None]] = set()
-
-        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            talks.add(task)
-            try:
-                await self._talk(reader, writer)
-            except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                pass
-            finally:
-                writer.transport.abort()
-
-        server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=context)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Talk(self), "127.0.0.1", 0, ssl=context)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
+            self.closed = True
+            # asyncio stumbles over a connection that is accepted as the server is closed.
+            await self._hang_up()
             server.close()
-            for task in talks:
-                task.cancel()
-            await asyncio.gather(*talks)
+            await self._hang_up()
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            count = int((await reader.readuntil(b"\r\n"))[1:])
-            words = []
-            for _ in range(count):
-                length = int((await reader.readuntil(b"\r\n"))[1:])
-                words.append((await reader.readexactly(length + 2))[:-2])
-            self.heard.append(words)
-            writer.write(self.answer(words))
+    async def _hang_up(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+            for transport in self.transports:
+                transport.abort()
+
+
+class _Talk(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, impostor: Impostor) -> None:
+        self._impostor = impostor
+        self._unread = b""
+        self._transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._impostor.transports.add(transport)
+        if self._impostor.closed:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._impostor.transports.discard(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += data
+        while (words := self._next_command()) is not None:
+            self._impostor.heard.append(words)
+            self._transport.write(self._impostor.answer(words))
+
+    def _next_command(self) -> list[bytes] | None:
+        """Return the words of the next command that is complete, taken from what is unread."""
+        first, *parts = self._unread.split(b"\r\n")
+        count = int(first[1:] or 0)
+        if len(parts) < 2 * count + 1 or not count:
+            return None
+        self._unread = b"\r\n".join(parts[2 * count :])
+        return parts[1 : 2 * count : 2]

@@ -269,7 +269,7 @@ def test_credentials_of_the_users_reach_the_connection_as_the_same_object() -> N
     """Providers hold tokens and locks: they are shared, never copied."""
     provider = OwnCredentials()
     entry = {"host": "h", "credential_provider": provider}
-    assert connection_of(entry).credential_provider is provider
+    assert connection_of(entry).credential_provider.source is provider
 
 
 def test_sentinels_are_asked_with_their_own_keywords() -> None:

@@ -12,22 +12,25 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import (
     ConnectionError,
+    InvalidResponse,
     ResponseError,
 )
 
-from .. import _clock, utils
+from .. import utils
+from .._secrets import Secrets
 from .credentials import Credentials, renewals_of
 from .foreign import ForeignStream, is_stream
 from .packing import pack
+from .refusals import error_reply, handshake_error, loss
 from .replies import ERROR_REPLIES, UNASKED, Take, is_unasked, short_way, take_push
-from .tasks import ended
+from .tasks import Deadline, ended
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -41,6 +44,9 @@ NO_ANSWER = "no answer within the time-out"
 #: How long a handshake over TLS may go on that nobody wants any more.  Where it is cancelled as it
 #: succeeds, asyncio says TLS's farewell in the background, and the loop may end before that does.
 _HANDSHAKE_S = 1.0
+
+#: How reading shows that a connection is lost: its end, what is no reply, a pool that was closed.
+_LOSSES = (ConnectionError, InvalidResponse, OSError, EOFError, AttributeError, ValueError)
 
 
 class Wire:
@@ -59,6 +65,7 @@ class Wire:
         "_read_response",
         "_reason",
         "_replies",
+        "_secrets",
         "_settings",
         "_transport",
         "renewed",
@@ -72,8 +79,11 @@ class Wire:
         self._loop = loop
         self._deadline_s = deadline_s
         self._reason = ""
-        self._foreign = None if is_stream(connection) else ForeignStream(connection, loop)
-        self._replies = self._foreign or short_way(connection, loop)
+        self._secrets = secrets_of(pool)
+        self._foreign = None
+        if not is_stream(connection):
+            self._foreign = ForeignStream(connection, loop, self._secrets)
+        self._replies = self._foreign or short_way(connection, loop, self._secrets)
         self._read_response = _reading_method(connection)
         self._settings = (connection.socket_timeout, connection.health_check_interval)
         parser: Any = connection._parser
@@ -111,6 +121,9 @@ class Wire:
             raise ConnectionError(f"no answer to the handshake within {deadline_s:g} s")
         if dial.cancelled():
             raise ConnectionError("the connection was given up")
+        error = dial.exception()
+        if error is not None:
+            raise handshake_error(error, secrets_of(pool))
         connection = dial.result()
         if not connection.is_connected:
             await pool.release(connection)
@@ -189,9 +202,11 @@ class Wire:
                 )
             return reply
         except (ResponseError, *ERROR_REPLIES) as reply:
-            return reply
-        except (ConnectionError, OSError, EOFError, AttributeError) as error:
-            self._raise_lost(error)
+            return error_reply(reply, self._secrets)
+        except _LOSSES as error:
+            lost = error
+        # Raised outside of the except block: what led to it may quote the server.
+        raise loss(lost, self._reason, self._secrets)
 
     def arrived(self) -> list[Any]:
         """Return the replies that nobody has read and that need no wait."""
@@ -209,16 +224,10 @@ class Wire:
             return
         try:
             await self._replies.hand_over(take)
-        except (ConnectionError, OSError) as error:
-            self._raise_lost(error)
-
-    def _raise_lost(self, error: Exception) -> NoReturn:
-        if self._reason:
-            raise ConnectionError(self._reason) from error
-        if isinstance(error, ConnectionError):
-            raise error
-        # AttributeError: somebody closed the pool, and redis-py dropped its streams.
-        raise ConnectionError(f"connection lost: {error}") from error
+            return
+        except _LOSSES as error:
+            lost = error
+        raise loss(lost, self._reason, self._secrets)  # as above
 
     async def ask(self, *args: bytes | str | int) -> Any:
         """Send one command on a connection that nobody else uses yet; return the reply."""
@@ -281,59 +290,6 @@ class Wire:
         self._connection._reader = self._connection._writer = None
 
 
-class Deadline:
-    """Calls ``missed`` when something has taken longer than ``limit_s`` seconds, time after time.
-
-    For most of what begins and ends, the loop's timers are left alone: the one that is set looks,
-    when it goes off, what it has to wait for by then.  Where the loop itself was blocked, what
-    came meanwhile may still lie unread: ``grace_s`` more seconds give it the chance.
-    """
-
-    __slots__ = ("_due", "_grace_s", "_granted", "_limit_s", "_loop", "_missed", "_timer")
-
-    def __init__(
-        self, loop: Loop, limit_s: float, missed: Callable[[], object], grace_s: float = 1.0
-    ) -> None:
-        self._loop = loop
-        self._limit_s = limit_s
-        self._missed = missed
-        self._grace_s = grace_s
-        self._due: float | None = None
-        self._granted = False
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self) -> None:
-        """Note that it begins now."""
-        self._due = _clock.monotonic() + self._limit_s
-        self._granted = False
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._limit_s, self._check)
-
-    def end(self) -> None:
-        """Note that it has ended."""
-        self._due = None
-
-    def cancel(self) -> None:
-        """Note that nothing will begin any more."""
-        self._due = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _check(self) -> None:
-        self._timer = None
-        if self._due is None:
-            return
-        now = _clock.monotonic()
-        if now >= self._due:
-            if self._granted or not self._grace_s:
-                self._missed()
-                return
-            self._granted = True
-            self._due = now + self._grace_s
-        self._timer = self._loop.call_later(self._due - now, self._check)
-
-
 def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[Any]]:
     """Return the method that reads a reply and leaves it to us what READONLY means.
 
@@ -343,6 +299,12 @@ def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[A
     if isinstance(connection, SentinelManagedConnection):
         return super(SentinelManagedConnection, connection).read_response
     return connection.read_response
+
+
+def secrets_of(pool: ConnectionPool) -> Secrets:
+    """Return the secrets in the settings of a pool, and of the Sentinels behind it."""
+    manager = getattr(pool, "sentinel_manager", None)
+    return Secrets(pool.connection_kwargs, getattr(manager, "sentinel_kwargs", None))
 
 
 def descriptors(pool: ConnectionPool) -> set[int]:

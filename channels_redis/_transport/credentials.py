@@ -19,6 +19,7 @@ from redis.credentials import StreamingCredentialProvider
 from redis.exceptions import RedisError
 
 from .._native import Lock
+from .._secrets import remember
 from ..utils import nodes_of
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ class Renewals:
         self.latest: Credentials | None = None
         self._lock = Lock()
         self._bearers: weakref.WeakSet[Bearer] = weakref.WeakSet()
+        self._provider: weakref.ref[StreamingCredentialProvider] | None = None
         self._pid = os.getpid()
 
     def listen(self, provider: StreamingCredentialProvider) -> None:
         """Have the provider call back."""
+        self._provider = weakref.ref(provider)
         provider.on_next(self._renewed)
         provider.on_error(self._failed)
 
@@ -63,6 +66,9 @@ class Renewals:
         if self._pid == os.getpid():
             name, secret = token.try_get("oid"), token.get_value()
             credentials = (str(name), secret) if name else (secret,)
+            provider = self._provider() if self._provider is not None else None
+            if provider is not None:
+                remember(provider, secret)
             with self._lock:
                 self.latest = credentials
                 bearers = list(self._bearers)
@@ -92,7 +98,7 @@ class ClusterClient:
         self._loop = loop
         self._run = run
         provider = client.connection_kwargs.get("credential_provider")
-        renewals = renewals_of(getattr(provider, "source", None))
+        renewals = renewals_of(provider)
         if renewals is not None:
             renewals.tell(self)
 
@@ -122,7 +128,8 @@ _known: dict[tuple[int, int], Renewals] = {}
 
 
 def renewals_of(provider: Any) -> Renewals | None:
-    """Return what a provider sends; None for one that waits to be asked."""
+    """Return what a provider, noted or not, sends; None for one that waits to be asked."""
+    provider = getattr(provider, "source", provider)
     if not isinstance(provider, StreamingCredentialProvider):
         return None
     key = os.getpid(), id(provider)

@@ -18,12 +18,16 @@ from .tasks import ended, forget
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
+    from .._secrets import Secrets
+
 
 class ForeignStream(Inbox):
     """Both the transport of such a connection and the replies that it receives."""
 
-    def __init__(self, connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
+    def __init__(
+        self, connection: AbstractConnection, loop: asyncio.AbstractEventLoop, secrets: Secrets
+    ) -> None:
+        super().__init__(loop, secrets)
         self._connection = connection
         self._unwritten: deque[bytes] = deque()
         self._closing = False

@@ -18,12 +18,12 @@ from .. import _clock
 from ..exceptions import ConfigurationError, ConnectionLost, WrongKeyType
 from . import scripts
 from .commands import Commands
-from .connections import NO_ANSWER, Deadline, Loop, Wire
+from .connections import NO_ANSWER, Loop, Wire
 from .multiplexer import SUSPICIOUS_S
 from .packing import pack
 from .pops import DEPTH, Popped, Pops, Reply
 from .probe import await_life
-from .tasks import begun, forget, turn
+from .tasks import Deadline, begun, forget, turn
 from .topology import RENEW_S, Node, Redirected, backoff_s
 
 #: How long a message of a general channel waits for the receive() that comes back.

@@ -23,6 +23,9 @@ from redis.exceptions import (
     InvalidResponse,
 )
 
+from .._secrets import NO_SECRETS, Secrets
+from .refusals import error_reply
+
 if TYPE_CHECKING:
     from redis._parsers.base import BaseParser
 
@@ -53,8 +56,9 @@ UNASKED: Any = object()
 class Inbox:
     """The replies of one connection, as far as they have arrived, and who waits for them."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, secrets: Secrets) -> None:
         self._loop = loop
+        self._secrets = secrets
         self._arrived: deque[Any] = deque()
         self._lost: Exception | None = None
         # True where whoever takes replies wants no more.
@@ -104,6 +108,8 @@ class Inbox:
 
     def _offer(self, reply: Any) -> None:
         """Hand a reply over, or keep it until somebody reads; raises what ``take`` does."""
+        if isinstance(reply, Exception):
+            reply = error_reply(reply, self._secrets)
         if self._take is None:
             self._arrived.append(reply)
         elif not self._take(reply):
@@ -126,13 +132,18 @@ class Replies(Inbox, asyncio.Protocol):
     Takes the place of the stream's protocol, which hears of nothing more than the end.
     """
 
-    def __init__(self, connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        loop: asyncio.AbstractEventLoop,
+        secrets: Secrets = NO_SECRETS,
+    ) -> None:
         assert connection._reader is not None
         assert connection._writer is not None
         transport: Any = connection._writer.transport
         self._transport: asyncio.WriteTransport = transport
         errors: BaseParser = connection._parser
-        super().__init__(loop)
+        super().__init__(loop, secrets)
         self._parser = _new_parser(protocolError=InvalidResponse, replyError=errors.parse_error)
         self._stream: Any = transport.get_protocol()
         transport.set_protocol(self)
@@ -191,7 +202,11 @@ async def take_push(push: list[Any], *_: Any, **__: Any) -> Any:
     return push if kind.endswith(PUB_SUB) else UNASKED
 
 
-def short_way(connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -> Replies | None:
+def short_way(
+    connection: AbstractConnection,
+    loop: asyncio.AbstractEventLoop,
+    secrets: Secrets = NO_SECRETS,
+) -> Replies | None:
     """Return the replies of a connection whose handshake is over; None where redis-py has to go
     on reading: without hiredis, and for classes that read in their own way.
     """
@@ -201,4 +216,4 @@ def short_way(connection: AbstractConnection, loop: asyncio.AbstractEventLoop) -
     buffered = getattr(connection._reader, "_buffer", None)
     if buffered is None or len(buffered):
         return None
-    return Replies(connection, loop)
+    return Replies(connection, loop, secrets)

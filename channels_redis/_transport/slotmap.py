@@ -181,6 +181,7 @@ class SlotMap:
             chart = await first_good(self._surveyor.whom_to_ask(), self._loop)
         except ConfigurationError as error:
             self._failures += 1
+            self._health.secrets.error(error)
             if self._health.proven:
                 self.suffer(str(error))
             else:
@@ -188,6 +189,7 @@ class SlotMap:
             self._resolve(error)
         except Exception as error:  # noqa: BLE001 (whatever it is, the map is asked for again)
             self._failures += 1
+            self._health.secrets.error(error)
             self.suffer(str(error))
             self._resolve(error)
         else:

@@ -12,7 +12,7 @@ import random
 import re
 import ssl
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from redis.asyncio.connection import SSLConnection
@@ -28,6 +28,7 @@ from redis.exceptions import (
 )
 
 from .._outages import Health
+from .._secrets import causes_of
 from .._tally import NodeTally
 from ..exceptions import ConfigurationError
 from .commands import Command, Commands, recognised
@@ -136,17 +137,21 @@ class Node:
         Raises :class:`ConfigurationError` for what a retry can't mend (only until the shard
         has worked once), ``redis.exceptions.RedisError`` or ``OSError`` for all else.
         """
+        try:
+            return await self._dial()
+        except Exception as error:
+            self.health.secrets.error(error)
+            raise
+
+    async def _dial(self) -> Wire:
         pool = self.pool()
         renewals = self._renewals
         try:
             wire = await Wire.open(pool, self._loop, self.command_timeout_s)
         except Exception as error:
             explained = self.explain(error)
-            if any(isinstance(cause, MasterNotFoundError) for cause in _causes(error)):
+            if any(isinstance(cause, MasterNotFoundError) for cause in causes_of(error)):
                 await self._check_master_name(pool, error)
-                if explained is error:
-                    # redis-py's own text shows each Sentinel's client with all its settings.
-                    explained = ConnectionError("no Sentinel names a primary that answers")
             if explained is error:
                 raise
             raise explained from error
@@ -250,7 +255,7 @@ class Node:
             return self._is_one_of_a_cluster()
         if self.health.proven:
             return error
-        for cause in _causes(error):
+        for cause in causes_of(error):
             if isinstance(cause, NoPermissionError) and "evalsha" in str(cause).lower():
                 return error
             advice = _advice(cause)
@@ -269,11 +274,3 @@ def _advice(cause: BaseException) -> str | None:
         if isinstance(cause, kind) and words in text:
             return advice
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen = 0
-    while error is not None and seen < 10:
-        yield error
-        error = error.__cause__ or error.__context__
-        seen += 1

@@ -72,7 +72,10 @@ async def _scan(wire: Wire, pattern: str) -> AsyncIterator[bytes]:
     cursor, seen = b"0", set()
     while True:
         reply = await wire.ask("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
-        cursor, found = _or_raise(reply)
+        try:
+            cursor, found = _or_raise(reply)
+        except (TypeError, ValueError):
+            raise RedisError("the answer to SCAN makes no sense") from None
         for key in found:
             if key not in seen:
                 seen.add(key)

@@ -101,7 +101,7 @@ async def _look_at(setup: Setup) -> AsyncIterator[Finding]:
     for index in range(layer.ring_size):
         for server in await look_at_shard(layer, index):
             for finding in judge_shard(server, wishes):
-                yield finding
+                yield finding.without(setup.secrets)
 
 
 async def _queues(setups: list[Setup], output: Output, limit: int) -> int:
@@ -109,7 +109,7 @@ async def _queues(setups: list[Setup], output: Output, limit: int) -> int:
     for setup in setups:
         for refusal in setup.refusals:
             status = 1
-            output.show(refusal)
+            output.show(refusal.without(setup.secrets))
         if setup.layer is not None and not await _count(setup, setup.layer, output, limit):
             status = 1
     return status
@@ -123,11 +123,12 @@ async def _count(setup: Setup, layer: BaseRedisLayer, output: Output, limit: int
             counts = await count_shard(layer, index, is_pubsub=setup.is_pubsub)
         except (*COMMAND_ERRORS, OSError) as error:
             complete = False
-            output.write(f"{setup.alias}: {first_line(error)}; the doctor may know more.")
+            reason = setup.secrets.text(first_line(error))
+            output.write(f"{setup.alias}: {reason}; the doctor may know more.")
             continue
         shard = describe_host(layer.hosts[index])
         for line in _lines(setup.alias, shard, counts, limit):
-            output.write(line)
+            output.write(setup.secrets.text(line))
     return complete
 
 

@@ -18,6 +18,7 @@ from .._base import BaseRedisLayer
 from .._encryption import REQUIRE
 from .._hosts import is_plain_address, missing_value, no_value
 from .._keyspace import Keyspace
+from .._secrets import Secrets
 from .._tls import VERIFICATION_KEYWORDS
 from ..exceptions import ConfigurationError
 from ..pubsub import RedisPubSubChannelLayer
@@ -44,6 +45,11 @@ class Setup:
     config: Mapping[str, Any] = field(repr=False)
     layer: BaseRedisLayer | None
     refusals: tuple[Finding, ...] = ()
+
+    @property
+    def secrets(self) -> Secrets:
+        """What nothing that is said of the layer may hold."""
+        return Secrets(self.config)
 
     @property
     def is_pubsub(self) -> bool:
@@ -110,7 +116,7 @@ def _refusals(
 
 def examine(setups: list[Setup]) -> list[Finding]:
     """Return what is wrong with the settings of these layers, and what looks wrong."""
-    findings = [finding for setup in setups for finding in setup.refusals]
+    findings = [one.without(setup.secrets) for setup in setups for one in setup.refusals]
     sound = [setup for setup in setups if setup.layer is not None]
     for setup in sound:
         findings += [*_odd_numbers(setup), *_repeated_hosts(setup), *_idle_keywords(setup)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from .._secrets import Secrets
+
 
 class Level(enum.IntEnum):
     """How much a finding matters."""
@@ -31,6 +33,11 @@ class Finding:
     text: str
     #: What to do; empty where there is nothing to do.
     advice: str = ""
+
+    def without(self, secrets: Secrets) -> Finding:
+        """Return the finding with the secrets removed."""
+        clean = secrets.text
+        return Finding(self.level, self.id, clean(self.where), clean(self.text), clean(self.advice))
 
 
 def worst(findings: list[Finding]) -> Level:

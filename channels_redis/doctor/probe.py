@@ -18,12 +18,12 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from .. import utils
 from .._base import BaseRedisLayer
 from .._loops import running_loop
+from .._secrets import causes_of
 from .._transport.connections import Wire
 from .endpoints import Endpoint, endpoints_of
 from .facts import SentinelFacts, ServerFacts, ShardFacts
 from .primaries import pools_of
 from .rights import ANY, PROBE, QUEUES, TOPICS
-from .trouble import causes_of
 
 _PINGS = 5
 # Said in a language that both understand.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterator
 
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, NoPermissionError, TimeoutError
 
+from .._secrets import causes_of
 from .facts import ServerFacts, ShardFacts
 from .findings import Finding, Level
 
@@ -112,15 +112,6 @@ def _tls_trouble(cause: BaseException) -> tuple[str, str, str] | None:
     if isinstance(cause, ssl.SSLError):
         return _TLS_MISSING
     return None
-
-
-def causes_of(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what led to it."""
-    for _ in range(10):
-        if error is None:
-            return
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def first_line(error: BaseException) -> str:

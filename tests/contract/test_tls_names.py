@@ -11,7 +11,7 @@ import redis.exceptions
 
 from channels_redis.exceptions import ConfigurationError
 from channels_redis.testing._certificates import Certificate, make_certificate
-from tests.impostor import Impostor, bulk, greet
+from tests.impostor import Impostor, cluster_answer, greet, sentinel_answer
 
 PASSWORD = "s3cret-Pass-w0rd"
 # What redis-py raises for a cluster is no RedisError.
@@ -36,19 +36,6 @@ async def impostor(elsewhere: Certificate) -> AsyncIterator[Impostor]:
     """A server with the certificate of another host."""
     async with Impostor().listening(elsewhere) as server:
         yield server
-
-
-def sentinel_answers(port: int) -> Callable[[list[bytes]], bytes]:
-    """Return what a Sentinel says that knows a primary on localhost."""
-    facts = {"name": "main", "ip": "localhost", "port": str(port), "flags": "master"}
-    master = bulk(*[word for fact in facts.items() for word in fact], "num-other-sentinels", "0")
-
-    def answer(words: list[bytes]) -> bytes:
-        if words[0] != b"SENTINEL":
-            return greet(words)
-        return bulk("localhost", str(port)) if b"GET" in words[1].upper() else b"*1\r\n" + master
-
-    return answer
 
 
 FORMS: dict[str, Callable[[int, str], Any]] = {
@@ -125,7 +112,7 @@ async def test_a_certificate_of_another_host_gets_no_password(
 ) -> None:
     """The name is verified before anything is said."""
     hosts = [FORMS[form](impostor.port, elsewhere.path)]
-    said = await fails_for_the_certificate(make_layer(kind, hosts=hosts, connect_wait_s=0.5))
+    said = await fails_for_the_certificate(make_layer(kind, hosts=hosts))
     if form not in INDIRECT:
         assert "certificate" in said.lower()
     assert impostor.heard == []
@@ -159,7 +146,11 @@ async def test_the_primary_that_a_sentinel_names_is_verified(
     make_layer: Any, kind: str, impostor: Impostor, elsewhere: Certificate
 ) -> None:
     """The Sentinel speaks without TLS here; the primary has the certificate of another host."""
-    async with Impostor(sentinel_answers(impostor.port)).listening() as sentinel:
+
+    def answer(words: list[bytes]) -> bytes:
+        return sentinel_answer(words, impostor.port) or greet(words)
+
+    async with Impostor(answer).listening() as sentinel:
         entry = {
             "sentinels": [("localhost", sentinel.port)],
             "master_name": "main",
@@ -178,10 +169,7 @@ async def test_servers_of_a_cluster_that_are_found_later_are_verified(
     """The first server is who it says it is, and names one that is not."""
 
     def answer(words: list[bytes]) -> bytes:
-        if words[:2] != [b"CLUSTER", b"SLOTS"]:
-            return greet(words)
-        node = b"*3\r\n$9\r\nlocalhost\r\n:%d\r\n$40\r\n%s\r\n" % (impostor.port, b"a" * 40)
-        return b"*1\r\n*3\r\n:0\r\n:16383\r\n" + node
+        return cluster_answer(words, impostor.port) or greet(words)
 
     both = Path(f"{here.path}.both")
     both.write_text("".join(Path(one.path).read_text() for one in (here, elsewhere)))
