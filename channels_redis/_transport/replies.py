@@ -216,4 +216,7 @@ def short_way(
     buffered = getattr(connection._reader, "_buffer", None)
     if buffered is None or len(buffered):
         return None
-    return Replies(connection, loop, secrets)
+    try:
+        return Replies(connection, loop, secrets)
+    except NotImplementedError:  # rloop's transports keep their protocol.
+        return None
