@@ -158,6 +158,7 @@ def test_bad_frames_are_refused_with_a_reason_and_the_socket_stays_usable(
 ) -> None:
     """Whatever a client sends, it hears why it is refused and can go on."""
     bad_frames: list[Any] = ["no JSON", b"\x00", "[]", '{"author": "a"}']
+    bad_frames += ["[" * 100_000, "9" * 5_000, '{"author": ' * 20_000]
     bad_texts = ["", " ", "x" * 501, "/roll", "/roll 31d6", "/roll 0d6", "/roll 2d0", 7]
     bad_frames += [json.dumps({"author": "a", "text": text}) for text in bad_texts]
     page = chat.urls["web-1"]
@@ -172,6 +173,20 @@ def test_bad_frames_are_refused_with_a_reason_and_the_socket_stays_usable(
             assert refusal["text"], frame
         client.send(json.dumps({"author": "a", "text": "lone \ud800 surrogate"}))
         assert json.loads(client.recv(10))["text"] == "lone ? surrogate"
+
+
+def test_a_page_may_run_nothing_but_the_scripts_of_its_site(chat: RunningChat) -> None:
+    """Each page has the headers of a real site; no script and no style stands in it."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(chat.urls["web-1"], timeout=10) as response:
+        headers, page = response.headers, response.read().decode()
+    policy = dict(one.split(" ", 1) for one in headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Referrer-Policy"] == "same-origin"
+    assert re.findall(r"<script(?![^>]* src=)|<style| style=| on\w+=", page) == []
 
 
 def test_a_plain_request_without_the_token_of_the_page_is_forbidden(chat: RunningChat) -> None:

@@ -256,7 +256,7 @@ class Node:
         if self.health.proven:
             return error
         for cause in causes_of(error):
-            if isinstance(cause, NoPermissionError) and "evalsha" in str(cause).lower():
+            if isinstance(cause, NoPermissionError) and _has_substitute(cause):
                 return error
             advice = _advice(cause)
             if advice is not None:
@@ -265,6 +265,12 @@ class Node:
                     f"Redis at {self.health.node} refuses: {refusal}; {advice}"
                 )
         return error
+
+
+def _has_substitute(refusal: NoPermissionError) -> bool:
+    """Tell whether the layer does without the command that was refused."""
+    said = str(refusal).lower()
+    return any(f"'{command}'" in said for command in ("evalsha", "scan", "unlink"))
 
 
 def _advice(cause: BaseException) -> str | None:

@@ -162,3 +162,24 @@ async def test_two_pages_talk_through_a_restart_of_redis(
 ) -> None:
     """The pages are never loaded again, and nobody has to do anything but to say it again."""
     await asyncio.to_thread(talk_through_a_restart, browser, chat.sites, private_server)
+
+
+MARKUP = (
+    "<img src=x onerror='window.attacked = true'><b id=attack>bold</b><script>attack()</script>"
+)
+
+
+def say_markup(driver: Any, sites: dict[str, str]) -> None:
+    page = Page(driver, next(iter(sites.values())))
+    page.wait(page.is_connected, "the page is connected")
+    page.say(MARKUP)
+    page.wait(partial(page.shows, MARKUP), "the markup is read as it was written")
+    made = "return document.querySelectorAll('#log img, #log script, #attack').length"
+    assert driver.execute_script(made) == 0
+    assert driver.execute_script("return window.attacked === undefined")
+
+
+@pytest.mark.timeout(180)
+async def test_a_message_with_markup_stays_text(browser: Any, chat: Any) -> None:
+    """It makes no element and runs no script in the pages of others."""
+    await asyncio.to_thread(say_markup, browser, chat.sites)

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis.exceptions import NoPermissionError
 
+from channels_redis.exceptions import ConfigurationError
 from channels_redis.testing.servers import RedisServer
 from tests.defects.steps import numbered, waiting
-from tests.helpers import receive, receive_until_marker
+from tests.helpers import is_older, receive, receive_until_marker
 
 
 @pytest.mark.parametrize("tail", ["", "*", "[a-z]", "?", "\\"])
@@ -79,3 +81,45 @@ async def test_close_pools_harms_no_running_receiver(
     await layer.send(channel, numbered(4))
     assert await asyncio.wait_for(wait, 10) == numbered(4)
     assert sorted([(await receive(layer, "work"))["n"] for _ in range(3)]) == [1, 2, 3]
+
+
+FORBIDDEN = {
+    "to see the keys": ["-scan", "-keys"],
+    "to look at the keys": ["resetkeys", "~other*"],
+    "to delete the keys": ["-unlink", "-del"],
+}
+
+
+@pytest.mark.parametrize("missing", FORBIDDEN)
+async def test_flush_says_when_it_may_not(
+    make_layer: Callable[..., Any], private_server: RedisServer, prefix: str, missing: str
+) -> None:
+    """Without the right to see or delete the keys ``flush()`` raises, and reports no success."""
+    if is_older(private_server, (6,)):
+        pytest.skip("users came with Redis 6.0")
+    private_server.command("ZADD", f"{prefix}work", 1, "member")
+    rules = ["on", ">word", "~*", "&*", "+@all", *FORBIDDEN[missing]]
+    private_server.command("ACL", "SETUSER", "app", *rules)
+    layer = make_layer(
+        "core", hosts=[f"redis://app:word@{private_server.host}:{private_server.port}"]
+    )
+    with pytest.raises((NoPermissionError, ConfigurationError)):
+        await layer.flush()
+    assert private_server.command("EXISTS", f"{prefix}work") == 1
+
+
+async def test_flush_finds_keys_with_keys_where_scan_is_forbidden(
+    make_layer: Callable[..., Any], private_server: RedisServer, prefix: str
+) -> None:
+    """Also as the first thing that a layer does."""
+    if is_older(private_server, (6,)):
+        pytest.skip("users came with Redis 6.0")
+    private_server.command("ZADD", f"{prefix}work", 1, "member")
+    private_server.command(
+        "ACL", "SETUSER", "app", "on", ">word", "~*", "+@all", "-scan", "-unlink"
+    )
+    layer = make_layer(
+        "core", hosts=[f"redis://app:word@{private_server.host}:{private_server.port}"]
+    )
+    await layer.flush()
+    assert private_server.command("EXISTS", f"{prefix}work") == 0

@@ -81,6 +81,7 @@ class DiceWorker(AsyncConsumer):
 
 def _parse(text_data: str | None) -> Post:
     try:
-        return Post.from_client(json.loads(text_data or ""))
-    except json.JSONDecodeError:
-        raise Refused("A message must be JSON.") from None
+        data = json.loads(text_data or "")
+    except (ValueError, RecursionError):  # no JSON, a number of many digits, nesting without end
+        raise Refused("A message must be JSON of a reasonable size.") from None
+    return Post.from_client(data)
