@@ -111,7 +111,7 @@ class Mailboxes:
         self._append([box], item, bound)
         self._wake_some([box], 0, running)
 
-    def put_all(self, boxes: Iterable[Mailbox], item: Any, running: Loop) -> None:
+    def put_all(self, boxes: Iterable[Mailbox], item: Any, running: Loop | None) -> None:
         """Append one message to many mailboxes in one pass, and wake those who wait."""
         boxes = list(boxes)
         self._append(boxes, item, None)
@@ -193,7 +193,7 @@ class Mailboxes:
         for (name, reason), count in dropped.items():
             self._dropped(name, reason, count)
 
-    def _wake_elsewhere(self, boxes: list[Mailbox], running: Loop) -> None:
+    def _wake_elsewhere(self, boxes: list[Mailbox], running: Loop | None) -> None:
         """Wake those on other loops, as this one may have no other turn."""
         with self.lock:
             for box in boxes:

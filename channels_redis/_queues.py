@@ -58,7 +58,7 @@ class QueueLayer(Protocol):
         """Tell whether the layer has connections on a loop, or may have."""
         ...
 
-    def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
+    def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
         """Put a message of a process-specific queue into the mailboxes it is for."""
 
     def _unpack_queued(self, name: str, member: bytes) -> Any:
@@ -123,18 +123,18 @@ class LocalQueue:
         """Return how many messages there is use or room for: a batch must fit a mailbox."""
         return self._smallest_capacity if self.specific else self.demand()
 
-    def deliver(self, reader: QueueReader, messages: list[Popped]) -> None:
+    def deliver(self, reader: QueueReader, messages: list[Popped], running: Loop | None) -> None:
         """Put popped messages into mailboxes."""
         if self.specific:
             for member, _ in messages:
                 if self._is_new(member):
-                    self._layer._hand_over(self, member, reader.loop)
+                    self._layer._hand_over(self, member, running)
             return
         box = self.open(self.name)
         now = _clock.monotonic()
         for member, score in messages:
             held = Held(reader, now, member, score, self._unpack)
-            self._mailboxes.put(box, held, reader.loop)
+            self._mailboxes.put(box, held, running)
 
     def dropped(self, reason: str, count: int) -> None:
         """Count messages that will not be delivered."""

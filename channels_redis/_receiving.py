@@ -8,8 +8,9 @@ import logging
 import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
+from weakref import ref
 
-from . import _fork
+from . import _clock, _fork
 from ._encoding import EncodingLayer
 from ._events import MessagesDropped, Reporter
 from ._keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY, Keyspace
@@ -21,6 +22,7 @@ from ._portal import portal
 from ._queues import LocalQueue
 from ._received import Unacceptable
 from ._session import Session
+from ._transport.tasks import BREATH_S, turn
 
 Loop = asyncio.AbstractEventLoop
 Capacities = list[tuple[re.Pattern[str], int]]
@@ -50,6 +52,8 @@ class ReceivingLayer(EncodingLayer):
     _report: Reporter
     _sessions: LoopStates[Any]
     _turn: Iterator[int]
+    #: The event loop on which opening a message took long in the present turn.
+    _slow_loop: ref[Loop] | None = None
 
     def _members_are_unique(self) -> bool:
         """Tell whether no two messages of any sender are the same bytes."""
@@ -86,7 +90,7 @@ class ReceivingLayer(EncodingLayer):
         """Return the shard for the next direct message to a general channel."""
         return next(self._turn) % self.ring_size
 
-    def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
+    def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
         """Put a message of a process-specific queue into the mailboxes it is for."""
         raise NotImplementedError
 
@@ -116,8 +120,11 @@ class ReceivingLayer(EncodingLayer):
         if box.loop is None:
             mailboxes.settle(box, running_loop())
         while True:
-            while box.items and (item := mailboxes.take(box)) is not None:
-                message = self._opened(channel, item)
+            while box.items:
+                if self._slow_loop is not None:
+                    await self._let_others_run(box)
+                item = mailboxes.take(box)
+                message = None if item is None else self._opened(channel, item)
                 if message is not None:
                     return message
             waiter = mailboxes.wait(box, running_loop())
@@ -136,8 +143,12 @@ class ReceivingLayer(EncodingLayer):
         """Return the message of an item; None for one that is not for this channel, or that
         can't be read, which is counted.
         """
+        began = _clock.monotonic()
         try:
             message = item.open()
+            if _clock.monotonic() - began > BREATH_S:
+                self._slow_loop = slow = ref(running_loop())
+                running_loop().call_soon(self._forget_slow_loop, slow)
             if isinstance(message, dict):
                 return None if channel in message.pop(EXCLUDE_KEY, ()) else message
             if self._lets_pass(channel, message):
@@ -146,6 +157,20 @@ class ReceivingLayer(EncodingLayer):
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
             self._mailboxes.spoil()
             self._undecodable(channel, error)
+
+    def _forget_slow_loop(self, loop: ref[Loop]) -> None:
+        if self._slow_loop is loop:
+            self._slow_loop = None
+
+    async def _let_others_run(self, box: Mailbox) -> None:
+        """Have one message opened in a turn of the loop, where that takes long."""
+        while (slow := self._slow_loop) is not None and slow() is running_loop():
+            try:
+                await turn()
+            except BaseException:
+                # The message stays where it is; somebody else may wait for it.
+                self._mailboxes.withdraw(box, running_loop().create_future())
+                raise
 
     async def _open(self, channel: str) -> Mailbox:
         """Return the mailbox of a channel with a source: a queue, or a subscription."""

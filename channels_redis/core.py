@@ -260,7 +260,7 @@ class RedisChannelLayer(CoreNames):
     def _is_own(self, channel: str) -> bool:
         return non_local_name(channel).endswith(f".{self.client_prefix}!")
 
-    def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
+    def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
         try:
             message = self._decode(member, self._keys.queue_place(queue.name))
             addresses = message.pop(ADDRESS_KEY)
@@ -277,7 +277,7 @@ class RedisChannelLayer(CoreNames):
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
             self._undecodable(queue.name, error)
             return
-        self._mailboxes.put_all(boxes, item, loop)
+        self._mailboxes.put_all(boxes, item, running)
 
     # Memberships that the servers may forget
 

@@ -281,7 +281,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         """Tell whether no two publications of any sender are the same bytes: tokens are not."""
         return self._separable and self._serializer.crypter is not None
 
-    def _hand_over(self, queue: LocalQueue, member: bytes, loop: Loop) -> None:
+    def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
         raise AssertionError("no queue of this layer is process-specific")
 
     def _leave(self, session: Session, boxes: list[Mailbox]) -> None:

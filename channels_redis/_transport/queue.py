@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+from collections import deque
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,7 +25,7 @@ from .multiplexer import SUSPICIOUS_S
 from .packing import pack
 from .pops import DEPTH, Popped, Pops, Reply
 from .probe import await_life
-from .tasks import Deadline, begun, forget, turn
+from .tasks import BREATH_S, Deadline, begun, forget, turn
 from .topology import RENEW_S, Node, Redirected, backoff_s
 
 #: How long a message of a general channel waits for the receive() that comes back.
@@ -54,8 +56,8 @@ class QueueOwner(Protocol):
         """Return how many messages there is use or room for."""
         ...
 
-    def deliver(self, reader: QueueReader, messages: list[Popped]) -> None:
-        """Take popped messages over."""
+    def deliver(self, reader: QueueReader, messages: list[Popped], running: Loop | None) -> None:
+        """Take popped messages over; ``running`` is the event loop that runs in this thread."""
 
     def dropped(self, reason: str, count: int) -> None:
         """Count messages that will not be delivered."""
@@ -94,6 +96,8 @@ class QueueReader:
         self._wire: Wire | None = None
         self._client_id: int | None = None
         self._pops = Pops(owner.key, owner.expiry_s, self._block_s, specific=owner.specific)
+        #: What was popped and is still to be delivered.
+        self._popped: deque[Popped] = deque()
         self._trouble: Exception | None = None
         self._failures = 0
         self._stopping = False
@@ -164,6 +168,7 @@ class QueueReader:
     def desert(self) -> None:
         """End when the reader's loop, which stands still, runs again; and deliver what it has."""
         self._deserted = True
+        self._deliver_popped(None)
         with contextlib.suppress(RuntimeError):  # Closed this moment.
             self.loop.call_soon_threadsafe(self._wake)
 
@@ -193,6 +198,7 @@ class QueueReader:
                 with contextlib.suppress(RuntimeError):  # of timers, as the loop is closed
                     self._take(self._pops.take(reply, _clock.monotonic()))
             wire.abandon()
+        self._deliver_popped(None)
         for task in (self.task, *self._helpers):
             forget(task)
         self._helpers.clear()
@@ -292,6 +298,7 @@ class QueueReader:
         if self._pops.pending:
             reply = await self._reply_in_time(wire)
             self._take(self._pops.take(reply, _clock.monotonic()))
+            await self._deliver_in_turns(wire)
         if self._trouble and not self._pops.pending:
             raise self._trouble
 
@@ -320,7 +327,7 @@ class QueueReader:
                 self.stop()
 
     def _take(self, reply: Reply) -> None:
-        """Hand over what a reply brought, before anything else is awaited."""
+        """Take over what a reply brought, before anything else is awaited."""
         if reply.error is not None:
             # Other replies may be on their way and bring messages: they are read first.
             explained = self._node.explain(reply.error)
@@ -337,11 +344,34 @@ class QueueReader:
             self._owner.dropped("expired", reply.expired)
         if reply.messages:
             self._node.tally.received += len(reply.messages)
-            self._deliver(reply.messages)
+            if self._owner.specific:
+                self._popped.extend(reply.messages)
+            else:
+                self._hold_for_receivers(reply.messages)
 
-    def _deliver(self, messages: list[Popped]) -> None:
-        self._owner.deliver(self, messages)
-        if not self._owner.specific and self._hold is None:
+    async def _deliver_in_turns(self, wire: Wire) -> None:
+        """Put what was popped into mailboxes.  Decoding may take long, or be the user's code."""
+        while self._deliver_popped(self.loop, BREATH_S):
+            try:
+                await turn()
+            except asyncio.CancelledError:
+                # As in _reply(): what is on its way has to arrive first.
+                if self._stopping:
+                    wire.abort()
+                self.stop()
+
+    def _deliver_popped(self, running: Loop | None, limit_s: float = math.inf) -> bool:
+        """Put what was popped into mailboxes; tell whether ``limit_s`` seconds are over."""
+        end = _clock.monotonic() + limit_s
+        while self._popped:
+            self._owner.deliver(self, [self._popped.popleft()], running)
+            if _clock.monotonic() >= end:
+                return True
+        return False
+
+    def _hold_for_receivers(self, messages: list[Popped]) -> None:
+        self._owner.deliver(self, messages, self.loop)
+        if self._hold is None:
             self._hold = self.loop.call_later(HOLD_S, self._give_back)
 
     def _give_back(self) -> None:
@@ -366,7 +396,7 @@ class QueueReader:
                 owner.dropped("put_back", len(held))
             else:
                 # Not in the queue, for certain; so it may wait here, and try again later.
-                self._deliver(held)
+                self._hold_for_receivers(held)
         except asyncio.CancelledError:
             await asyncio.wait({sending}, timeout=STOP_S)
             sending.cancel()
@@ -401,6 +431,7 @@ class QueueReader:
 
     async def _finish(self) -> None:
         self._stopping = True
+        self._deliver_popped(self.loop)
         try:
             if self._hold is not None:
                 self._hold.cancel()

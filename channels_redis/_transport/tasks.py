@@ -10,6 +10,10 @@ from typing import Any, TypeVar
 from .. import _clock
 
 Loop = asyncio.AbstractEventLoop
+
+#: Who works longer than this in one go lets the event loop take its turn.
+BREATH_S = 0.01
+
 T = TypeVar("T")
 
 

@@ -104,14 +104,14 @@ async def test_a_close_in_the_tick_in_which_a_server_left_leaves_nothing(
 def receiver_gone(monkeypatch: pytest.MonkeyPatch) -> dict[str, asyncio.Task[Any]]:
     """The task under the key ``"gone"`` is cancelled in the moment in which its message arrives."""
     tasks: dict[str, asyncio.Task[Any]] = {}
-    deliver = QueueReader._deliver
+    deliver = QueueReader._hold_for_receivers
 
     def deliver_and_cancel(self: QueueReader, messages: Any) -> None:
         deliver(self, messages)
         if "gone" in tasks:
             tasks.pop("gone").cancel()
 
-    monkeypatch.setattr(QueueReader, "_deliver", deliver_and_cancel)
+    monkeypatch.setattr(QueueReader, "_hold_for_receivers", deliver_and_cancel)
     return tasks
 
 
