@@ -184,3 +184,30 @@ def test_importing_the_package_imports_nothing_else() -> None:
     asked = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
     said = subprocess.run(asked, check=True, capture_output=True, text=True)
     assert said.stdout.split() == ["channels_redis"]
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_name_one_release_of_each_action_and_keep_no_credentials(workflow: Path) -> None:
+    """A commit, or the tag of one release; the checkout's token is not left behind."""
+    text = workflow.read_text()
+    actions = re.findall(r"uses: (\S+)@(\S+)", text)
+    assert actions
+    exact = re.compile(r"[0-9a-f]{40}|v\d+\.\d+\.\d+")
+    assert [name for name, version in actions if not exact.fullmatch(version)] == []
+    checkouts = [name for name, _ in actions if name == "actions/checkout"]
+    assert text.count("persist-credentials: false") == len(checkouts)
+    assert "permissions:\n  contents: read\n" in text
+
+
+def test_what_is_published_is_built_with_tools_of_known_hashes() -> None:
+    """No other line of the release installs anything."""
+    release = next(path for path in WORKFLOWS if path.name == "release.yml").read_text()
+    installs = [line for line in release.splitlines() if re.search(r"\b(pip|tox|apt-get)\b", line)]
+    installs = [line for line in installs if not line.lstrip().startswith("#")]
+    assert ["--require-hashes" in line for line in installs] == [True]
+    pinned = (ROOT / ".ci" / "release.txt").read_text()
+    tools = re.findall(r"^[\w.-]+==", pinned, re.MULTILINE)
+    assert len(tools) == len(re.findall(r"--hash=sha256:[0-9a-f]{64}$", pinned, re.MULTILINE)) > 0
