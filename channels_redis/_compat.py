@@ -65,7 +65,7 @@ class CoreNames(BaseRedisLayer):
         for frame in self._frames(message, list(channel_names)):
             key = self._keys.queue(frame.name)
             keys[frame.shard].append(key)
-            packed[key], capacities[key] = frame.member, frame.capacity
+            packed[key], capacities[key] = frame.member, frame.bound.messages
         return keys, packed, capacities
 
 

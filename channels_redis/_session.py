@@ -44,7 +44,7 @@ class Frame(NamedTuple):
     shard: int
     name: str
     member: bytes
-    capacity: int
+    bound: scripts.Bound
 
 
 def failure_of(outcomes: list[bool | Exception]) -> Exception | None:
@@ -186,9 +186,9 @@ class Session:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def enqueue(self, shard: int, name: str, member: bytes, capacity: int) -> bool:
+    async def enqueue(self, shard: int, name: str, member: bytes, bound: scripts.Bound) -> bool:
         """Add a message to a queue; False if the queue is full."""
-        return self._added(shard, await self._issue(shard, name, member, capacity))
+        return self._added(shard, await self._issue(shard, name, member, bound))
 
     async def enqueue_all(self, frames: list[Frame]) -> list[bool | Exception]:
         """Add messages to many queues, all in one tick; tell which were added, or why not."""
@@ -205,10 +205,10 @@ class Session:
                 running.cancel()
         return outcomes
 
-    def _issue(self, shard: int, name: str, member: bytes, capacity: int) -> scripts.Running:
+    def _issue(self, shard: int, name: str, member: bytes, bound: scripts.Bound) -> scripts.Running:
         key: str = self.layer._keys.queue(name)
         node = self.commands(shard, key)
-        return scripts.send(node, key, member, self.layer.expiry, capacity)
+        return scripts.send(node, key, member, self.layer.expiry, bound)
 
     def _added(self, shard: int, result: int) -> bool:
         if result & scripts.SENDER_CLOCK:

@@ -30,6 +30,7 @@ from ._received import ADDRESSES
 from ._session import Frame, Session, failure_of
 from ._steps import Steps
 from ._transport import scripts
+from ._transport.scripts import Bound
 from .exceptions import ForeignChannelError, InvalidName
 from .serializers import registry
 
@@ -70,8 +71,8 @@ class RedisChannelLayer(CoreNames):
         member = self._member(name, {**message, ADDRESS_KEY: channel} if specific else {**message})
         self._check_size(message, len(member))
         shard = self.consistent_hash(name) if specific else self._next_shard()
-        capacity = self._queue_capacity([channel], len(member))
-        if not (yield lambda session: session.enqueue(shard, name, member, capacity)):
+        bound = self._queue_bound([channel], len(member))
+        if not (yield lambda session: session.enqueue(shard, name, member, bound)):
             raise ChannelFull(channel)
 
     async def _open(self, channel: str) -> Mailbox:
@@ -186,8 +187,8 @@ class RedisChannelLayer(CoreNames):
         for name, all_channels in by_queue.items():
             for channels in in_parts(all_channels, ADDRESSES):
                 member = self._member(name, {**message, ADDRESS_KEY: channels})
-                capacity = self._queue_capacity(channels, len(member))
-                frames.append(Frame(self.consistent_hash(name), name, member, capacity))
+                bound = self._queue_bound(channels, len(member))
+                frames.append(Frame(self.consistent_hash(name), name, member, bound))
         return frames
 
     async def _send_frames(
@@ -234,21 +235,23 @@ class RedisChannelLayer(CoreNames):
     def _members_are_unique(self) -> bool:
         return self._separable and self.random_prefix_length >= 8
 
-    def _queue_capacity(self, channels: list[str], frame_bytes: int) -> int:
-        """Return how many messages the queue that serves these channels may hold.
+    def _queue_bound(self, channels: list[str], frame_bytes: int) -> Bound:
+        """Return when the queue that serves these channels is full.
 
-        Where the user set no capacity, the queue of a process is bounded by bytes, as if all in
-        it were as large as this frame: it is full after a few milliseconds in which its process
-        was busy, and a dead process costs no more than the budget until ``expiry``.
+        Where the user set no capacity, the queue of a process is bounded by bytes: a count would
+        be reached in a few milliseconds in which its process was busy, and a dead process costs no
+        more than the budget until ``expiry``.  So long as there are no more messages than would
+        use it up if all were as large as this frame, nobody has to look at their sizes.
         """
         some = channels if self._tells_channels_apart else channels[:1]
         bounds = [self._capacity_set(channel) for channel in some]
         set_ones = [bound for bound in bounds if bound is not None]
         if len(set_ones) == len(bounds):
-            return max(set_ones)
+            return Bound(max(set_ones))
         if not self._is_specific(channels[0]):
-            return self.capacity
-        return max(self.capacity, self.max_queued_bytes // frame_bytes, *set_ones)
+            return Bound(self.capacity)
+        budget_bytes = self.max_queued_bytes
+        return Bound(max(self.capacity, budget_bytes // frame_bytes, *set_ones), budget_bytes)
 
     def _group_key(self, group: str) -> bytes:
         """Return the key of a group: a sorted set of channel name -> join time in seconds."""

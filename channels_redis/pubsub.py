@@ -24,6 +24,7 @@ from ._queues import LocalQueue
 from ._session import Session, SessionEnded
 from ._steps import Steps, run, submit
 from ._topics import ShardView, TopicSession
+from ._transport.scripts import Bound
 from .exceptions import (
     ConnectionLost,
     ForeignChannelError,
@@ -74,8 +75,8 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         member = self._member(channel, message)
         self._check_size(message, len(member))
         self._remember(channel)
-        shard, capacity = self._next_shard(), self.get_capacity(channel)
-        if not (yield lambda session: session.enqueue(shard, channel, member, capacity)):
+        shard, bound = self._next_shard(), Bound(self.get_capacity(channel))
+        if not (yield lambda session: session.enqueue(shard, channel, member, bound)):
             raise ChannelFull(channel)
 
     def _publish_steps(

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 from collections.abc import Generator, Iterable
 from importlib import resources
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
@@ -124,9 +124,17 @@ class Running:
             self.future.cancel()
 
 
-def send(commands: Commands, queue: str, member: bytes, expiry_s: float, capacity: int) -> Running:
+class Bound(NamedTuple):
+    """A queue is full at so many messages, if they take so many bytes, about."""
+
+    messages: int
+    size_bytes: int = 0
+
+
+def send(commands: Commands, queue: str, member: bytes, expiry_s: float, bound: Bound) -> Running:
     """Add a message to a queue; awaiting gives bits :data:`ADDED` and :data:`SENDER_CLOCK`."""
-    return Running(commands, _SEND, queue, member, expiry_s, capacity, unix_time())
+    messages, size_bytes = bound
+    return Running(commands, _SEND, queue, member, expiry_s, messages, unix_time(), size_bytes)
 
 
 def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:

@@ -128,6 +128,23 @@ async def test_the_queue_of_a_process_is_bounded_by_bytes(build_core: Any) -> No
             await layer.send(channel, numbered(number, 1000))
 
 
+async def test_many_short_messages_refuse_no_long_one(build_core: Any) -> None:
+    """A frame for a large group is not taken for one of as many large ones: what lies there is
+    looked at.  Nor do long messages find room for ever behind short ones.
+    """
+    layer = build_core(max_queued_bytes=1_000_000)
+    channel = await layer.new_channel()
+    for number in range(500):
+        await layer.send(channel, numbered(number))
+    sent = 0
+    with pytest.raises(ChannelFull):
+        for number in range(500, 1000):
+            await layer.send(channel, numbered(number, 20_000))
+            sent += 1
+    assert 25 < sent < 100
+    assert numbers(await receive_many(layer, channel, 500 + sent)) == list(range(500 + sent))
+
+
 async def test_the_queue_of_a_process_holds_a_hundred_however_large(build_core: Any) -> None:
     """The bound in bytes is no reason to refuse what was never refused."""
     layer = build_core(max_queued_bytes=1)

@@ -47,6 +47,7 @@ class Guest:
         self.times: list[float] = []
         #: The number of the last marker, and how many there were.
         self.marker = self.markers = 0
+        self.marked_at = 0.0
         self._socket = socket
         self._listening = asyncio.create_task(self._listen())
 
@@ -82,6 +83,7 @@ class Guest:
                 if str(text).startswith("-"):
                     self.marker = -int(text)
                     self.markers += 1
+                    self.marked_at = time.monotonic()
                 else:
                     self.heard.append(str(text))
                     self.times.append(time.monotonic())

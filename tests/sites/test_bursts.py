@@ -110,6 +110,7 @@ async def test_who_never_reads_harms_itself_only(
         f"\n{kind}: {count:,} to one that never reads, {await flood}; {number} to 99 others; before"
         f" {before}, at most {max(rss_mb):.0f} MB, then {facts}"
     )
+    assert site.layer.stats().refused == 0
     for guest in siblings:
         assert guest.numbers == list(range(number))
     budget_mb = (budget_bytes or 64 * 2**20) / 1e6

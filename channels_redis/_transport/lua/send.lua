@@ -7,6 +7,7 @@
 -- ARGV[2] expiry_s: age in seconds at which messages are dropped
 -- ARGV[3] capacity: number of messages at which the queue is full
 -- ARGV[4] sender_now_s: the sender's unix time in seconds, used only where TIME is refused
+-- ARGV[5] budget_bytes: size at which a queue with that many messages is full; 0 if at any
 --
 -- Returns 1 if added, 0 if full; plus 2 where the sender's clock was used
 local queue = KEYS[1]
@@ -14,6 +15,7 @@ local member = ARGV[1]
 local expiry_s = tonumber(ARGV[2])
 local capacity = tonumber(ARGV[3])
 local now_s = tonumber(ARGV[4])
+local budget_bytes = tonumber(ARGV[5])
 local clock = 2
 
 local time = redis.pcall('TIME')
@@ -30,8 +32,21 @@ if ahead > 0 and redis.call('ZCOUNT', queue, no_time_s, '+inf') > 0 then
 end
 
 local expired_s = string.format('%.17g', math.floor(now_s) - expiry_s)
-if redis.call('ZCOUNT', queue, '(' .. expired_s, '+inf') >= capacity then
-    return clock
+local waiting = redis.call('ZCOUNT', queue, '(' .. expired_s, '+inf')
+if waiting >= capacity then
+    -- The sender took all messages to be as large as its own, but there may be thousands of short
+    -- ones.  How large they are is seen in some of them, at even distances and others each time.
+    local seen_bytes = 0
+    local looks = budget_bytes > 0 and 16 or 0
+    local step = math.max(1, math.floor(waiting / 16))
+    local rank = -1 - math.floor(now_s * 1000000) % step
+    for _ = 1, looks do
+        seen_bytes = seen_bytes + #(redis.call('ZRANGE', queue, rank, rank)[1] or '')
+        rank = rank - step
+    end
+    if waiting * seen_bytes >= looks * budget_bytes then
+        return clock
+    end
 end
 
 -- The last score is read only when it is not in the past: reading it copies its message.
