@@ -86,7 +86,7 @@ class Keepers:
     def forget_closed(self) -> None:
         """Forget all that the servers were told; they forget it by themselves, in time."""
         for keeper in self._all:
-            keeper.told.forget()
+            keeper.forget_closed()
 
 
 class Keeper:
@@ -148,9 +148,13 @@ class Keeper:
 
     async def forget(self, session: Session) -> None:
         """Forget all that the server was told, as all groups are deleted."""
-        leases = self.told.forget()
+        await asyncio.gather(*[self._end(session, lease) for lease in self.forget_closed()])
+
+    def forget_closed(self) -> list[Lease]:
+        """Forget all that the server was told; return the leases that it still has."""
+        # The end of an outage does not wait any more for what there was to tell.
         self._health.gone(self)
-        await asyncio.gather(*[self._end(session, lease) for lease in leases])
+        return self.told.forget()
 
     # What happens to the shard (see Recovery)
 

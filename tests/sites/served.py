@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any, TypedDict
+from urllib.parse import parse_qs
 
 import django
 from asgiref.sync import async_to_sync
@@ -53,13 +54,18 @@ GROUP = "room"
 kept: dict[str, Any] = {}
 
 
+def group_of(scope: dict[str, Any]) -> str:
+    """Return which group a client asks for."""
+    return parse_qs(scope["query_string"].decode()).get("group", [GROUP])[0]
+
+
 class AsyncGuest(AsyncWebsocketConsumer):  # type: ignore[misc]  # Channels has no annotations
-    """Joins the group and never leaves it; tells the client its channel, and what it hears."""
+    """Joins a group and never leaves it; tells the client its channel, and what it hears."""
 
     async def connect(self) -> None:
         if plan["keeps"]:
             kept[self.channel_name] = self
-        await self.channel_layer.group_add(GROUP, self.channel_name)
+        await self.channel_layer.group_add(group_of(self.scope), self.channel_name)
         await self.accept()
         await self.send(text_data=self.channel_name)
 
@@ -84,7 +90,7 @@ class SyncGuest(WebsocketConsumer):  # type: ignore[misc]  # Channels has no ann
     def connect(self) -> None:
         if plan["keeps"]:
             kept[self.channel_name] = self
-        async_to_sync(self.channel_layer.group_add)(GROUP, self.channel_name)
+        async_to_sync(self.channel_layer.group_add)(group_of(self.scope), self.channel_name)
         self.accept()
         self.send(text_data=self.channel_name)
 

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -109,16 +109,22 @@ class Site:
         """The lines that the process has logged."""
         return self._log.read_text().splitlines()
 
-    async def welcome(self, count: int, *kinds: str) -> list[Guest]:
-        """Open so many WebSockets, to asynchronous and synchronous consumers by turns."""
+    async def welcome(
+        self, count: int, *kinds: str, groups: Sequence[str] = (GROUP,)
+    ) -> list[Guest]:
+        """Open so many WebSockets, to asynchronous and synchronous consumers by turns, which join
+        the groups by turns.
+        """
         of_kind = itertools.cycle(kinds or ("async",))
         gate = asyncio.Semaphore(AT_ONCE)
 
-        async def open_one(kind: str) -> Guest:
+        async def open_one(kind: str, group: str) -> Guest:
             async with gate:
-                return await Guest.arrive(f"ws://127.0.0.1:{self._port}/ws/{kind}")
+                url = f"ws://127.0.0.1:{self._port}/ws/{kind}?group={group}"
+                return await Guest.arrive(url)
 
-        opening = [open_one(kind) for kind, _ in zip(of_kind, range(count), strict=False)]
+        turns = zip(of_kind, itertools.cycle(groups), range(count), strict=False)
+        opening = [open_one(kind, group) for kind, group, _ in turns]
         guests = await asyncio.gather(*opening)
         self.guests += guests
         return guests

@@ -52,11 +52,6 @@ class RoomConsumer(AsyncJsonWebsocketConsumer):
         except ChannelFull:
             raise Refused("Too many dice are waiting to be rolled.") from None
 
-    async def redis_back(self, message: dict[str, Any]) -> None:
-        # A server that came back empty has forgotten who is in the room.
-        for group in message["groups"]:
-            await self.channel_layer.group_add(group, self.channel_name)
-
     async def chat_message(self, message: dict[str, Any]) -> None:
         await self.send_json({**message, "type": "message"})
 

@@ -35,7 +35,6 @@ CHANNEL_LAYERS = {
         "CONFIG": {
             "hosts": [os.environ.get("CHAT_REDIS_URL", "redis://localhost:6379")],
             "prefix": "chat",
-            "on_reconnect": "redis.back",
         },
     }
 }
