@@ -85,6 +85,11 @@ class Mailbox(Share):
         """Tell whether somebody waits who can still be woken."""
         return any(not (one.done() or one.get_loop().is_closed()) for one in self.waiters)
 
+    def is_strange(self) -> bool:
+        """Tell whether nobody in this process has made the channel, received on it or joined it."""
+        known = self.loop or self.groups or self.maker or self.left or self.waiters
+        return not known
+
     def ended(self, now: float, group_expiry_s: float) -> bool:
         """Tell whether nobody will come any more.  Never because of what lies unread, or because
         nobody waits just now: while a consumer's handler runs, nobody does.

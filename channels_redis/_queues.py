@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import OrderedDict
 from functools import partial
 from typing import Any, Protocol
 
@@ -26,8 +27,8 @@ Loop = asyncio.AbstractEventLoop
 
 #: Messages in one pop.
 BATCH = 128
-#: Mailboxes of a process above which a message opens no more: only its own consumers do.
-MAILBOXES = 100_000
+#: Mailboxes of a queue that only messages have opened, at most: nobody may ever come for them.
+STRANGERS = 1000
 
 
 class ReaderHost(Protocol):
@@ -88,6 +89,8 @@ class LocalQueue:
         self._used_at = _clock.monotonic()
         self._recent = Recent()
         self._smallest_capacity = BATCH
+        #: What messages have opened, oldest first.
+        self._strangers: OrderedDict[str, Mailbox] = OrderedDict()
 
     def open(self, channel: str) -> Mailbox:
         """Return the mailbox of a channel that this queue feeds."""
@@ -98,16 +101,29 @@ class LocalQueue:
         return box
 
     def open_all(self, channels: list[str]) -> list[Mailbox]:
-        """Return the mailboxes of many channels, as far as there is room for them."""
-        known = self._mailboxes.boxes.get
-        return [box for one in channels if (box := known(one) or self._open_for_message(one))]
+        """Return the mailboxes of many channels; of those that nobody here has made or received
+        on, the last :data:`STRANGERS` at most.
+        """
+        # Anybody may have written the addresses: each counts once.
+        channels = list(dict.fromkeys(channels))
+        boxes = self._mailboxes.boxes
+        unknown = [one for one in channels if one not in boxes]
+        lost = unknown[:-STRANGERS]
+        if lost:
+            self.dropped("abandoned", len(lost))
+        for channel in unknown[len(lost) :]:
+            self._strangers[channel] = self.open(channel)
+        while len(self._strangers) > STRANGERS:
+            self._give_up(*self._strangers.popitem(last=False))
+        return [box for one in channels if (box := boxes.get(one)) is not None]
 
-    def _open_for_message(self, channel: str) -> Mailbox | None:
-        """Return a new mailbox; None where too many wait for consumers that may never come."""
-        if len(self._mailboxes.boxes) < MAILBOXES:
-            return self.open(channel)
-        self.dropped("abandoned", 1)
-        return None
+    def _give_up(self, channel: str, box: Mailbox) -> None:
+        """End a mailbox that a message has opened, unless somebody has come for it."""
+        with self._mailboxes.lock:
+            if box.is_strange() and self._mailboxes.boxes.get(channel) is box:
+                unread = len(box.items or ())
+                self._mailboxes.discard(box)
+                self.dropped("abandoned", unread)
 
     # What the readers ask for (see QueueOwner)
 
