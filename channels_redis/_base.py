@@ -25,6 +25,7 @@ from ._secrets import Secrets
 from ._session import Session
 from ._steps import Plan, Steps, submit
 from ._tally import Tallies
+from ._weakly import weakly
 from .exceptions import ConfigurationError, LayerClosed, MessageTooLarge
 from .sync import SyncFace
 
@@ -127,14 +128,14 @@ class BaseRedisLayer(ObservedLayer):
         self.client_prefix = random_hex()
         self._report = Reporter(self._logger, self._on_event)
         self._tallies = Tallies(self.ring_size)
-        self._outage = Outage(self._outage_changed)
+        self._outage = Outage(weakly(self._outage_changed, None))
         self._health = [
             Health(utils.describe_host(host), self._report, self._outage, Secrets(host))
             for host in self.hosts
         ]
         self._mailboxes = Mailboxes(
-            self._capacity_set,
-            self._dropped,
+            weakly(self._capacity_set, None),
+            weakly(self._dropped, None),
             self.expiry,
             self.group_expiry,
             self.max_buffered_bytes,

@@ -8,10 +8,10 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from ._base import BaseRedisLayer
-from ._loops import running_loop
 from ._mailbox import Mailbox
 from ._messages import Message, Whole
 from ._session import Frame
+from ._steps import Steps, run
 
 #: How long 4.3.0 blocks, in seconds.
 _BLOCK_S = 5
@@ -37,14 +37,13 @@ class CoreNames(BaseRedisLayer):
         return ReceiveBuffer(self)
 
     async def close_pools(self) -> None:
-        """Close the idle connections of :meth:`connection`'s clients on this event loop.
+        """Close the connections of this event loop that no receiver and no call needs just now;
+        under ``async_to_sync``, those of the portal.
 
         Receivers and senders are not touched; the layer stays usable.
         """
-        session = self._sessions.find(running_loop())
-        for client in session.clients().values() if session is not None else ():
-            if hasattr(client, "connection_pool"):  # the one for a cluster has many
-                await client.connection_pool.disconnect(inuse_connections=False)
+        if self._sessions.all():
+            await run(_close_pools_steps(), self._sessions)
 
     async def wait_received(self) -> None:
         """Return at once: nothing is received in the background without an owner."""
@@ -67,6 +66,10 @@ class CoreNames(BaseRedisLayer):
             keys[frame.shard].append(key)
             packed[key], capacities[key] = frame.member, frame.bound.messages
         return keys, packed, capacities
+
+
+def _close_pools_steps() -> Steps[None]:
+    yield lambda session: session.rest()
 
 
 class BoundedQueue(asyncio.Queue[Any]):

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+from weakref import ref
 
 from . import _clock
-from ._native import Lock
+from ._native import RLock
 
 #: Seconds between two records about the same ongoing trouble.
 SUMMARY_S = 60.0
@@ -189,8 +190,10 @@ class Reporter:
 
     def __init__(self, logger: logging.Logger, hooks: Hooks[Event]) -> None:
         self._log = logger
-        self._lock = Lock()
-        self._hooks = hooks
+        # Reentrant, as garbage that is collected here may have something to report.
+        self._lock = RLock()
+        # Known weakly, as callbacks may hold the layer, which holds them.
+        self._hooks = ref(hooks)
         #: Messages dropped, by reason.
         self.dropped: Counter[str] = Counter()
         self._pid = os.getpid()
@@ -224,8 +227,9 @@ class Reporter:
                 self._queue_unreadable(queue)
             case SenderClockUsed(node):
                 self._sender_clock(node)
-        if self._hooks:
-            self._hooks(event)
+        hooks = self._hooks()
+        if hooks:
+            hooks(event)
 
     def drops(self) -> dict[str, int]:
         """Return the number of messages dropped, by reason."""

@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
+from weakref import ref
 
 from . import _clock
 from ._keyspace import Keyspace
@@ -22,6 +23,7 @@ from ._outages import Health
 from ._session import Session
 from ._transport import scripts
 from ._transport.tasks import ignore
+from ._weakly import weakly
 from .exceptions import COMMAND_ERRORS, ConnectionLost
 
 #: Between two renewals, at most; a third of a lease.
@@ -61,7 +63,7 @@ class Keepers:
     """The memberships of a layer, by shard."""
 
     def __init__(self, layer: Remembering, logger: logging.Logger) -> None:
-        self._hash = layer.consistent_hash
+        self._hash = weakly(layer.consistent_hash, 0)
         self._all = [Keeper(layer, shard, logger) for shard in range(layer.ring_size)]
 
     def of(self, group: str) -> Keeper:
@@ -93,8 +95,10 @@ class Keeper:
     """The memberships of a layer at one entry of ``hosts``, on all its event loops."""
 
     def __init__(self, layer: Remembering, shard: int, logger: logging.Logger) -> None:
+        shard_of = weakly(layer.consistent_hash, shard)
+
         def is_here(group: str) -> bool:
-            return layer.consistent_hash(group) == shard
+            return shard_of(group) == shard
 
         self._shard = shard
         self._logger = logger
@@ -106,7 +110,8 @@ class Keeper:
         self._group_expiry_s = layer.group_expiry
         self._session_of = layer._sessions.find
         self.told = Memberships(layer._mailboxes, self._keys, is_here, layer.group_expiry)
-        self._task: asyncio.Task[None] | None = None
+        # Known weakly, as tasks hold their loops, which may be dropped.
+        self._task: ref[asyncio.Task[None]] | None = None
         self._due_at = 0.0
         self._requested = False
         self._refused_with = ""
@@ -192,10 +197,10 @@ class Keeper:
         if not (self._requested or _clock.monotonic() >= self._due_at or told.is_over):
             return
         with self.told.lock:
-            task = self._task
+            task = self._task() if self._task is not None else None
             # That of a loop which stands still may never go on.
             if task is None or task.done() or not task.get_loop().is_running():
-                self._task = session.background(self._run(session), "renew leases")
+                self._task = ref(session.background(self._run(session), "renew leases"))
 
     async def _run(self, session: Session) -> None:
         try:

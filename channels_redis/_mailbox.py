@@ -35,11 +35,12 @@ class Mailbox(Share):
     """
 
     __slots__ = (
+        "__weakref__",
+        "_home",
         "alive",
         "capacity",
         "demand",
         "groups",
-        "home",
         "items",
         "left",
         "loop",
@@ -58,8 +59,9 @@ class Mailbox(Share):
         self.demand = demand
         #: Whether the layer knows it still; one that has ended takes no more messages.
         self.alive = True
-        #: The session whose loop has joined topics for it, and whether its own is one of them.
-        self.home: Home | None = None
+        # Known weakly: it belongs to an event loop that may be dropped.
+        self._home: ref[Home] | None = None
+        #: Whether the topic of its own name is one of those that its home has joined.
         self.subscribed = False
         # A deque costs 600 bytes and most mailboxes of an idle site never hold a message.
         self.items: deque[tuple[float, Any, bool]] | None = None
@@ -75,11 +77,21 @@ class Mailbox(Share):
         self.left: tuple[float, ref[Loop]] | None = None
 
     @property
+    def home(self) -> Home | None:
+        """The session whose loop has joined topics for it."""
+        return self._home() if self._home is not None else None
+
+    @home.setter
+    def home(self, home: Home | None) -> None:
+        self._home = ref(home) if home is not None else None
+
+    @property
     def fed(self) -> bool:
         """Whether something brings messages here: readers of a queue, or a subscription."""
         if self.demand is not None:
             return True
-        return self.subscribed and self.home is not None and self.home.loop.is_running()
+        home = self.home
+        return self.subscribed and home is not None and home.loop.is_running()
 
     def awaited(self) -> bool:
         """Tell whether somebody waits who can still be woken."""

@@ -365,10 +365,11 @@ class Mailboxes:
         with self.lock:
             if not box.alive:
                 return False
-            if box.home not in (None, home):
+            before = box.home
+            if before not in (None, home):
                 if box.fed or not subscribed:
                     return False
-                box.home.taken_over(box)
+                before.taken_over(box)
             box.home = home
             box.subscribed = box.subscribed or subscribed
             return True

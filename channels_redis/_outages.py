@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
+from weakref import WeakSet
 
 from . import _clock
 from ._events import NodeBack, NodeLost, Reporter
@@ -100,7 +101,8 @@ class Health:
         self.settled = False
         self._report = report
         self._outage = outage
-        self._losers: set[object] = set()
+        # Known weakly, as they belong to event loops that may be dropped.
+        self._losers: WeakSet[object] = WeakSet()
         self._lost_at: float | None = None
         self._past_s = 0.0
         #: Outages that have ended.

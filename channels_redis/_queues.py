@@ -10,6 +10,7 @@ import contextlib
 from collections import OrderedDict
 from functools import partial
 from typing import Any, Protocol
+from weakref import WeakValueDictionary, ref
 
 from . import _clock
 from ._events import MessagesDropped, QueueUnreadable, Reporter
@@ -21,6 +22,7 @@ from ._portal import portal
 from ._transport.pops import Popped
 from ._transport.queue import QueueReader
 from ._waiters import Demand
+from ._weakly import weakly
 from .exceptions import WrongKeyType
 
 Loop = asyncio.AbstractEventLoop
@@ -80,11 +82,13 @@ class LocalQueue:
         self.expiry_s = layer.expiry
         self.block_s = layer._block_s
         self.receivers = Demand(self._ensure_readers)
-        self._layer = layer
-        self._unpack = partial(layer._unpack_queued, name)
+        self._layer = ref(layer)
+        self._report = layer._report
+        self._unpack = partial(weakly(layer._unpack_queued, None), name)
         self._mailboxes = layer._mailboxes
         self._shards = shards
-        self._readers: dict[int, QueueReader] = {}
+        # Known weakly: they belong to event loops, which may be dropped.
+        self._readers: WeakValueDictionary[int, QueueReader] = WeakValueDictionary()
         self._remembers = layer._members_are_unique()
         self._used_at = _clock.monotonic()
         self._recent = Recent()
@@ -142,9 +146,11 @@ class LocalQueue:
     def deliver(self, reader: QueueReader, messages: list[Popped], running: Loop | None) -> None:
         """Put popped messages into mailboxes."""
         if self.specific:
+            layer = self._layer()
             for member, _ in messages:
-                if self._is_new(member):
-                    self._layer._hand_over(self, member, running)
+                # Without a layer nobody is there to receive.
+                if layer is not None and self._is_new(member):
+                    layer._hand_over(self, member, running)
             return
         box = self.open(self.name)
         now = _clock.monotonic()
@@ -154,7 +160,7 @@ class LocalQueue:
 
     def dropped(self, reason: str, count: int) -> None:
         """Count messages that will not be delivered."""
-        self._layer._report(MessagesDropped(self.name, reason, count))
+        self._report(MessagesDropped(self.name, reason, count))
 
     def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
         """Hand back what it delivered ``before`` and nobody took; tell whether more is left."""
@@ -179,7 +185,7 @@ class LocalQueue:
 
     def unreadable(self, error: WrongKeyType) -> None:
         """Raise in those who wait, and report."""
-        self._layer._report(QueueUnreadable(self.name))
+        self._report(QueueUnreadable(self.name))
         self.failed(error)
 
     def ended(self, reader: QueueReader) -> None:
@@ -221,9 +227,10 @@ class LocalQueue:
 
     def _ensure_readers(self, loop: Loop) -> None:
         """See to it that a reader runs on every shard; ``loop`` is the running one."""
-        if not (self.receivers.waiting or self._layer._is_used_on(loop)):
-            return  # The layer was closed there; the next receive() starts anew.
-        home = self._layer._home(loop)
+        layer = self._layer()
+        if layer is None or not (self.receivers.waiting or layer._is_used_on(loop)):
+            return  # The layer was closed there, or is gone; the next receive() starts anew.
+        home = layer._home(loop)
         if home is None:
             portal.call_soon(self._ensure_readers)
             return

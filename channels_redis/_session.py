@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from weakref import ref
 
 from . import utils
 from ._events import SenderClockUsed
@@ -18,11 +19,11 @@ from ._transport import flushing, scripts
 from ._transport.cluster import Cluster
 from ._transport.cluster import Entry as ClusterEntry
 from ._transport.commands import Commands
-from ._transport.connections import descriptors_of
+from ._transport.connections import descriptors_of, shut
 from ._transport.credentials import ClusterClient
 from ._transport.queue import QueueReader
 from ._transport.shards import Shard, SingleServer
-from ._transport.tasks import forget
+from ._transport.tasks import started
 from ._transport.topology import Node
 from .exceptions import COMMAND_ERRORS, ConnectionLost
 
@@ -64,13 +65,21 @@ class SessionEnded(ConnectionLost):
 
 
 class Session:
-    """The part of a layer that belongs to one event loop and ends with it."""
+    """The part of a layer that belongs to one event loop and ends with it.
+
+    It does not hold the layer, and ends where nobody else does.
+    """
 
     def __init__(self, layer: BaseRedisLayer, loop: Loop) -> None:
-        self.layer = layer
+        self._layer = ref(layer)
+        self._keys = layer._keys
+        self._mailboxes = layer._mailboxes
+        self._report = layer._report
+        self._health = layer._health
+        self._tallies = layer._tallies
         self.loop = loop
         self.closing = False
-        self._tally = layer._tallies.open()
+        self._tally = self._tallies.open()
         self._pauses = 0
         self._clients: dict[int, Redis | RedisCluster] = {}
         self._shards_in_use: dict[int, Shard] = {}
@@ -82,6 +91,14 @@ class Session:
         if portal.is_portal(loop):
             portal.host(self)
         self._sweeper: asyncio.TimerHandle | None = loop.call_later(self._sweep_s, self._sweep)
+
+    @property
+    def layer(self) -> BaseRedisLayer:
+        """The layer this belongs to.  Raises :class:`SessionEnded` where nobody holds it."""
+        layer = self._layer()
+        if layer is None:
+            raise SessionEnded("Nobody holds the channel layer any more.")
+        return layer
 
     def client(self, shard: int) -> Redis | RedisCluster:
         """Return the redis-py client of a shard, which owns the pool of all connections."""
@@ -110,7 +127,7 @@ class Session:
         def make_node(first_dialled: Callable[[Node], None]) -> Node:
             return Node(
                 partial(self._connection, index),
-                self.layer._health[index],
+                self._health[index],
                 self.loop,
                 self._tally[index],
                 connect_wait_s=self.layer.connect_wait_s,
@@ -131,7 +148,7 @@ class Session:
         return Cluster(
             entry,
             make_client,
-            self.layer._health[index],
+            self._health[index],
             self.loop,
             self._tally[index],
             connect_wait_s=self.layer.connect_wait_s,
@@ -140,7 +157,8 @@ class Session:
 
     def _connection(self, shard: int) -> Redis:
         """Return what the layer's ``connection(shard)`` does; also while this session ends."""
-        own = self.layer.has_own_connections
+        layer = self._layer()
+        own = layer is not None and layer.has_own_connections
         client = self.layer.connection(shard) if own else self.client(shard)
         return cast("Redis", client)
 
@@ -176,12 +194,12 @@ class Session:
 
     @property
     def receiving(self) -> bool:
-        """Whether messages come in on this loop."""
-        return bool(self._readers)
+        """Whether messages come in on this loop, for somebody who wants them."""
+        return any(reader.wanted for reader in self._readers)
 
     def background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run something whose end this session awaits."""
-        task = self.loop.create_task(work, name=f"channels_redis {name}")
+        task = started(work, self.loop, f"channels_redis {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -206,13 +224,13 @@ class Session:
         return outcomes
 
     def _issue(self, shard: int, name: str, member: bytes, bound: scripts.Bound) -> scripts.Running:
-        key: str = self.layer._keys.queue(name)
+        key: str = self._keys.queue(name)
         node = self.commands(shard, key)
         return scripts.send(node, key, member, self.layer.expiry, bound)
 
     def _added(self, shard: int, result: int) -> bool:
         if result & scripts.SENDER_CLOCK:
-            self.layer._report(SenderClockUsed(self.layer._health[shard].node))
+            self._report(SenderClockUsed(self._health[shard].node))
         if result & scripts.ADDED:
             self._tally[shard].sent += 1
             return True
@@ -231,7 +249,7 @@ class Session:
         )
 
     async def _delete_keys(self, shard: Shard, names: set[str] | None) -> None:
-        keyspace, at = self.layer._keys, shard.commands
+        keyspace, at = self._keys, shard.commands
         if names is None:
             nodes = await shard.everywhere()
             await asyncio.gather(*[flushing.delete_owned(node, at, keyspace) for node in nodes])
@@ -247,7 +265,8 @@ class Session:
             yield
         finally:
             self._pauses -= 1
-            for queue in list(self.layer._queues.values()):
+            layer = self._layer()
+            for queue in list(layer._queues.values()) if layer is not None else ():
                 queue.resume()
 
     async def _stop_readers(self) -> None:
@@ -268,25 +287,40 @@ class Session:
             await asyncio.wait(self._tasks)
         await asyncio.gather(*[shard.aclose() for shard in self._shards_in_use.values()])
         await asyncio.gather(*[utils._close_redis(client) for client in self._clients.values()])
-        self.layer._tallies.close(self._tally)
+        self._tallies.close(self._tally)
+
+    async def rest(self) -> None:
+        """Close what nobody needs just now; it is made again when it is needed."""
+        unwanted = [reader for reader in self._readers if not reader.wanted]
+        await asyncio.gather(*[reader.aclose() for reader in unwanted])
+        shards = list(self._shards_in_use.values())
+        await asyncio.gather(*[shard.rest(alone=not self.receiving) for shard in shards])
+        for client in list(self._clients.values()):
+            pool = getattr(client, "connection_pool", None)  # the one for a cluster has many
+            if pool is not None:
+                await pool.disconnect(inuse_connections=False)
 
     async def retire(self) -> None:
         """End, unless somebody uses this session; the layer makes another one if it goes on."""
-        if not (self.closing or self.receiving or self.busy):
-            await self.layer._sessions.aclose()
+        layer = self._layer()
+        if layer is not None and not (self.closing or self.receiving or self.busy):
+            await layer._sessions.aclose()
 
     def abandon(self) -> None:
         """Let go after the loop was closed without warning."""
         self.closing = True
-        self.layer._tallies.close(self._tally)
-        self.layer._mailboxes.forget_loop(self.loop)
+        self._tallies.close(self._tally)
+        self._mailboxes.forget_loop(self.loop)
         users: list[QueueReader | Shard] = [*self._readers, *self._shards_in_use.values()]
         for user in users:
             # One that can't be let go properly is no reason to keep the others.
             with contextlib.suppress(Exception):
                 user.abandon()
-        for task in self._tasks:
-            forget(task)
+
+    def shut(self) -> None:
+        """Let servers see the end of all connections, while the loop stands still."""
+        for descriptor in self.descriptors():
+            shut(descriptor)
 
     def descriptors(self) -> set[int]:
         """Return the file descriptors of all connections, those of :meth:`client` included."""
@@ -298,4 +332,6 @@ class Session:
 
     def _sweep(self) -> None:
         self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)
-        self.layer._sweep(self)
+        layer = self._layer()
+        if layer is not None:
+            layer._sweep(self)

@@ -6,7 +6,7 @@ than the message is worth.  So each event loop counts for itself, and who asks a
 
 from __future__ import annotations
 
-from ._native import Lock
+from ._native import RLock
 
 
 class NodeTally:
@@ -34,7 +34,8 @@ class Tallies:
     """The counts of a layer: of its event loops, and of those that have ended."""
 
     def __init__(self, ring_size: int) -> None:
-        self._lock = Lock()
+        # Reentrant, as an event loop may end, as garbage, wherever memory is allocated.
+        self._lock = RLock()
         self._past = _empty(ring_size)
         self._open: list[Tally] = []
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
 
 from . import _clock
 from ._events import MessagesDropped
@@ -38,7 +39,7 @@ class _Joining:
 class TopicSession(Session):
     """A session with one subscriber per shard, and the members of each topic."""
 
-    layer: RedisPubSubChannelLayer
+    _layer: ref[RedisPubSubChannelLayer]
 
     def __init__(self, layer: RedisPubSubChannelLayer, loop: Loop) -> None:
         super().__init__(layer, loop)
@@ -48,13 +49,18 @@ class TopicSession(Session):
         self._recalls = layer._publications_are_unique()
         self._recent = Recent()
 
+    @property
+    def layer(self) -> RedisPubSubChannelLayer:
+        """The layer this belongs to.  Raises :class:`SessionEnded` where nobody holds it."""
+        return cast("RedisPubSubChannelLayer", super().layer)
+
     async def listen(self, channel: str, limit_s: float | None) -> Mailbox:
         """Return the mailbox of a process-specific channel, subscribed in this process.
 
         Raises :class:`ConnectionLost` when a new subscription was not made in ``limit_s``, and
         :class:`SessionEnded` when this session was closed before.
         """
-        boxes = self.layer._mailboxes
+        boxes = self._mailboxes
         # Again where it was forgotten meanwhile, as flush() does.
         while not (box := boxes.open(channel)).fed:
             try:
@@ -69,7 +75,7 @@ class TopicSession(Session):
 
     async def group_add(self, group: str, box: Mailbox) -> None:
         """Add a mailbox to a group, once the group's topic is subscribed."""
-        topic = self.layer._keys.group_topic(group)
+        topic = self._keys.group_topic(group)
         await self._join(topic, box, self.layer.connect_wait_s, group)
         if box.home is not None and box.home is not self:
             # It was taken over meanwhile, by a loop that did not know of this group.
@@ -79,12 +85,12 @@ class TopicSession(Session):
         """Remove a mailbox from a group."""
         if box.groups is not None:
             box.groups.pop(group, None)
-        self._part(self.layer._keys.group_topic(group), box)
+        self._part(self._keys.group_topic(group), box)
 
     def forget(self, box: Mailbox) -> None:
         """Leave all topics of an ended mailbox."""
         for group in box.groups or ():
-            self._part(self.layer._keys.group_topic(group), box)
+            self._part(self._keys.group_topic(group), box)
         if box.home is self:
             self._part(box.name, box)
 
@@ -105,7 +111,7 @@ class TopicSession(Session):
 
     async def leave_all(self) -> None:
         """Leave all groups, and the channels whose mailboxes were forgotten."""
-        alive = self.layer._mailboxes.boxes
+        alive = self._mailboxes.boxes
         for topic, members in list(self._members.items()):
             for box in list(members.values()):
                 if box.name.encode() != topic or alive.get(box.name) is not box:
@@ -134,19 +140,19 @@ class TopicSession(Session):
         )
 
     def _new_own_topic(self) -> bytes:
-        return self.layer._keys.new_own_topic().encode()
+        return self._keys.new_own_topic().encode()
 
     async def aclose(self) -> None:
         """End all tasks and close all connections of this loop."""
         self.closing = True
-        self.layer._mailboxes.orphan(self)
+        self._mailboxes.orphan(self)
         await asyncio.gather(*[one.aclose() for one in self._subscribers.values()])
         await super().aclose()
 
     def abandon(self) -> None:
         """Let go after the loop was closed without warning."""
         super().abandon()
-        self.layer._mailboxes.orphan(self)
+        self._mailboxes.orphan(self)
         for subscriber in self._subscribers.values():
             subscriber.abandon()
 
@@ -212,7 +218,7 @@ class TopicSession(Session):
 
     def _claim(self, topic: str, box: Mailbox) -> bool:
         own = topic == box.name
-        return not self.closing and self.layer._mailboxes.claim(box, self, subscribed=own)
+        return not self.closing and self._mailboxes.claim(box, self, subscribed=own)
 
     async def _subscribe(
         self, topic: str, arrived: Callable[[], None], limit_s: float | None
@@ -225,13 +231,13 @@ class TopicSession(Session):
 
     def _rejoin_groups(self, box: Mailbox) -> None:
         """Have all joined that a mailbox is in: whoever fed it before joined these, and is gone."""
-        with self.layer._mailboxes.lock:
+        with self._mailboxes.lock:
             groups = tuple(box.groups or ())
         for group in groups:
             self.background(self._rejoin(group, box), f"rejoining {group}")
 
     async def _rejoin(self, group: str, box: Mailbox) -> None:
-        topic = self.layer._keys.group_topic(group)
+        topic = self._keys.group_topic(group)
 
         def arrived() -> None:
             # It may have been left, and the mailbox taken over again.
@@ -261,26 +267,26 @@ class TopicSession(Session):
 
         ``mark`` is unlike that of any other message, where the transport gives them marks.
         """
-        members = self._members.get(topic)
-        if not members:
+        members, layer = self._members.get(topic), self._layer()
+        if not members or layer is None:
             return
         name = topic.decode("utf-8", "replace")
         try:
-            item = self.layer._item(name, payload)
-            excluded = self.layer._excluded(item)
+            item = layer._item(name, payload)
+            excluded = layer._excluded(item)
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
-            self.layer._undecodable(name, error)
+            layer._undecodable(name, error)
             return
         if not mark and self._recalls:
             mark = payload
         # Only now: what was refused as the wrong place's may come to the right one after it.
         if mark and self._recent.has(mark):
-            self.layer._report(MessagesDropped(name, "repeated"))
+            self._report(MessagesDropped(name, "repeated"))
             return
         boxes: Iterable[Mailbox] = members.values()
         if excluded:
             boxes = [box for box in boxes if box.name not in excluded]
-        self.layer._mailboxes.put_all(boxes, item, self.loop)
+        self._mailboxes.put_all(boxes, item, self.loop)
 
     # Kept for those who used them
 
@@ -292,7 +298,7 @@ class TopicSession(Session):
     @property
     def groups(self) -> dict[str, set[str]]:
         """Topic of a group -> names of its members on this loop."""
-        start = self.layer._keys.group_topic("").encode()
+        start = self._keys.group_topic("").encode()
         return {
             topic.decode(): set(members)
             # A copy, as other threads look too.

@@ -25,6 +25,7 @@ from ._session import Session, SessionEnded
 from ._steps import Steps, run, submit
 from ._topics import ShardView, TopicSession
 from ._transport.scripts import Bound
+from ._weakly import weakly
 from .exceptions import (
     ConnectionLost,
     ForeignChannelError,
@@ -204,6 +205,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
     def _start_afresh(self) -> None:
         super()._start_afresh()
+        self._open_published = weakly(self.deserialize, None)
         self._used_names: dict[str, None] = {}
 
     def _make_session(self, loop: Loop) -> TopicSession:
@@ -245,7 +247,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
             if self._binding is not None:
                 payload = self._binding.decrypt(payload, self._keys.topic_place(topic))
             return self._packed(payload, self._serializer.from_bytes)
-        return Packed(payload, self.deserialize)
+        return Packed(payload, self._open_published)
 
     def _excluded(self, item: Item) -> frozenset[str]:
         """Return the channels that a published message is not for, as far as that can be seen

@@ -54,7 +54,7 @@ FLOORS = [
     ["_keyspace", "_waiters", "_events", "_tally", "_hosts", "_options", "_slots", "serializers"],
     ["_encryption"],
     ["_received"],
-    ["exceptions", "stats", "_plain", "_fork", "_clock", "_budget"],
+    ["exceptions", "stats", "_plain", "_fork", "_clock", "_budget", "_weakly"],
     ["_native"],
 ]
 # What holds nothing but the version, or nothing at all.

@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError, NoPermissionError, RedisError, Res
 from .._slots import Address, Ranges, Remap, read_ranges
 from ..exceptions import ConfigurationError
 from .connections import Loop
-from .tasks import ended
+from .tasks import ended, started
 
 #: How long one server is waited for before the next is asked too.
 STAGGER_S = 0.2
@@ -87,7 +87,7 @@ async def first_good(asking: Iterable[Callable[[], Awaitable[Chart]]], loop: Loo
         while answers.good is None and (waiting or tasks):
             if waiting:
                 asked = answers.take(waiting.popleft())
-                tasks.add(loop.create_task(asked, name="channels_redis chart"))
+                tasks.add(started(asked, loop, "channels_redis chart"))
             limit_s = STAGGER_S if waiting or answers.doubtful else None
             done, tasks = await asyncio.wait(
                 tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED

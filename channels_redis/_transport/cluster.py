@@ -35,7 +35,7 @@ from .connections import Loop, descriptors
 from .multiplexer import Multiplexer
 from .packing import pack
 from .slotmap import SlotMap
-from .tasks import begun, forget, ignore, turn
+from .tasks import begun, ignore, turn
 from .topology import RENEW_S, Node
 
 if TYPE_CHECKING:
@@ -355,6 +355,10 @@ class Cluster:
                 # What is in use is closed by whoever uses it.
                 await client.connection_pool.disconnect(inuse_connections=False)
 
+    async def rest(self, *, alone: bool) -> None:
+        """Close the connections for commands that nobody needs just now."""
+        await asyncio.gather(*[one.multiplexer.rest() for one in self._servers.values()])
+
     async def aclose(self) -> None:
         """End all tasks and connections."""
         self._closed = True
@@ -375,7 +379,5 @@ class Cluster:
         """Let go after the loop was closed without warning."""
         self._closed = True
         self.map.abandon()
-        for task in self._ends:
-            forget(task)
         for server in self._servers.values():
             server.multiplexer.abandon()

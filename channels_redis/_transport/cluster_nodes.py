@@ -22,7 +22,7 @@ from .. import _clock
 from .._slots import Address
 from .commands import Command, Commands, is_ask, recognised
 from .connections import Wire
-from .tasks import ended
+from .tasks import ended, started
 from .topology import Node, Redirected
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class ClusterNode(_NodeInCluster):
         if self.health.down:
             self._cluster.map.stale()
         name = f"channels_redis dial {self.address[0]}:{self.address[1]}"
-        dialling = self._loop.create_task(self.connect(), name=name)
+        dialling = started(self.connect(), self._loop, name)
         try:
             waiting: set[asyncio.Future[Any]] = {dialling, self._left}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -30,7 +30,7 @@ from .foreign import ForeignStream, is_stream
 from .packing import pack
 from .refusals import error_reply, handshake_error, loss
 from .replies import ERROR_REPLIES, UNASKED, Take, is_unasked, short_way, take_push
-from .tasks import Deadline, ended
+from .tasks import Deadline, ended, started
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -110,7 +110,7 @@ class Wire:
         renewals = renewals_of(pool.connection_kwargs.get("credential_provider"))
         known = renewals.latest if renewals is not None else None
         dialling = pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's annotations
-        dial: asyncio.Task[Any] = loop.create_task(dialling, name="channels_redis dial")
+        dial: asyncio.Task[Any] = started(dialling, loop, "channels_redis dial")
         try:
             await asyncio.wait({dial}, timeout=deadline_s)
         except asyncio.CancelledError:
@@ -266,11 +266,8 @@ class Wire:
         a message vanishes into a ghost's blocking pop.
         """
         descriptor = self.descriptor
-        if descriptor is None:
-            return
-        # Through a twin, as uvloop's own objects can't do it.
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as twin:
-            twin.shutdown(socket.SHUT_RDWR)
+        if descriptor is not None:
+            shut(descriptor)
 
     def abandon(self) -> None:
         """Close the socket after the loop was closed without warning.
@@ -288,6 +285,12 @@ class Wire:
                 transport._call_connection_lost(None)
             transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
         self._connection._reader = self._connection._writer = None
+
+
+def shut(descriptor: int) -> None:
+    """Shut a socket, whoever has it; through a twin, as uvloop's own objects can't do it."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as twin:
+        twin.shutdown(socket.SHUT_RDWR)
 
 
 def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[Any]]:

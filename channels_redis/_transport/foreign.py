@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ConnectionError, ResponseError
 
 from .replies import ERROR_REPLIES, Inbox, is_unasked
-from .tasks import ended, forget
+from .tasks import ended, started
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -32,7 +32,7 @@ class ForeignStream(Inbox):
         self._unwritten: deque[bytes] = deque()
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
-        self._reader = loop.create_task(self._read_on(), name="channels_redis foreign reader")
+        self._reader = started(self._read_on(), loop, "channels_redis foreign reader")
 
     # As a transport
 
@@ -41,7 +41,7 @@ class ForeignStream(Inbox):
         self._unwritten.append(data)
         if self._writer is None:
             name = "channels_redis foreign writer"
-            self._writer = self._loop.create_task(self._write_all(), name=name)
+            self._writer = started(self._write_all(), self._loop, name)
 
     def is_closing(self) -> bool:
         """Tell whether nothing more is read or written."""
@@ -67,8 +67,6 @@ class ForeignStream(Inbox):
     def abandon(self) -> None:
         """Let go after the loop was closed without warning."""
         self._closing = True
-        for task in self._tasks():
-            forget(task)
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [task for task in (self._reader, self._writer) if task is not None]

@@ -23,7 +23,7 @@ from ..exceptions import ConnectionLost
 from .commands import Command, is_refusal
 from .connections import NO_ANSWER, Loop, Wire
 from .probe import Probe, await_life
-from .tasks import begun, forget, ignore, turn
+from .tasks import begun, ignore, turn
 from .topology import RENEW_S, Node, backoff_s
 
 #: Bytes written and not yet answered, above which further commands wait for replies.
@@ -39,6 +39,9 @@ CROWD = 4
 #: Bytes of commands that wait to be written, above which they are, though the tick goes on: the
 #: server runs them while others are made.
 PIECE_BYTES = 12 * 1024
+
+#: Why a connection that nobody needed was closed.
+RESTING = "nobody needed it"
 
 #: A reply that takes so long makes one wonder whether the server is still the one to ask.
 SUSPICIOUS_S = 1.0
@@ -162,6 +165,12 @@ class Multiplexer:
         else:
             self._wire.abort(reason)
 
+    async def rest(self) -> None:
+        """Close the connection, unless somebody waits for a reply; the next command makes one."""
+        if self._wire is not None and not self.pending:
+            self._wire.abort(RESTING)
+            await asyncio.sleep(0)  # In which the transport closes the socket.
+
     async def aclose(self) -> None:
         """Fail what is pending, end the task, close the connection."""
         self._closed = True
@@ -189,9 +198,6 @@ class Multiplexer:
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.abandon()
-        self._probe.abandon()
-        if self._task is not None:
-            forget(self._task)
 
     def _start(self) -> None:
         name = f"channels_redis multiplexer {self._node.health.node}"

@@ -20,7 +20,7 @@ from ..exceptions import ConfigurationError
 from .commands import Command, Commands
 from .connections import NO_ANSWER, Loop, Wire
 from .packing import pack
-from .tasks import begun, ended, forget, ignore, turn
+from .tasks import begun, ended, ignore, turn
 from .topology import Node
 
 #: A connection without a reply for longer than this was idle.
@@ -89,11 +89,6 @@ class Probe:
         """End all tasks."""
         self.stop()
         await ended(self._trials)
-
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning."""
-        for trial in self._trials:
-            forget(trial)
 
     def _end(self) -> None:
         self.question = None

@@ -25,7 +25,7 @@ from .multiplexer import SUSPICIOUS_S
 from .packing import pack
 from .pops import DEPTH, Popped, Pops, Reply
 from .probe import await_life
-from .tasks import BREATH_S, Deadline, begun, forget, turn
+from .tasks import BREATH_S, Deadline, begun, turn
 from .topology import RENEW_S, Node, Redirected, backoff_s
 
 #: How long a message of a general channel waits for the receive() that comes back.
@@ -101,6 +101,7 @@ class QueueReader:
         self._trouble: Exception | None = None
         self._failures = 0
         self._stopping = False
+        self._freed = False
         self._deserted = False
         self._renewal = ""
         self._poked: asyncio.Future[None] | None = None
@@ -116,6 +117,11 @@ class QueueReader:
     def descriptor(self) -> int | None:
         """The file descriptor of the connection, if there is one."""
         return self._wire.descriptor if self._wire is not None else None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody wants messages from here, or what was popped has to go back."""
+        return self._owner.demand() > 0 or self._holds
 
     @property
     def _leaving(self) -> bool:
@@ -199,8 +205,6 @@ class QueueReader:
                     self._take(self._pops.take(reply, _clock.monotonic()))
             wire.abandon()
         self._deliver_popped(None)
-        for task in (self.task, *self._helpers):
-            forget(task)
         self._helpers.clear()
         self._node.health.gone(self)
         self._owner.ended(self)
@@ -218,8 +222,12 @@ class QueueReader:
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
+        except GeneratorExit:
+            # Freed together with its loop, on which nothing can be awaited.
+            self._freed = True
+            raise
         finally:
-            if not self.loop.is_closed():
+            if not (self._freed or self.loop.is_closed()):
                 await self._finish()
 
     async def _wait_for_demand(self) -> bool:
@@ -230,7 +238,7 @@ class QueueReader:
             if not self._owner.demand():
                 await asyncio.wait({self._poked}, timeout=self._block_s)
             self._poked = None
-        return not self._leaving and (self._owner.demand() > 0 or self._holds)
+        return not self._leaving and self.wanted
 
     async def _work(self) -> None:
         """Do one round of popping, on a new connection if need be."""

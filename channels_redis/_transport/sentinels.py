@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError
 
 from .connections import NO_ANSWER, Loop, Wire
 from .packing import pack
-from .tasks import apart, begun, forget, turn
+from .tasks import apart, begun, turn
 from .topology import Node
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ class SentinelWatch:
         self._closed = True
         if self._wire is not None:
             self._wire.abandon()
-        forget(self._task)
 
     def _start(self) -> None:
         name = f"channels_redis sentinel watch {self._node.health.node}"

@@ -52,6 +52,11 @@ class Shard(Protocol):
         """Return what sends to each server that has keys."""
         ...
 
+    async def rest(self, *, alone: bool) -> None:
+        """Close the connections for commands that nobody needs just now; and what is there for
+        the sake of others, where they are ``alone``.
+        """
+
     async def aclose(self) -> None:
         """End all tasks and connections."""
 
@@ -106,6 +111,14 @@ class SingleServer:
 
     def _watch_sentinels(self, node: Node) -> None:
         self._watch = watch_sentinels(node, self._loop)
+
+    async def rest(self, *, alone: bool) -> None:
+        """Close the connection for commands, unless somebody needs it, and with it the watch."""
+        await self._multiplexer.rest()
+        if alone and self._watch is not None and not self._multiplexer.connected:
+            watch, self._watch = self._watch, None
+            self._node.tell_next_dial(self._watch_sentinels)
+            await watch.aclose()
 
     async def aclose(self) -> None:
         """End all tasks and connections."""

@@ -18,7 +18,7 @@ from .._slots import SLOTS, Address, Owners, Ranges, owners_of
 from ..exceptions import ConfigurationError, ConnectionLost
 from .charting import Chart, first_good
 from .connections import Loop
-from .tasks import begun, forget, ignore, turn
+from .tasks import begun, ignore, turn
 from .topology import backoff_s
 
 #: Between two questions for the map, at least.
@@ -152,8 +152,6 @@ class SlotMap:
         """Let go after the loop was closed without warning."""
         self._closed = True
         self._health.gone(self)
-        if self._task is not None:
-            forget(self._task)
 
     async def _run(self) -> None:
         try:

@@ -23,7 +23,7 @@ from .connections import Loop, Wire
 from .loopback import DEAF, Loopback
 from .packing import pack
 from .subscriptions import AUTH, CLASSIC, SHARDED, Join, Publish, Sent, State, Topic, Topics, Verbs
-from .tasks import begun, forget, ignore, turn
+from .tasks import begun, ignore, turn
 from .topology import Node, backoff_s
 
 #: How long a subscription waits that was refused, as the cluster is just being rearranged.
@@ -159,8 +159,6 @@ class Subscriber:
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.abandon()
-        if self._task is not None:
-            forget(self._task)
 
     def _give_up(self, join: Join) -> None:
         join.fail(self._lost(self._trouble))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, TypeVar
@@ -24,19 +25,24 @@ def begun(work: Coroutine[Any, Any, T], loop: Loop, name: str) -> asyncio.Task[T
     is run, no ``finally`` either.
     """
     work.send(None)
-    return loop.create_task(work, name=name)
+    return started(work, loop, name)
+
+
+def started(work: Coroutine[Any, Any, T], loop: Loop, name: str) -> asyncio.Task[T]:
+    """Return a task that may be left pending: it can never end where its loop is closed bare, or
+    freed unclosed, and nobody needs a log record of that.
+    """
+    task = loop.create_task(work, name=name)
+    # The attribute by which asyncio keeps quiet about its own; uvloop's tasks are asyncio's.
+    with contextlib.suppress(AttributeError):  # a task factory of the user's
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # not in the annotations
+    return task
 
 
 @types.coroutine
 def turn() -> Generator[None, None, None]:
     """Let the event loop take its turn (see :func:`begun`)."""
     yield
-
-
-def forget(task: asyncio.Task[Any]) -> None:
-    """Let a task go that can never end, as its loop was closed: nobody needs a log record."""
-    # The attribute by which asyncio keeps quiet about its own; uvloop's tasks are asyncio's.
-    task._log_destroy_pending = False  # type: ignore[attr-defined]  # not in the annotations
 
 
 def ignore(future: asyncio.Future[Any]) -> None:
@@ -51,7 +57,7 @@ async def apart(work: Coroutine[Any, Any, T], loop: Loop, purpose: str) -> T:
     On Python 3.10, redis-py 5 may take a cancellation for the end of one of its time-outs, and go
     on; whoever was cancelled would live for ever.
     """
-    task: asyncio.Task[T] = loop.create_task(work, name=f"channels_redis {purpose}")
+    task = started(work, loop, f"channels_redis {purpose}")
     try:
         await asyncio.wait({task})
     except asyncio.CancelledError:

@@ -120,6 +120,10 @@ class Node:
         self.connect_wait_s = connect_wait_s
         self.command_timeout_s = command_timeout_s
 
+    def tell_next_dial(self, dialled: Callable[[Node], None]) -> None:
+        """Have a callable told of the next connection, as of the first one."""
+        self._first_dialled = dialled
+
     def pool(self) -> ConnectionPool:
         """Return the pool that all connections come from."""
         return self._client().connection_pool

@@ -212,7 +212,8 @@ async def test_a_consumer_that_was_woken_and_has_not_come_yet_keeps_its_mailbox(
     loop = asyncio.get_running_loop()
     mailboxes = Mailboxes(lambda channel: None, lambda channel, reason, count: None, 60, 60, 10_000)
     box = mailboxes.open("channel")
-    box.subscribed, box.home = True, FakeHome(loop)
+    home = FakeHome(loop)
+    box.subscribed, box.home = True, home
 
     async def make() -> None:
         mailboxes.made_here(box)
@@ -251,7 +252,7 @@ def test_hooks_hear_of_an_outage_without_a_lock_that_others_need() -> None:
     outage = Outage(changed)
     report: Any = list[Any]().append
     health = Health("server", report, outage)
-    user = object()
+    user = Outage(changed)  # as good as any
     health.works(user)
     health.lost(user, "closed")
     health.works(user)
