@@ -15,6 +15,7 @@ from channels.layers import BaseChannelLayer
 from . import _fork, _keywords, utils
 from . import _options as options
 from ._events import Reporter
+from ._hosts import doctor_command
 from ._keyspace import Keyspace, random_hex
 from ._loops import LoopStates
 from ._mailboxes import Mailboxes
@@ -130,7 +131,13 @@ class BaseRedisLayer(ObservedLayer):
         self._tallies = Tallies(self.ring_size)
         self._outage = Outage(weakly(self._outage_changed, None))
         self._health = [
-            Health(utils.describe_host(host), self._report, self._outage, Secrets(host))
+            Health(
+                utils.describe_host(host),
+                self._report,
+                self._outage,
+                Secrets(host),
+                doctor_command(host),
+            )
             for host in self.hosts
         ]
         self._mailboxes = Mailboxes(

@@ -7,6 +7,7 @@ password.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -314,6 +315,22 @@ def describe_host(host: Any) -> str:
         return _describe_location(name, port)
     except Exception:  # noqa: BLE001  # whatever it is, printing it must not fail
         return f"<{type(host).__name__}>"
+
+
+def doctor_command(host: Host) -> str:
+    """Return the command line that looks closely at a decoded entry, without any secret."""
+    command = "python -m channels_redis doctor"
+    if is_cluster(host) or missing_value(host):
+        return "manage.py channel_layer doctor"
+    if "sentinels" in host:
+        places = " ".join(f"--sentinel {_describe_location(*pair)}" for pair in host["sentinels"])
+        return f"{command} {places} --master-name {shlex.quote(host['master_name'])}"
+    place = describe_host(host)
+    if place.startswith("unix:"):
+        return f"{command} --url {shlex.quote(place.replace(':', '://', 1))}"
+    tls = host.get("ssl") or any(key.startswith("ssl_") for key in host)
+    scheme = str(host.get("address", "rediss" if tls else "redis")).partition("://")[0]
+    return f"{command} --url {scheme}://{place}"
 
 
 def redact_hosts(hosts: Any) -> str:

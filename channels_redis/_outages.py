@@ -18,6 +18,7 @@ from ._native import Lock, RLock
 from ._secrets import NO_SECRETS, Secrets
 
 _NEVER_WORKED = "it has not worked yet: check that it runs, and host, port and TLS of its entry"
+_DOCTOR = "python -m channels_redis doctor"
 
 
 class Outage:
@@ -85,14 +86,18 @@ class Recovery(Protocol):
 class Health:
     """Whether one shard works, for all event loops of a layer.
 
-    What is told of it holds none of ``secrets``.
-    """
-
     def __init__(
-        self, node: str, report: Reporter, outage: Outage, secrets: Secrets = NO_SECRETS
+        self,
+        node: str,
+        report: Reporter,
+        outage: Outage,
+        secrets: Secrets = NO_SECRETS,
+        doctor: str = _DOCTOR,
     ) -> None:
         self.node = node
         self.secrets = secrets
+        #: The command line that looks at it closely.
+        self.doctor = doctor
         #: What has to be done before the shard is back, besides connecting.
         self.recovery: Recovery | None = None
         #: Whether the shard ever worked: until then, a refusal is a mistake in the options.
@@ -113,10 +118,12 @@ class Health:
         """Whether the shard, or a part of it, is lost just now."""
         return self._lost_at is not None
 
-    def located(self, reason: str) -> str:
-        """Return what is wrong where, and what to look at if nothing ever worked there."""
-        advice = "" if self.proven else f"; {_NEVER_WORKED}"
-        return f"Redis at {self.node}: {self.secrets.text(reason).rstrip('.')}{advice}"
+    def located(self, reason: str, fate: str) -> str:
+        """Return what is wrong where, what that means for the caller, and what to look at if
+        nothing ever worked there.
+        """
+        text = f"Redis at {self.node}: {self.secrets.text(reason).rstrip('.')}; {fate}"
+        return text if self.proven else f"{text}; {_NEVER_WORKED}; to look closer: {self.doctor}"
 
     def lost(self, user: object, reason: str) -> None:
         """Note that ``user`` has lost its connection, or can't get one."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.connection import SSLConnection
-from redis.asyncio.sentinel import SentinelManagedConnection
+from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection
 from redis.exceptions import (
     ConnectionError,
     InvalidResponse,
@@ -47,6 +47,9 @@ _HANDSHAKE_S = 1.0
 
 #: How reading shows that a connection is lost: its end, what is no reply, a pool that was closed.
 _LOSSES = (ConnectionError, InvalidResponse, OSError, EOFError, AttributeError, ValueError)
+
+#: How long a server that closes new connections may take to say why.
+_LAST_WORDS_S = 0.5
 
 
 class Wire:
@@ -335,6 +338,24 @@ def _connections(pool: ConnectionPool) -> list[AbstractConnection]:
 def _descriptor(transport: asyncio.BaseTransport) -> int | None:
     sock = transport.get_extra_info("socket")
     return sock.fileno() if sock is not None and sock.fileno() >= 0 else None
+
+
+async def last_words(pool: ConnectionPool) -> str:
+    """Return what a server says by itself to a new connection before it closes it, as one at its
+    limit of clients does; empty if nothing can be heard.
+    """
+    if isinstance(pool, SentinelConnectionPool):
+        return ""
+    connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's own
+    try:
+        await asyncio.wait_for(connection._connect(), _LAST_WORDS_S)
+        said: bytes = await asyncio.wait_for(connection._reader.readline(), _LAST_WORDS_S)
+    except Exception:  # noqa: BLE001 (whatever prevents it)
+        return ""
+    finally:
+        _hang_up([connection])
+        await connection.disconnect(nowait=True)
+    return said[1:].decode("utf-8", "replace").strip().removeprefix("ERR ") if said else ""
 
 
 async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:

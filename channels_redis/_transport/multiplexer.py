@@ -255,6 +255,8 @@ class Multiplexer:
             self._failures = 0
             self._fail_unwritten(None)
             return
+        if not self._failures:
+            self._trouble = self._node.silence()
         try:
             wire = await self._node.dial()
         except (RedisError, OSError) as error:
@@ -406,6 +408,6 @@ class Multiplexer:
     def _lost(self, reason: str, *, maybe_executed: bool) -> ConnectionLost:
         fate = "it may have run" if maybe_executed else "it did not run"
         return ConnectionLost(
-            f"{self._node.health.located(reason)}; the command was given up ({fate})",
+            self._node.health.located(reason, f"the command was given up ({fate})"),
             maybe_executed=maybe_executed,
         )

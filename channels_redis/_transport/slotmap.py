@@ -135,7 +135,7 @@ class SlotMap:
         """Return the error for a command that is not written any more."""
         fate = "it may have run" if maybe_executed else "it did not run"
         return ConnectionLost(
-            f"{self._health.located(reason)}; the command was given up ({fate})",
+            self._health.located(reason, f"the command was given up ({fate})"),
             maybe_executed=maybe_executed,
         )
 

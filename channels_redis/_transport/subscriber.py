@@ -164,7 +164,7 @@ class Subscriber:
         join.fail(self._lost(self._trouble))
 
     def _lost(self, reason: str) -> ConnectionLost:
-        return ConnectionLost(f"{self._node.health.located(reason)}; not subscribed")
+        return ConnectionLost(self._node.health.located(reason, "not subscribed"))
 
     def _request(self, name: bytes) -> None:
         """Have the wishes about a topic compared with its state in this tick."""
@@ -224,6 +224,8 @@ class Subscriber:
         if self._wire is None:
             if self._failures:
                 await asyncio.sleep(backoff_s(self._failures - 1))
+            else:
+                self._trouble = self._node.silence()
             self._wire = await self._node.dial()
             self._wire.renewed = self._authenticate
             self._recovering = True

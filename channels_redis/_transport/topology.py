@@ -27,12 +27,13 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from .. import utils
 from .._outages import Health
 from .._secrets import causes_of
 from .._tally import NodeTally
 from ..exceptions import ConfigurationError
 from .commands import Command, Commands, recognised
-from .connections import Loop, Wire
+from .connections import Loop, Wire, last_words
 from .tasks import apart
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ _ADVICE: tuple[tuple[type[Exception], str, str], ...] = (
     (ResponseError, "hello", "RESP3 needs Redis 6.0 or newer: set 'protocol' to 2"),
     (ResponseError, "unknown", "Redis 5.0 or newer is needed, with no command renamed"),
 )
+
+
+_NO_TLS = "the server does not seem to speak TLS on this port, which redis:// would do without"
 
 
 class Redirected(ConnectionError):
@@ -153,12 +157,10 @@ class Node:
         try:
             wire = await Wire.open(pool, self._loop, self.command_timeout_s)
         except Exception as error:
-            explained = self.explain(error)
-            if any(isinstance(cause, MasterNotFoundError) for cause in causes_of(error)):
-                await self._check_master_name(pool, error)
-            if explained is error:
+            reason = await self._why(error, pool)
+            if reason is error:
                 raise
-            raise explained from error
+            raise reason from error
         try:
             if isinstance(pool, SentinelConnectionPool):
                 await self._check_primary(wire)
@@ -174,6 +176,23 @@ class Node:
             told(self)
         return wire
 
+    async def _why(self, error: Exception, pool: ConnectionPool) -> Exception:
+        """Return what to raise where no connection could be made: the error itself, or one that
+        says more.
+        """
+        explained = self.explain(error)
+        causes = list(causes_of(error))
+        if any(isinstance(cause, MasterNotFoundError) for cause in causes):
+            await self._check_master_name(pool, error)
+        if explained is not error:
+            return explained
+        if any(isinstance(cause, ssl.SSLError) for cause in causes):
+            return ConnectionError(f"{str(error).rstrip('.')}; {_NO_TLS}")
+        if "while writing to socket" in str(error):
+            # The server has said why, and redis-py did not get to read it.
+            return ConnectionError(await last_words(pool) or "the server closes new connections")
+        return error
+
     async def _check_primary(self, wire: Wire) -> None:
         """Refuse a demoted server: a stale Sentinel names it, and PUBLISH there is lost."""
         role = await wire.ask("ROLE")
@@ -188,12 +207,26 @@ class Node:
         # Valkey 8 has a name of its own for it.
         if re.search(rb"(redis|server)_mode:cluster", info) and not self.in_cluster:
             raise self._is_one_of_a_cluster()
+        if b"_mode:sentinel" in info:
+            raise await self._is_a_sentinel(wire)
         found = re.search(rb"redis_version:((\d+)\.(\d+)[^\s]*)", info)
         if found and (int(found[2]), int(found[3])) < OLDEST_SERVER:
             raise ConfigurationError(
                 f"Redis at {self.health.node} is {found[1].decode()}, which is too old: "
-                "Redis 5.0 or newer is needed."
+                f"Redis 5.0 or newer is needed. To look closer: {self.health.doctor}"
             )
+
+    async def _is_a_sentinel(self, wire: Wire) -> ConfigurationError:
+        masters = await wire.ask("SENTINEL", "MASTERS")
+        names = [one[1].decode() for one in masters if isinstance(one, list)]
+        kwargs = self.pool().connection_kwargs
+        place = (kwargs.get("host", "localhost"), int(kwargs.get("port", 6379)))
+        entry = {"sentinels": [place], "master_name": names[0] if names else "..."}
+        return ConfigurationError(
+            f"Redis at {self.health.node} is a Sentinel. Its entry of hosts is {entry!r}, with the "
+            "other Sentinels in the list, and all keywords of the primary beside it. "
+            f"To look closer: {self.health.doctor}"
+        )
 
     async def _check_master_name(self, pool: Any, error: Exception) -> None:
         """Raise :class:`ConfigurationError` if a Sentinel answers and does not know the name."""
@@ -206,9 +239,18 @@ class Node:
                 if pool.service_name not in known:
                     raise ConfigurationError(
                         f"hosts: the Sentinels of {self.health.node} do not know a master named "
-                        f"{pool.service_name!r}; correct 'master_name' (known: {sorted(known)})"
+                        f"{pool.service_name!r}; correct 'master_name' (known: {sorted(known)}); "
+                        f"to look closer: {self.health.doctor}"
                     ) from error
                 return
+
+    def silence(self) -> str:
+        """Return why there is no connection yet, as far as that can be told while one is made."""
+        if self.health.proven or not utils._is_subclass(
+            self.pool().connection_class, SSLConnection
+        ):
+            return "not connected"
+        return f"no answer to the TLS handshake; {_NO_TLS}"
 
     # What a cluster does otherwise
 
@@ -248,7 +290,8 @@ class Node:
         entry = f'{{"cluster": True, "address": "redis{"s" if tls else ""}://{place}"}}'
         return ConfigurationError(
             f"Redis at {self.health.node} is one server of a Redis Cluster. Its entry of hosts is "
-            f"{entry}, with user name, password and all other keywords beside them."
+            f"{entry}, with user name, password and all other keywords beside them. "
+            f"To look closer: {self.health.doctor}"
         )
 
     def explain(self, error: Exception) -> Exception:
@@ -266,7 +309,8 @@ class Node:
             if advice is not None:
                 refusal = str(cause).rstrip(".")
                 return ConfigurationError(
-                    f"Redis at {self.health.node} refuses: {refusal}; {advice}"
+                    f"Redis at {self.health.node} refuses: {refusal}; {advice}; "
+                    f"to look closer: {self.health.doctor}"
                 )
         return error
 

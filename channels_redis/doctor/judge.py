@@ -23,6 +23,10 @@ LATENCY_WARNING_S = 0.05
 TIGHT = 0.9
 
 
+#: What can't do the work of a server, so that nothing more is asked of it.
+_ANOTHER_KIND = ("too-old", "is-cluster", "is-sentinel")
+
+
 @dataclass(frozen=True)
 class Wishes:
     """What the layer needs of its servers."""
@@ -43,7 +47,7 @@ def judge_shard(shard: ShardFacts, wishes: Wishes) -> list[Finding]:
     findings.append(_greeting(shard))
     for part in (_version, _kind_of_server, _clients):
         findings += part(shard)
-    if not any(finding.id in ("too-old", "is-cluster") for finding in findings):
+    if not any(finding.id in _ANOTHER_KIND for finding in findings):
         findings += _rights(shard, wishes)
         findings += _memory(shard)
         findings += _output_buffers(shard, wishes)
@@ -132,6 +136,15 @@ def _version(shard: ShardFacts) -> Iterator[Finding]:
 
 def _kind_of_server(shard: ShardFacts) -> Iterator[Finding]:
     info = shard.server.info
+    if "sentinel" in (info.get("redis_mode"), info.get("server_mode")):
+        yield _finding(
+            Level.ERROR,
+            "is-sentinel",
+            shard,
+            "This is a Sentinel, and no server that keeps messages.",
+            f'Write {{"sentinels": [("{shard.endpoint.host}", {shard.endpoint.port})], '
+            f'"master_name": "..."}}, with the other Sentinels in the list.',
+        )
     is_cluster = info.get("cluster_enabled") == "1" or info.get("redis_mode") == "cluster"
     if is_cluster and not shard.asks_for_cluster:
         yield _finding(
