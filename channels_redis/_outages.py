@@ -86,6 +86,9 @@ class Recovery(Protocol):
 class Health:
     """Whether one shard works, for all event loops of a layer.
 
+    What is told of it holds none of ``secrets``.
+    """
+
     def __init__(
         self,
         node: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, Protocol, TypeGuard
 
 from redis.exceptions import (
@@ -12,6 +13,7 @@ from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
     MovedError,
+    NoPermissionError,
     ReadOnlyError,
     ResponseError,
     TryAgainError,
@@ -125,3 +127,16 @@ def is_ask(reply: Exception | None) -> TypeGuard[AskError]:
 def is_refusal(reply: Exception) -> bool:
     """Tell whether a reply says that the command did not run, and may run elsewhere or later."""
     return isinstance(reply, REFUSALS) or str(reply).startswith(_REFUSAL_CODES)
+
+
+def refused_command(reply: BaseException) -> str | None:
+    """Return the command, in lower case, that a server refuses to this user or, as it was renamed
+    away, to everybody; None for any other reply.
+    """
+    text = str(reply)
+    is_unknown = isinstance(reply, ResponseError) and text.lower().startswith("unknown command")
+    if not is_unknown and not isinstance(reply, NoPermissionError):
+        return None
+    # In quotation marks, and before Redis 7.0 in others.
+    found = re.search(r"['`](\w+)", text)
+    return found[1].lower() if found else None

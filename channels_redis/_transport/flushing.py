@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import ResponseError
 
 from .._keyspace import Keyspace
-from .commands import Commands
+from .commands import Commands, refused_command
 from .packing import pack
 
 _SCAN_COUNT = 1000
@@ -31,7 +31,9 @@ async def delete_owned(commands: Commands, at: At, keyspace: Keyspace) -> None:
             await _delete_sorted_sets(at, _owned(found, keyspace))
             if cursor == b"0":
                 return
-    except NoPermissionError:
+    except ResponseError as refusal:
+        if refused_command(refusal) != "scan":
+            raise
         found = await _ask(commands, "KEYS", keyspace.owned_keys_pattern())
         await _delete_sorted_sets(at, _owned(found, keyspace))
 
@@ -62,7 +64,9 @@ async def _delete_sorted_sets(at: At, keys: list[bytes]) -> None:
 async def _delete(commands: Commands, key: bytes) -> None:
     try:
         await _ask(commands, "UNLINK", key)
-    except NoPermissionError:
+    except ResponseError as refusal:
+        if refused_command(refusal) != "unlink":
+            raise
         await _ask(commands, "DEL", key)
 
 

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoScriptError
 
 from .._clock import unix_time
 from . import scripts
@@ -119,7 +119,7 @@ class Pops:
         if not (self._by_hash and scripts.is_hash_refused(reply)):
             return reply
         self._by_hash = False
-        self._hash_forbidden = isinstance(reply, NoPermissionError)
+        self._hash_forbidden = not isinstance(reply, NoScriptError)
         self._singles = 0
         return None
 

@@ -13,11 +13,11 @@ from collections.abc import Generator, Iterable
 from importlib import resources
 from typing import Any, NamedTuple, cast
 
-from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from .._clock import unix_time
 from ..exceptions import WrongKeyType
-from .commands import Commands
+from .commands import Commands, refused_command
 from .packing import pack
 from .tasks import ignore
 
@@ -60,9 +60,7 @@ _RENEW = Script("renew")
 
 def is_hash_refused(reply: BaseException) -> bool:
     """Tell whether EVALSHA was refused, so that EVAL is worth a try."""
-    if isinstance(reply, NoScriptError):
-        return True
-    return isinstance(reply, NoPermissionError) and "evalsha" in str(reply).lower()
+    return isinstance(reply, NoScriptError) or refused_command(reply) == "evalsha"
 
 
 def told(error: Exception, key: bytes | str) -> Exception:
@@ -101,12 +99,10 @@ class Running:
         self._commands.push()
         try:
             return (yield from self.future)
-        except (NoScriptError, NoPermissionError) as refusal:
+        except ResponseError as refusal:
             if not is_hash_refused(refusal):
-                raise
-            self._commands.hash_forbidden = isinstance(refusal, NoPermissionError)
-        except ResponseError as error:
-            raise told(error, self._key) from None
+                raise told(refusal, self._key) from None
+            self._commands.hash_forbidden = not isinstance(refusal, NoScriptError)
         self.ran_late = True
         late = self._commands.call(self._script.by_source(*self._args), self._repeatable)
         try:

@@ -32,7 +32,7 @@ from .._outages import Health
 from .._secrets import causes_of
 from .._tally import NodeTally
 from ..exceptions import ConfigurationError
-from .commands import Command, Commands, recognised
+from .commands import Command, Commands, recognised, refused_command
 from .connections import Loop, Wire, last_words
 from .tasks import apart
 
@@ -72,6 +72,9 @@ _ADVICE: tuple[tuple[type[Exception], str, str], ...] = (
     (ResponseError, "unknown", "Redis 5.0 or newer is needed, with no command renamed"),
 )
 
+
+# What the layers do without where it is refused.
+_DISPENSABLE = ("evalsha", "scan", "unlink")
 
 _NO_TLS = "the server does not seem to speak TLS on this port, which redis:// would do without"
 
@@ -303,7 +306,7 @@ class Node:
         if self.health.proven:
             return error
         for cause in causes_of(error):
-            if isinstance(cause, NoPermissionError) and _has_substitute(cause):
+            if refused_command(cause) in _DISPENSABLE:
                 return error
             advice = _advice(cause)
             if advice is not None:
@@ -313,12 +316,6 @@ class Node:
                     f"to look closer: {self.health.doctor}"
                 )
         return error
-
-
-def _has_substitute(refusal: NoPermissionError) -> bool:
-    """Tell whether the layer does without the command that was refused."""
-    said = str(refusal).lower()
-    return any(f"'{command}'" in said for command in ("evalsha", "scan", "unlink"))
 
 
 def _advice(cause: BaseException) -> str | None:
