@@ -255,9 +255,9 @@ class Multiplexer:
             self._failures = 0
             self._fail_unwritten(None)
             return
-        if not self._failures:
-            self._trouble = self._node.silence()
         try:
+            if not self._failures:
+                self._trouble = self._node.silence()
             wire = await self._node.dial()
         except (RedisError, OSError) as error:
             self._note_failure(error)

@@ -44,8 +44,9 @@ WITHOUT: dict[str, tuple[set[str], set[str]]] = {
     "SUBSCRIBE": (ALL, ALL - {GROUPS}),
 }
 
-#: What may work or not, depending on when a message comes, and on whether a key is there.
-UNSURE = {"BZPOPMIN": {SEND, GROUPS}, "ZCOUNT": {FLUSH}}
+#: What may work or not, depending on when a message comes, on whether a key is there, and on
+#: whether a group has still to be left.
+UNSURE = {"BZPOPMIN": {SEND, GROUPS}, "ZCOUNT": {FLUSH}, "ZREM": {FLUSH}}
 #: What the server of the tests has to know to be started and stopped.
 NEEDED = {"PING", "INFO"}
 REFUSALS = [(one, "forbidden") for one in WITHOUT]
