@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from weakref import ref
 
 from ._budget import Share
+from ._sinks import Sink
 from ._waiters import Demand, Loop, Waiter
 
 #: A consumer whose task has ended is gone when it has not called ``receive()`` for so long since.
@@ -46,6 +47,7 @@ class Mailbox(Share):
         "loop",
         "maker",
         "name",
+        "sink",
         "subscribed",
         "used_at",
         "waiters",
@@ -68,6 +70,8 @@ class Mailbox(Share):
         self.waiters: list[Waiter] = []
         #: Group -> when it was joined, on the monotonic clock.
         self.groups: dict[str, float] | None = None
+        #: The consumer, if it can be handed messages while it waits.
+        self.sink: Sink | None = None
         self.used_at = now
         #: The loop of the last ``receive()``, once there was one.
         self.loop: ref[Loop] | None = None

@@ -19,6 +19,7 @@ from . import _clock
 from ._budget import Budget, Share
 from ._mailbox import Home, Mailbox
 from ._native import RLock
+from ._sinks import Sink, no_current_task
 from ._waiters import Demand, Loop, Waiter, wake
 
 #: So many consumers of one message are woken in one turn of their event loop.
@@ -50,6 +51,8 @@ class Mailboxes:
         self._dropped = dropped
         self._expiry_s = expiry_s
         self._group_expiry_s = group_expiry_s
+        #: How many consumers may have a sink in their mailbox.
+        self.sinks = 0
         self._taken = 0
         self._spoilt = 0
         self._delivered = 0
@@ -112,12 +115,22 @@ class Mailboxes:
         self._wake_some([box], 0, running)
 
     def put_all(self, boxes: Iterable[Mailbox], item: Any, running: Loop | None) -> None:
-        """Append one message to many mailboxes in one pass, and wake those who wait."""
+        """Append one message to many mailboxes in one pass, and wake those who wait, but for those
+        that can be handed it.
+
+        It is in all mailboxes before anybody has it, so nothing that comes later overtakes it.
+        """
         boxes = list(boxes)
+        if self.sinks:
+            # What consumers make of it together is about as large again.
+            item.cost_bytes *= 2
         self._append(boxes, item, None)
         if len(boxes) > WAKES:
             self._wake_elsewhere(boxes[WAKES:], running)
-        self._wake_some(boxes, 0, running)
+        if self.sinks and running is not None:
+            self._hand_some(boxes, 0, item, running)
+        else:
+            self._wake_some(boxes, 0, running)
 
     def _append(self, boxes: list[Mailbox], item: Any, bound: int | None) -> None:
         now = _clock.monotonic()
@@ -215,6 +228,42 @@ class Mailboxes:
         if end < len(boxes) and running is not None and not running.is_closed():
             running.call_soon(self._wake_some, boxes, end, running)
 
+    def _hand_some(self, boxes: list[Mailbox], start: int, item: Any, running: Loop) -> None:
+        """Hand a message to those that are idle and whose next one it is, and wake the others; as
+        many at once as :meth:`_wake_some`.
+        """
+        end = start + WAKES
+        with no_current_task(running):
+            for box in boxes[start:end]:
+                if box.waiters and box.items:
+                    self._hand(box, item, running)
+        if end < len(boxes) and not running.is_closed():
+            running.call_soon(self._hand_some, boxes, end, item, running)
+
+    def _hand(self, box: Mailbox, item: Any, running: Loop) -> None:
+        """Hand a message to the consumer of a mailbox, or wake it.
+
+        Without the lock, as a sink runs code of users, which may have done anything.
+        """
+        sink = box.sink
+        prepared = sink and sink.prepare(item)
+        with self.lock:
+            items, waiters = box.items, box.waiters
+            if not (items and waiters):
+                return
+            if (
+                not sink
+                or not prepared
+                or items[0][1] is not item
+                or not sink.is_idle(waiters, running)
+            ):
+                self._wake_next(box, running)
+                return
+            self._remove(box)
+            box.used_at = _clock.monotonic()
+            self._taken += 1
+        sink.hand(prepared)
+
     def _wake_next(self, box: Mailbox, running: Loop | None) -> None:
         while box.waiters:
             waiter = box.waiters.pop(0)
@@ -273,6 +322,18 @@ class Mailboxes:
             self.withdraw(box, waiter)
             raise
         return waiter
+
+    def attach(self, box: Mailbox, sink: Sink) -> None:
+        """Let a consumer be handed messages."""
+        with self.lock:
+            self.sinks += box.sink is None
+            box.sink = sink
+
+    def detach(self, box: Mailbox) -> None:
+        """Undo :meth:`attach`."""
+        with self.lock:
+            self.sinks -= box.sink is not None
+            box.sink = None
 
     def withdraw(self, box: Mailbox, waiter: Waiter) -> None:
         """Take back a waiter that was cancelled."""

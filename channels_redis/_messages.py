@@ -36,12 +36,14 @@ class Item:
     """A message in a mailbox; ``droppable`` if a newer one may push it out."""
 
     droppable: ClassVar[bool] = True
-    __slots__ = ("copies", "cost_bytes")
+    __slots__ = ("copies", "cost_bytes", "shared")
 
     def __init__(self, cost_bytes: int) -> None:
         #: What it takes in memory, about, and in how many mailboxes: see :mod:`._budget`.
         self.cost_bytes = cost_bytes
         self.copies = 0
+        #: What the consumers of this process make of it together: see :mod:`._frames`.
+        self.shared: Any = None
 
     def open(self) -> Any:
         """Return the message, nobody else's; raises what decoding raises."""

@@ -352,8 +352,16 @@ async def notice_typing(clients: list[Any], places: Places) -> None:
     assert await clients[0].receive_nothing()
 
 
+async def show_scores(clients: list[Any], places: Places) -> None:
+    """What is sent once, each client has."""
+    await channel_layers["default"].group_send("scores", {"type": "score.update", "score": 1})
+    for client in clients:
+        assert await client.receive_json_from(timeout=10) == {"score": 1}
+
+
 DRIVERS = {
     "ChatConsumer": chat,
+    "LiveScoreConsumer": show_scores,
     "ScoreConsumer": survive_an_outage,
     "TypingConsumer": notice_typing,
 }

@@ -1,0 +1,214 @@
+"""WebSocket consumers that send a group message to many sockets at the price of one.
+
+See :doc:`broadcast`.  Importing this needs Django's settings no more than Channels' consumers do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeVar, overload
+
+from asgiref.sync import async_to_sync
+from channels.consumer import AsyncConsumer, SyncConsumer
+from channels.db import database_sync_to_async
+from channels.exceptions import StopConsumer
+from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
+from channels.layers import get_channel_layer
+
+from ._attending import Attending
+from ._frames import Frame, Maker, shared
+from ._messages import Item
+
+__all__ = ["BroadcastMixin", "broadcast"]
+
+C = TypeVar("C")
+
+#: Where ``send()`` of the two families comes from: who overrides it stands before these.
+_PLAIN_SENDS = (
+    [AsyncWebsocketConsumer, AsyncConsumer],
+    [WebsocketConsumer, SyncConsumer, AsyncConsumer],
+)
+
+
+class broadcast(Generic[C]):
+    """Make a handler of a class with :class:`BroadcastMixin` one that is called once per process
+    and message, whatever the number of its members.
+
+    The function takes the class and the message, and returns what every member sends: ``str`` as
+    a text frame, ``bytes`` as a binary frame, None for nothing, and all else as the class's
+    ``encode_json()`` encodes it.  It runs on the event loop, so it must not block.  What it
+    raises is logged, and ends no consumer.  Called on the class, it returns its content.
+    """
+
+    def __init__(self, handler: Callable[[Any, dict[str, Any]], C]) -> None:
+        function: Any = handler.__func__ if isinstance(handler, classmethod) else handler
+        name = getattr(function, "__qualname__", repr(function))
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"@broadcast: {name}() is an async def. It is called once for all members, and has "
+                "to return at once: do what takes time before group_send(), or use an ordinary "
+                "handler."
+            )
+        if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):
+            raise TypeError(
+                f"@broadcast: {name} is not a plain function (cls, message) that returns what to "
+                "send."
+            )
+        self.handler = function
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+        self.__wrapped__ = function
+
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        if issubclass(owner, AsyncConsumer) and not issubclass(owner, BroadcastMixin):
+            raise TypeError(
+                f"@broadcast: {owner.__name__}.{name}() needs BroadcastMixin as the first base of "
+                "its class."
+            )
+
+    @overload
+    def __get__(self, consumer: None, kind: type[Any]) -> Callable[[dict[str, Any]], C]: ...
+
+    @overload
+    # In a class body, super() looks like an instance to type checkers.
+    def __get__(self, consumer: object, kind: type[Any]) -> Callable[[dict[str, Any]], Any]: ...
+
+    def __get__(self, consumer: Any, kind: type[Any]) -> Callable[[dict[str, Any]], Any]:
+        if consumer is None:
+            return partial(self.handler, kind)
+        return partial(consumer._send_broadcast, self.__name__)
+
+
+class BroadcastMixin:
+    """Before a WebSocket consumer of Channels, sync or async, as the first base of a class.
+
+    Handlers that are marked with :class:`broadcast` are called once for all members.  Others are
+    called as ever, at less cost: without a task for each message, and with Django's database
+    connections looked after for all consumers together, every ``db_check_interval_s`` seconds,
+    before each message that finds one broken or too old, and after a handler has failed.  A class
+    that overrides ``dispatch()`` or ``__call__()`` has these called as in Channels.
+
+    Works with any channel layer; those of other packages call a broadcast for each consumer.
+    """
+
+    #: Seconds for which database connections are not looked at, if nothing is known against them.
+    db_check_interval_s: ClassVar[float] = 1
+
+    _ways: ClassVar[Ways]
+    #: The message that is dispatched now, and the frame that is made of it.
+    _shown: tuple[Any, Frame] | None = None
+
+    # Channels' attributes of a consumer.
+    _sync: ClassVar[bool]
+    channel_layer_alias: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not issubclass(cls, AsyncConsumer):
+            return  # Itself a mixin.
+        if cls.__mro__.index(BroadcastMixin) > cls.__mro__.index(AsyncConsumer):
+            raise TypeError(
+                f"{cls.__name__}: BroadcastMixin has to stand before the consumer: "
+                f"class {cls.__name__}(BroadcastMixin, ...)."
+            )
+        cls._ways = Ways(cls)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Show the consumer its messages until it ends, as Channels' ``AsyncConsumer`` does."""
+        self.scope = scope
+        self.channel_layer = get_channel_layer(self.channel_layer_alias)
+        if self.channel_layer is not None:
+            self.channel_name = await self.channel_layer.new_channel()
+            self.channel_receive = partial(self.channel_layer.receive, self.channel_name)
+        self.base_send = async_to_sync(send) if self._sync else send
+        self._asgi_send = send
+        with contextlib.suppress(StopConsumer):
+            await Attending(self, self._ways, receive).run()
+
+    def _send_broadcast(self, name: str, message: dict[str, Any]) -> Any:
+        """Send a broadcast as an ordinary handler does, for those who override dispatch()."""
+        if not self._sync:
+            return self._send_shown(self._ways.makers[name], message)
+        frame = async_to_sync(self._frame_of)(self._ways.makers[name], message)
+        if frame.field is not None:
+            consumer: Any = self
+            consumer.send(**frame.arguments())
+        return None
+
+    async def _send_shown(self, maker: Maker, message: dict[str, Any]) -> None:
+        await self._ways.send(self, await self._frame_of(maker, message))
+
+    async def _frame_of(self, maker: Maker, message: dict[str, Any]) -> Frame:
+        shown = self._shown
+        if shown is not None and shown[0] is message:
+            return shown[1]
+        return await maker.made(message)
+
+
+class Ways:
+    """How the consumers of one class are shown messages."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        self.kind = kind
+        self.is_async = not kind._sync
+        dispatches, calls = _definers(kind, "dispatch"), _definers(kind, "__call__")
+        self.is_quick = (
+            dispatches[0] in (AsyncConsumer, SyncConsumer) and calls[0] is BroadcastMixin
+        )
+        self.makers = {
+            name: Maker(kind, found.handler) for name, found in _broadcasts_of(kind).items()
+        }
+        if self.makers:
+            self._check()
+        self._is_plain_send = _definers(kind, "send") in _PLAIN_SENDS
+
+    def _check(self) -> None:
+        """Refuse a class that has broadcasts and can't send them."""
+        name, names = self.kind.__name__, ", ".join(self.makers)
+        if not issubclass(self.kind, (AsyncWebsocketConsumer, WebsocketConsumer)):
+            raise TypeError(
+                f"{name}: @broadcast ({names}) needs a WebSocket consumer: AsyncWebsocketConsumer "
+                "or WebsocketConsumer of Channels, or what is made of them."
+            )
+        encode_json = inspect.getattr_static(self.kind, "encode_json", None)
+        if inspect.isfunction(encode_json):
+            raise TypeError(
+                f"{name}: @broadcast ({names}) encodes once for all members, and encode_json() "
+                "needs an instance. Make it a classmethod or a staticmethod, as in Channels."
+            )
+
+    def prepare(self, item: Item) -> Frame | None:
+        """Return the frame of a message for idle consumers; None where they have to be woken."""
+        return shared(item).ready(self.kind, self.makers)
+
+    async def send(self, consumer: Any, frame: Frame) -> None:
+        """Send a frame as the class does, or nothing."""
+        if frame.field is None:
+            return
+        if self._is_plain_send:
+            send = consumer.base_send if self.is_async else consumer._asgi_send
+            await send({"type": "websocket.send", frame.field: frame.data})
+        elif self.is_async:
+            await consumer.send(**frame.arguments())
+        else:
+            await database_sync_to_async(consumer.send)(**frame.arguments())
+
+
+def _definers(kind: type[Any], name: str) -> list[type[Any]]:
+    """Return the classes that define an attribute, the one that counts first."""
+    return [base for base in kind.__mro__ if name in vars(base)]
+
+
+def _broadcasts_of(kind: type[Any]) -> dict[str, broadcast[Any]]:
+    """Return the broadcasts of a class by the names of their handlers."""
+    found: dict[str, broadcast[Any]] = {}
+    for base in reversed(kind.__mro__):
+        for name, attribute in vars(base).items():
+            if isinstance(attribute, broadcast):
+                found[name] = attribute
+            else:
+                found.pop(name, None)
+    return found
