@@ -43,6 +43,11 @@ _GROUP_NAME = r"[a-zA-Z\d\-_.]+"
 _NEW_NAME = r"(?!__(?:group|loopback|doctor)__)[a-zA-Z\d\-_.]{0,67}"
 #: The same by default, in all releases.
 _USUAL_NAME = "specific."
+
+NO_BEGINNING = (
+    "new_channel(): a name begins with ASCII letters, digits, hyphens, underscores or periods, "
+    "leaves room for what is added below 100 characters, and is not like a topic of the layer."
+)
 _RANDOM_LENGTH, _CHECK_LENGTH = 24, 8
 _RANDOM = rf"[0-9a-f]{{{_RANDOM_LENGTH}}}"
 
@@ -134,7 +139,9 @@ class Keyspace:
         return f"{self.prefix}__doctor__{random_hex()}"
 
     def new_core_channel(self, prefix: str, client_prefix: str) -> str:
-        """Return a fresh process-specific name of the core layer."""
+        """Return a fresh process-specific name of the core layer; ``ValueError`` as below."""
+        if not isinstance(prefix, str):
+            raise ValueError(NO_BEGINNING)
         return f"{prefix}.{client_prefix}!{random_hex()}"
 
     def new_topic_channel(self, prefix: str) -> str:
@@ -145,7 +152,7 @@ class Keyspace:
         ``ValueError`` for a ``prefix`` with which no name of a channel can begin.
         """
         if not isinstance(prefix, str) or not re.fullmatch(_NEW_NAME, prefix, re.ASCII):
-            raise ValueError("no valid name begins so")
+            raise ValueError(NO_BEGINNING)
         start = f"{self.prefix}{prefix}{random_hex()[:_RANDOM_LENGTH]}"
         return start + _check_digits(start)
 

@@ -116,7 +116,8 @@ class ReceivingLayer(EncodingLayer):
         _fork.check()
         # One coroutine and one future for each consumer that waits, as a site may have 10,000.
         mailboxes = self._mailboxes
-        box = mailboxes.boxes.get(channel) or await self._open(channel)
+        known = mailboxes.boxes.get(channel) if isinstance(channel, str) else None
+        box = known or await self._open(channel)
         if box.loop is None:
             mailboxes.settle(box, running_loop())
         while True:

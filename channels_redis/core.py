@@ -14,6 +14,7 @@ from ._compat import BoundedQueue, ChannelLock, CoreNames
 from ._events import GroupOverCapacity
 from ._keyspace import (
     ADDRESS_KEY,
+    NO_BEGINNING,
     NONCE_KEY,
     in_parts,
     non_local_name,
@@ -92,11 +93,11 @@ class RedisChannelLayer(CoreNames):
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a fresh channel name, which only this layer of this process can receive on."""
         _fork.check()
-        channel = self._keys.new_core_channel(prefix, self.client_prefix)
         try:
+            channel = self._keys.new_core_channel(prefix, self.client_prefix)
             self._check_channel(channel)
-        except InvalidName:
-            raise InvalidName(f"new_channel(): no valid name begins with {prefix!r}.") from None
+        except (InvalidName, ValueError):
+            raise InvalidName(NO_BEGINNING) from None
         self._mailboxes.made_here(self._open_own(channel))
         return channel
 

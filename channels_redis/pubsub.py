@@ -15,7 +15,7 @@ from channels.exceptions import ChannelFull
 
 from . import _fork
 from ._base import CLOSED, BaseRedisLayer, Loop
-from ._keyspace import EXCLUDE_KEY, NONCE_KEY, random_hex
+from ._keyspace import EXCLUDE_KEY, NO_BEGINNING, NONCE_KEY, random_hex
 from ._mailbox import Mailbox
 from ._messages import Item, Packed, check_message
 from ._options import given
@@ -115,7 +115,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         try:
             channel = self._keys.new_topic_channel(prefix)
         except ValueError:
-            raise InvalidName(f"new_channel(): no valid name begins with {prefix!r}.") from None
+            raise InvalidName(NO_BEGINNING) from None
         box = await run(self._listen_steps(channel, self.connect_wait_s), self._sessions)
         self._mailboxes.made_here(box)
         return channel

@@ -53,6 +53,26 @@ async def test_other_than_ascii_names_are_refused(
             await bounded(call)
 
 
+class Nameless:
+    """Has no text of its own."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "name", [None, 5, [], {}, b"a", ["a"], Nameless()], ids=lambda one: type(one).__name__
+)
+async def test_what_is_no_text_is_no_name(
+    make_layer: Callable[..., Any], kind: str, name: Any
+) -> None:
+    """The same error, whatever it is."""
+    layer = make_layer(kind)
+    for call in (layer.send(name, {}), layer.receive(name), layer.new_channel(name)):
+        with pytest.raises(InvalidName):
+            await bounded(call)
+
+
 @pytest.mark.parametrize(
     "middle",
     [
