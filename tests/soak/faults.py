@@ -31,6 +31,12 @@ class Loss:
     #: When each member of a group was one again, by the key of the group.
     again: dict[str, dict[str, float]] = field(default_factory=dict)
 
+    @property
+    def lasted_s(self) -> float:
+        """After how many seconds all members were known again that ever were."""
+        times = [at for known in self.again.values() for at in known.values()]
+        return max(times, default=self.began) - self.began
+
 
 @dataclass
 class Troublemaker:

@@ -64,12 +64,14 @@ def title(trouble: Troublemaker, minutes: float, seed: int) -> str:
     server = trouble.server
     version = server.info("server").get("valkey_version") or server.info("server")["redis_version"]
     faults = Counter(name for _, name in trouble.done)
+    lasted_s = max((one.lasted_s for one in trouble.losses), default=0.0)
     listed = ", ".join(f"{name} {count}" for name, count in faults.most_common())
     return (
         f"{minutes:g} minutes, seed {seed}, CPython {platform.python_version()}, "
         f"redis-py {redis.__version__}, {Path(server.binary).name} {version}\n"
         f"{len(trouble.done)} faults: {listed}\n"
         f"frames of random bytes: {trouble.poisoned}\n"
+        f"members of groups known again within {lasted_s:.1f} s of a loss of data\n"
     )
 
 
