@@ -54,6 +54,10 @@ def decode_entries(hosts: Any) -> list[Host]:
         )
     if not hosts:
         return [{"address": DEFAULT_ADDRESS}]
+    try:
+        hosts = copied(hosts)
+    except RecursionError:
+        raise ConfigurationError("hosts contains itself, or is nested too deep.") from None
     return [_decode_entry(f"hosts[{index}]", entry) for index, entry in enumerate(hosts)]
 
 
@@ -127,12 +131,18 @@ def _check_host(where: str, host: Host) -> None:
         _check_hostname(where, host["host"])
     if "port" in host:
         _check_port(where, host["port"])
-    if not str(host.get("db") or 0).isdecimal():
+    if not _is_database(host.get("db") or 0):
         raise ConfigurationError(f"{where}: db must be the number of a database.")
     limit = host.get("max_connections", 1)
     if not isinstance(limit, int) or limit < 1:
         raise ConfigurationError(f"{where}: max_connections must be a whole number of at least 1.")
     _check_path(where, host)
+
+
+def _is_database(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isdecimal() and len(value) < 10
+    return isinstance(value, int) and 0 <= value < 10**9
 
 
 def _check_pair(where: str, pair: Any) -> None:
@@ -150,7 +160,7 @@ def _check_hostname(where: str, name: Any) -> None:
 
 
 def _check_port(where: str, port: Any) -> None:
-    number = int(port) if isinstance(port, str) and port.isdecimal() else port
+    number = int(port) if isinstance(port, str) and port.isdecimal() and len(port) < 10 else port
     if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 65536:
         raise ConfigurationError(f"{where}: port must be a number from 1 to 65535.")
 
@@ -273,7 +283,9 @@ def _is_network_location(address: str) -> bool:
     try:
         parts = urlsplit(address)
         database = parts.path.replace("/", "")
-        return parts.port != 0 and not parts.fragment and (database or "0").isdecimal()
+        # A password that is not percent-encoded ends where a query or a path seems to begin.
+        is_cut = "@" in parts.query + parts.path
+        return parts.port != 0 and not parts.fragment and not is_cut and _is_database(database or 0)
     except ValueError:  # as above, or a port that is no number or out of range
         return False
 

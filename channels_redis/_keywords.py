@@ -70,12 +70,16 @@ def is_constructed_by_redis(connection_class: Any) -> bool:
 def refuse_unknown(where: str, options: Iterable[str], known: frozenset[str]) -> None:
     """Raise for keywords that are not known, naming the nearest one that is."""
     for name in options:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{where} has a keyword that is not a str.")
         if name in known:
             continue
         close = difflib.get_close_matches(name, known | _OWN_KEYWORDS, n=1)
         nearest = _OTHER_NAMES.get(name) or (close[0] if close else None)
         hint = f" Did you mean {nearest!r}?" if nearest else ""
-        raise ConfigurationError(f"{where} has the unknown keyword {name[:40]!r}.{hint}")
+        # What is no word may be an address with a password in it.
+        shown = f" {name[:40]!r}" if name.isidentifier() else ""
+        raise ConfigurationError(f"{where} has the unknown keyword{shown}.{hint}")
 
 
 def refuse_host_keywords(unknown: Mapping[str, Any], hosts: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -32,12 +31,18 @@ MAX_BUFFERED_BYTES = 64 * 1024 * 1024
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
 
 
+#: More than anybody waits, and little enough for all clocks.
+_FOREVER_S = 100 * 366 * 86400
+
+
 def check_seconds(name: str, value: Any) -> float:
     """Return a positive, finite number of seconds (int or float)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(f"{name} must be a number of seconds, not {_kind(value)}.")
-    if not math.isfinite(value) or value <= 0:
-        raise ConfigurationError(f"{name} must be a positive number of seconds, not {value!r}.")
+    if not value > 0 or value > _FOREVER_S:
+        raise ConfigurationError(
+            f"{name} must be a positive number of seconds, of a hundred years at most."
+        )
     # Subclasses, such as numpy's numbers, have other texts, and the text is what Redis gets.
     return int(value) if isinstance(value, int) else float(value)
 
@@ -55,9 +60,11 @@ def check_count(name: str, value: Any) -> int:
 
 def check_prefix(value: Any) -> str:
     """Return the prefix of all keys and topics."""
-    if isinstance(value, str):
-        return value
-    raise ConfigurationError(f"prefix must be a string, not {_kind(value)}.")
+    if not isinstance(value, str):
+        raise ConfigurationError(f"prefix must be a string, not {_kind(value)}.")
+    if any("\ud800" <= sign <= "\udfff" for sign in value):
+        raise ConfigurationError("prefix has a lone surrogate, not a character.")
+    return value
 
 
 def check_capacities(value: Any) -> dict[Any, int]:

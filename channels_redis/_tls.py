@@ -18,7 +18,8 @@ from .exceptions import ConfigurationError
 
 _REQUIREMENTS = ("none", "optional", "required")
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
-_FALSE = frozenset({"0", "f", "false", "n", "no"})
+_FALSE_WORDS = ("0", "f", "false", "n", "no")
+_TRUE_WORDS = ("1", "t", "true", "y", "yes")
 
 #: What says how to verify a certificate, and by itself asks for none.
 VERIFICATION_KEYWORDS = frozenset({"ssl_cert_reqs", "ssl_check_hostname"})
@@ -38,7 +39,9 @@ def settle_verification(options: dict[str, Any]) -> None:
     options["ssl_cert_reqs"] = requirement
     checks_name = options.get("ssl_check_hostname")
     if isinstance(checks_name, str):  # in a URL
-        checks_name = checks_name.lower() not in _FALSE
+        word = checks_name.lower()
+        if word in _FALSE_WORDS or word in _TRUE_WORDS:
+            checks_name = word in _TRUE_WORDS
     if requirement == "none":
         checks_name = False
     options["ssl_check_hostname"] = True if checks_name is None else checks_name

@@ -253,7 +253,7 @@ class SerializersRegistry:
         """Make a serializer for ``format``; the other arguments go to its class."""
         try:
             serializer_class = self._classes[format]
-        except KeyError:
+        except (KeyError, TypeError):  # the latter for what can't be a key
             known = ", ".join(sorted(self._classes)) or "none"
             raise SerializerDoesNotExist(
                 f"No serializer is registered for the format {format!r}. Known formats: {known}."

@@ -55,6 +55,7 @@ from ._keywords import (
 from ._secrets import Secrets, remember
 from ._slots import Address
 from ._tls import VERIFICATION_KEYWORDS, check_tls, refuse_plain_address, settle_verification
+from ._values import check_values
 from .exceptions import ConfigurationError
 
 __all__ = [
@@ -108,6 +109,7 @@ def _check_host(where: str, host: Host) -> None:
         raise ConfigurationError(f"{where}: a value after the question mark has the wrong type.")
     if not _is_subclass(host.get("connection_class"), SSLConnection):
         refuse_plain_address(where, host)
+    check_values(where, {**host, **parsed})
     options = _connection_options(host)
     connection_class = options["connection_class"]
     if not callable(connection_class):
@@ -119,6 +121,10 @@ def _check_host(where: str, host: Host) -> None:
         check_tls(where, options)
     sentinel_kwargs = options.get("sentinel_kwargs") or {}
     refuse_unknown(f'{where}["sentinel_kwargs"]', sentinel_kwargs, keywords(Redis))
+    check_values(f'{where}["sentinel_kwargs"]', sentinel_kwargs)
+    sentinel_options = _sentinel_options(sentinel_kwargs)
+    if sentinel_options["ssl"]:
+        check_tls(f'{where}["sentinel_kwargs"]', sentinel_options)
     # What other classes take, and when they may be made, they alone know.
     if is_constructed_by_redis(connection_class):
         known = keywords(ConnectionPool, connection_class)

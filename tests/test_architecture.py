@@ -51,7 +51,8 @@ FLOORS = [
     ["_encoding", "_transport.refusals"],
     ["utils", "_mailboxes", "_messages", "_outages"],
     ["_mailbox"],
-    ["events", "_keywords", "_secrets", "_sinks", "_tls"],
+    ["events", "_keywords", "_secrets", "_sinks", "_tls", "_values"],
+    # CHECK
     ["_keyspace", "_waiters", "_events", "_tally", "_hosts", "_options", "_slots", "serializers"],
     ["_encryption"],
     ["_received"],
