@@ -128,17 +128,27 @@ async def test_a_server_that_forbids_ping_is_alive(
     assert layer.stats().reconnects == 0
 
 
+def pings(server: RedisServer) -> int:
+    """Return how often a server was sent PING."""
+    calls: str = server.info("commandstats")["cmdstat_ping"].split(",")[0]
+    return int(calls.removeprefix("calls="))
+
+
 async def test_busy_connections_are_not_asked(
     make_layer: Callable[..., Any], kind: str, private_server: RedisServer
 ) -> None:
     """No PING goes out while there are replies."""
     layer = make_layer(kind, hosts=[private_server.url])
-    asked = private_server.info("commandstats")["cmdstat_ping"]
-    until = time.monotonic() + 5 * probe.IDLE_S
-    while time.monotonic() < until:
-        await layer.send("work", numbered(0))
-        await receive(layer, "work")
-    assert private_server.info("commandstats")["cmdstat_ping"] == asked
+    asked = pings(private_server)
+    pauses, before = 0, time.monotonic()
+    until = before + 5 * probe.IDLE_S
+    while before < until:
+        await layer.group_send("nobody", numbered(0))
+        # The machine may be busy with others.
+        now = time.monotonic()
+        pauses += now - before > probe.IDLE_S
+        before = now
+    assert pings(private_server) - asked <= pauses
 
 
 @pytest.mark.parametrize("interval", [None, 1], ids=["unset", "1 s"])
@@ -158,14 +168,13 @@ async def test_health_check_interval_keeps_idle_connections_from_being_closed(
     channel = await layer.new_channel()
     await layer.send("work", numbered(0))
     waits = [waiting(layer, channel), waiting(layer, "more-work")]
-    await wait_for(lambda: len(proxy.links) == 3)
-    opened = proxy.accepted
-    await asyncio.sleep(3 * proxy.end_after_s)
-    lost = [record for record in caplog.records if record.message.startswith("Lost Redis")]
     if interval is None:
-        assert proxy.accepted > opened  # the link is as bad as it should be
+        await wait_for(lambda: proxy.accepted > 3)  # The link is as bad as it should be.
     else:
-        assert (proxy.accepted, lost) == (opened, [])
+        await wait_for(lambda: len(proxy.links) == 3)
+        await asyncio.sleep(3 * proxy.end_after_s)
+        lost = [record for record in caplog.records if record.message.startswith("Lost Redis")]
+        assert (proxy.accepted, lost) == (3, [])
     await sender.send(channel, numbered(1))
     await sender.send("more-work", numbered(1))
     assert await asyncio.gather(*waits) == [numbered(1)] * 2
