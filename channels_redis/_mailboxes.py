@@ -21,9 +21,12 @@ from ._mailbox import Home, Mailbox
 from ._native import RLock
 from ._sinks import Sink, no_current_task
 from ._waiters import Demand, Loop, Waiter, wake
+from .exceptions import TooManyChannels
 
 #: So many consumers of one message are woken in one turn of their event loop.
 WAKES = 100
+#: Channels of a layer that were made here and never received on, at most.
+UNHEARD = 20_000
 
 
 class Mailboxes:
@@ -45,6 +48,8 @@ class Mailboxes:
         self.lock = RLock()
         self.boxes: dict[str, Mailbox] = {}
         self._budget = Budget(max_buffered_bytes)
+        #: Channels that were made here, and on which nobody has received yet.
+        self._unheard: set[str] = set()
         # The channels that a task has made and that are still known.
         self._made: WeakKeyDictionary[asyncio.Task[Any], set[str]] = WeakKeyDictionary()
         self._capacity = capacity
@@ -83,6 +88,16 @@ class Mailboxes:
                 task.add_done_callback(partial(_maker_ended, ref(self)))
             names.add(box.name)
             box.maker = ref(task)
+            if box.loop is None:
+                self._unheard.add(box.name)
+
+    def check_room(self) -> None:
+        """Raise :class:`TooManyChannels` where too many were made that nobody receives on."""
+        if len(self._unheard) >= UNHEARD:
+            raise TooManyChannels(
+                f"new_channel(): {UNHEARD} channels of this process were made and never received "
+                "on. Make a channel where it is received on, and only then."
+            )
 
     def maker_ended(self, task: asyncio.Task[Any]) -> None:
         """Note that a task that made channels has ended; no sign where others receive."""
@@ -98,6 +113,7 @@ class Mailboxes:
         with self.lock:
             self._unsettle(box)
             box.loop = ref(loop)
+            self._unheard.discard(box.name)
             if box.demand is not None and box.alive:
                 box.demand.settle(box.loop, 1)
 
@@ -403,6 +419,7 @@ class Mailboxes:
         """Remove a mailbox; tell how many messages lay there."""
         del self.boxes[box.name]
         box.alive = False
+        self._unheard.discard(box.name)
         task = box.maker() if box.maker is not None else None
         if task is not None and task in self._made:
             self._made[task].discard(box.name)

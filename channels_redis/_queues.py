@@ -23,7 +23,7 @@ from ._transport.pops import Popped
 from ._transport.queue import QueueReader
 from ._waiters import Demand
 from ._weakly import weakly
-from .exceptions import WrongKeyType
+from .exceptions import TooManyChannels, WrongKeyType
 
 Loop = asyncio.AbstractEventLoop
 
@@ -31,6 +31,8 @@ Loop = asyncio.AbstractEventLoop
 BATCH = 128
 #: Mailboxes of a queue that only messages have opened, at most: nobody may ever come for them.
 STRANGERS = 1000
+#: Readers of a layer, each with a connection, above which no more general channel is read.
+READERS = 1000
 
 
 class ReaderHost(Protocol):
@@ -59,6 +61,10 @@ class QueueLayer(Protocol):
 
     def _is_used_on(self, loop: Loop) -> bool:
         """Tell whether the layer has connections on a loop, or may have."""
+        ...
+
+    def _may_read_more(self) -> bool:
+        """Tell whether there may be another reader in this process."""
         ...
 
     def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
@@ -230,6 +236,14 @@ class LocalQueue:
         layer = self._layer()
         if layer is None or not (self.receivers.waiting or layer._is_used_on(loop)):
             return  # The layer was closed there, or is gone; the next receive() starts anew.
+        if not (self.specific or self._readers or layer._may_read_more()):
+            self.failed(
+                TooManyChannels(
+                    f"receive() of {self.name!r}: this process reads {READERS} queues at once "
+                    "already. Use fewer general channels, or channels of new_channel()."
+                )
+            )
+            return
         home = layer._home(loop)
         if home is None:
             portal.call_soon(self._ensure_readers)

@@ -19,7 +19,7 @@ from ._mailbox import Mailbox
 from ._mailboxes import Mailboxes
 from ._messages import Item, Whole
 from ._portal import portal
-from ._queues import LocalQueue
+from ._queues import READERS, LocalQueue
 from ._received import Unacceptable
 from ._session import Session
 from ._transport.tasks import BREATH_S, turn
@@ -82,6 +82,11 @@ class ReceivingLayer(EncodingLayer):
         """Tell whether the layer has a session on a loop."""
         return self._sessions.find(loop) is not None
 
+    def _may_read_more(self) -> bool:
+        """Tell whether there may be another reader in this process."""
+        running: int = sum(session.readers for session in self._sessions.all().values())
+        return running < READERS
+
     def _general_queue(self, name: str) -> LocalQueue:
         """Return a queue that many processes read: on every shard, as messages go round."""
         return self._queue(name, specific=False, shards=list(range(self.ring_size)))
@@ -110,7 +115,8 @@ class ReceivingLayer(EncodingLayer):
         May be cancelled at any time without losing a message, and does not raise because of
         the network.  Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel
         of another process (core), :class:`LayerClosed` when the layer is closed meanwhile,
-        :class:`WrongKeyType` where the queue's key in Redis is no queue, and
+        :class:`WrongKeyType` where the queue's key in Redis is no queue,
+        :class:`TooManyChannels` where 1,000 queues are read here at once, and
         :class:`ConfigurationError` where no retry can help and the server has never worked.
         """
         _fork.check()

@@ -193,6 +193,11 @@ class Session:
             self.background(reader.let_go(commands), "let go of a reader")
 
     @property
+    def readers(self) -> int:
+        """How many readers run, each with a connection of its own."""
+        return len(self._readers)
+
+    @property
     def receiving(self) -> bool:
         """Whether messages come in on this loop, for somebody who wants them."""
         return any(reader.wanted for reader in self._readers)

@@ -91,11 +91,15 @@ class RedisChannelLayer(CoreNames):
         return self._queue(name, specific=True, shards=[self.consistent_hash(name)]).open(channel)
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """Return a fresh channel name, which only this layer of this process can receive on."""
+        """Return a fresh channel name, which only this layer of this process can receive on.
+
+        Raises :class:`TooManyChannels` where 20,000 were made here that nobody receives on.
+        """
         _fork.check()
         try:
             channel = self._keys.new_core_channel(prefix, self.client_prefix)
             self._check_channel(channel)
+            self._mailboxes.check_room()
         except (InvalidName, ValueError):
             raise InvalidName(NO_BEGINNING) from None
         self._mailboxes.made_here(self._open_own(channel))

@@ -55,6 +55,10 @@ class MessageTooLarge(ChannelsRedisError):
     """A serialized message is larger than the option ``max_message_bytes`` allows."""
 
 
+class TooManyChannels(ChannelsRedisError):
+    """This process has made, or reads, more channels at once than the layer allows."""
+
+
 class Unsupported(ChannelsRedisError, NotImplementedError):
     """The layer can't do what was asked for; the text says what can."""
 

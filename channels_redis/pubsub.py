@@ -109,13 +109,15 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
 
     async def new_channel(self, prefix: str = "specific.") -> str:
         """Return a fresh channel name that is subscribed: nothing sent to it from now on is
-        missed.  Raises :class:`ConnectionLost` when Redis could not be reached.
+        missed.  Raises :class:`ConnectionLost` when Redis could not be reached, and
+        :class:`TooManyChannels` where 20,000 were made here that nobody receives on.
         """
         _fork.check()
         try:
             channel = self._keys.new_topic_channel(prefix)
         except ValueError:
             raise InvalidName(NO_BEGINNING) from None
+        self._mailboxes.check_room()
         box = await run(self._listen_steps(channel, self.connect_wait_s), self._sessions)
         self._mailboxes.made_here(box)
         return channel

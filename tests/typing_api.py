@@ -209,6 +209,7 @@ def errors(error: exceptions.ChannelsRedisError) -> None:
         exceptions.ConfigurationError,
         exceptions.ForeignChannelError,
         exceptions.WrongKeyType,
+        exceptions.TooManyChannels,
         exceptions.InvalidMessage,
         exceptions.InvalidName,
         exceptions.LayerClosed,
