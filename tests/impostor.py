@@ -77,8 +77,8 @@ class Impostor:
     async def _hang_up(self) -> None:
         for _ in range(5):
             await asyncio.sleep(0)
-            for transport in self.transports:
-                transport.abort()
+            for transport in tuple(self.transports):
+                _end(transport)
 
 
 class _Talk(asyncio.Protocol):
@@ -93,10 +93,11 @@ class _Talk(asyncio.Protocol):
         self._transport = transport
         self._impostor.transports.add(transport)
         if self._impostor.closed:
-            transport.abort()
+            _end(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._impostor.transports.discard(self._transport)
+        _end(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._unread += data
@@ -112,3 +113,9 @@ class _Talk(asyncio.Protocol):
             return None
         self._unread = b"\r\n".join(parts[2 * count :])
         return parts[1 : 2 * count : 2]
+
+
+def _end(transport: asyncio.Transport) -> None:
+    # Until Python 3.11 a TLS transport that was only aborted counts as left open.
+    transport.close()
+    transport.abort()
