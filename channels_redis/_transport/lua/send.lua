@@ -36,17 +36,18 @@ local waiting = redis.call('ZCOUNT', queue, '(' .. expired_s, '+inf')
 if waiting >= capacity then
     -- The sender took all messages to be as large as its own, but there may be thousands of short
     -- ones.  How large they are is seen in some of them, at even distances and others each time; the
-    -- largest is left out, as one long message among many short ones tells nothing.
-    local seen_bytes, largest_bytes = 0, 0
+    -- two largest are left out, as a long message or two among many short ones tell nothing.
+    local seen_bytes, largest_bytes, second_bytes = 0, 0, 0
     local step = math.max(1, math.floor(waiting / 16))
     local rank = -1 - math.floor(now_s * 1000000) % step
     for _ = 1, budget_bytes > 0 and 16 or 0 do
         local size_bytes = #(redis.call('ZRANGE', queue, rank, rank)[1] or '')
         seen_bytes = seen_bytes + size_bytes
+        second_bytes = math.max(second_bytes, math.min(largest_bytes, size_bytes))
         largest_bytes = math.max(largest_bytes, size_bytes)
         rank = rank - step
     end
-    if waiting * (seen_bytes - largest_bytes) >= 15 * budget_bytes then
+    if waiting * (seen_bytes - largest_bytes - second_bytes) >= 14 * budget_bytes then
         return clock
     end
 end
