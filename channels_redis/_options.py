@@ -35,6 +35,10 @@ MAX_QUEUED_BYTES = 32 * 1024 * 1024
 _FOREVER_S = 100 * 366 * 86400
 
 
+#: More random bytes in front of a message make nothing safer.
+RANDOM_BYTES_MAX = 1024
+
+
 def check_seconds(name: str, value: Any) -> float:
     """Return a positive, finite number of seconds (int or float)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -105,6 +109,8 @@ def check_random_prefix_length(value: Any) -> int:
         raise ConfigurationError(
             f"random_prefix_length must be a whole number, not {_kind(value)}."
         )
+    if value > RANDOM_BYTES_MAX:
+        raise ConfigurationError(f"random_prefix_length must be {RANDOM_BYTES_MAX} at most.")
     return value
 
 
@@ -117,7 +123,7 @@ def check_default(value: Any) -> Default | None:
     if isinstance(value, str):
         try:
             value = import_string(value)
-        except ImportError as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise ConfigurationError(f"serializer_default: {error}.") from error
     if not callable(value):
         raise ConfigurationError(

@@ -255,8 +255,9 @@ class SerializersRegistry:
             serializer_class = self._classes[format]
         except (KeyError, TypeError):  # the latter for what can't be a key
             known = ", ".join(sorted(self._classes)) or "none"
+            shown = repr(format) if isinstance(format, str) else _article_and_type(format)
             raise SerializerDoesNotExist(
-                f"No serializer is registered for the format {format!r}. Known formats: {known}."
+                f"No serializer is registered for the format {shown}. Known formats: {known}."
             ) from None
         return serializer_class(*args, **kwargs)
 
