@@ -29,7 +29,7 @@ from .credentials import Credentials, renewals_of
 from .foreign import ForeignStream, is_stream
 from .packing import pack
 from .refusals import error_reply, handshake_error, loss
-from .replies import ERROR_REPLIES, UNASKED, Take, is_unasked, short_way, take_push
+from .replies import ERROR_REPLIES, UNASKED, Replies, Take, is_unasked, short_way, take_push
 from .tasks import Deadline, ended, started
 
 if TYPE_CHECKING:
@@ -214,6 +214,16 @@ class Wire:
     def arrived(self) -> list[Any]:
         """Return the replies that nobody has read and that need no wait."""
         return self._replies.arrived() if self._replies is not None else []
+
+    def arrived_unread(self) -> list[Any]:
+        """The same with what lies in the socket, as far as it can be read here: not TLS, and not
+        without hiredis.  Only while the loop of this connection stands still.
+        """
+        replies, descriptor = self._replies, self.descriptor
+        is_plain = self._transport.get_extra_info("ssl_object") is None
+        if isinstance(replies, Replies) and descriptor is not None and is_plain:
+            replies.read_socket(descriptor)
+        return self.arrived()
 
     async def hand_over(self, take: Take) -> None:
         """Call ``take`` with each reply, as soon as it is there, until ``take`` returns False.

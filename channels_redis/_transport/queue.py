@@ -34,6 +34,8 @@ HOLD_S = 0.1
 STOP_S = 0.5
 #: Between two looks at a key that holds no queue.
 UNREADABLE_S = 0.5
+#: Between two looks at what else has come from a loop that stands still.
+RETRY_S = 0.005
 #: Between a redirection and the next dial.
 REDIRECTED_S = 0.01
 
@@ -185,15 +187,28 @@ class QueueReader:
         wire, client_id = self._wire, self._client_id
         if wire is None:
             return
-        if client_id is None or self._node.in_cluster:
-            wire.shut()  # There is no name, or no server, by which to ask.
-            return
-        try:
-            for _ in range(DEPTH):
-                if not await commands.call(pack("CLIENT", "UNBLOCK", client_id)):
-                    return
-        except (RedisError, ConfigurationError):
+        # Else there is no name, or no server, by which to ask.
+        asked = client_id is not None and not self._node.in_cluster
+        if not (asked and await _unblock_all(commands, client_id)):
             wire.shut()
+        if self._owner.specific:
+            await self._read_elsewhere(wire)
+
+    async def _read_elsewhere(self, wire: Wire) -> None:
+        """Take what the last pops of a loop that stands still have brought into its socket.
+
+        A message may have come there before anybody else received in this process.
+        """
+        for _ in range(int(STOP_S / RETRY_S)):
+            if self.loop.is_running():
+                return  # It reads for itself again, and delivers.
+            for reply in wire.arrived_unread():
+                self._take(self._pops.take(reply, _clock.monotonic()))
+            self._deliver_popped(None)
+            if not self._pops.pending:
+                break
+            await asyncio.sleep(RETRY_S)
+        wire.shut()
 
     def abandon(self) -> None:
         """Let go after the loop was closed without warning; what was popped stays."""
@@ -456,3 +471,14 @@ class QueueReader:
         finally:
             self._node.health.gone(self)
             self._owner.ended(self)
+
+
+async def _unblock_all(commands: Commands, client_id: int | None) -> bool:
+    """Have the server answer all pops of a connection; tell whether it did."""
+    try:
+        for _ in range(DEPTH):
+            if not await commands.call(pack("CLIENT", "UNBLOCK", client_id or 0)):
+                break
+    except (RedisError, ConfigurationError):
+        return False
+    return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,9 @@ _REDIS_PY = (AbstractConnection.read_response, SentinelManagedConnection.read_re
 
 #: The ends of the kinds of pushes that belong to a subscription.
 PUB_SUB = (b"message", b"subscribe")
+
+#: In one read of a socket.
+READ_BYTES = 256 * 1024
 
 #: In place of a push that redis-py has read, and that belongs to none.
 UNASKED: Any = object()
@@ -167,6 +171,12 @@ class Replies(Inbox, asyncio.Protocol):
             self._end(error)
             return
         self._wake()
+
+    def read_socket(self, descriptor: int) -> None:
+        """Parse what lies in the socket, for a loop that stands still and so does not read it."""
+        with contextlib.suppress(OSError):  # there is no more of it, for one
+            while data := os.read(descriptor, READ_BYTES):
+                self.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let the reader know, and the stream, whose end redis-py awaits."""

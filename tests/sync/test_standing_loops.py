@@ -257,3 +257,28 @@ def test_hooks_hear_of_an_outage_without_a_lock_that_others_need() -> None:
     health.lost(user, "closed")
     health.works(user)
     assert told == [(True, True), (False, True)]
+
+
+def test_what_the_reader_of_a_standing_loop_has_popped_reaches_the_loop_that_runs(
+    redis_url: str, prefix: str
+) -> None:
+    """It read for a consumer that is busy; nobody reads its socket until it runs again."""
+    pytest.importorskip("hiredis")  # without it, redis-py alone can read what came
+    layer, sender = (RedisChannelLayer(hosts=[redis_url], prefix=prefix) for _ in range(2))
+
+    async def converse() -> str:
+        channel: str = await layer.new_channel()
+        await sender.send(channel, numbered(1))
+        assert await receive(layer, channel) == numbered(1)
+        return channel
+
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    busy = first.run_until_complete(converse())
+    # Both come while the first loop stands still, with a pop of its own on its way.
+    second.run_until_complete(converse())
+    second.run_until_complete(sender.send(busy, numbered(2)))
+    assert first.run_until_complete(receive(layer, busy)) == numbered(2)
+    for loop in (first, second):
+        for one in (layer, sender):
+            loop.run_until_complete(one.close())
+        loop.close()
