@@ -133,10 +133,12 @@ async def ended(making: Making) -> Frame:
 class Shared:
     """What all consumers of a process make of one message: a frame for each of their classes."""
 
-    __slots__ = ("_item", "_made", "_name", "_names_excluded")
+    __slots__ = ("_item", "_made", "_name", "_names_excluded", "frames")
 
     def __init__(self, item: Item) -> None:
         self._item = item
+        #: Those that are known to be for the idle members of a class.
+        self.frames: dict[type[Any], Frame] = {}
         self._made: dict[type[Any], Making] = {}
         self._name: str | None = None
         self._names_excluded = False
@@ -154,7 +156,10 @@ class Shared:
         if self._name not in makers or self._names_excluded:
             return None
         making = self.frame(kind, makers[self._name])
-        return making if isinstance(making, Frame) else None
+        if not isinstance(making, Frame):
+            return None
+        self.frames[kind] = making
+        return making
 
     def frame(self, kind: type[Any], maker: Maker) -> Making:
         """Return the frame for the members of a class, made when first asked for."""

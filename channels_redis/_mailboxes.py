@@ -248,15 +248,15 @@ class Mailboxes:
         """Hand a message to those that are idle and whose next one it is, and wake the others; as
         many at once as :meth:`_wake_some`.
         """
-        end = start + WAKES
+        end, now = start + WAKES, _clock.monotonic()
         with no_current_task(running):
             for box in boxes[start:end]:
                 if box.waiters and box.items:
-                    self._hand(box, item, running)
+                    self._hand(box, item, running, now)
         if end < len(boxes) and not running.is_closed():
             running.call_soon(self._hand_some, boxes, end, item, running)
 
-    def _hand(self, box: Mailbox, item: Any, running: Loop) -> None:
+    def _hand(self, box: Mailbox, item: Any, running: Loop, now: float) -> None:
         """Hand a message to the consumer of a mailbox, or wake it.
 
         Without the lock, as a sink runs code of users, which may have done anything.
@@ -275,8 +275,9 @@ class Mailboxes:
             ):
                 self._wake_next(box, running)
                 return
-            self._remove(box)
-            box.used_at = _clock.monotonic()
+            if items.popleft()[2]:
+                self._budget.remove(box, item)
+            box.used_at = now
             self._taken += 1
         sink.hand(prepared)
 

@@ -182,7 +182,9 @@ class Ways:
 
     def prepare(self, item: Item) -> Frame | None:
         """Return the frame of a message for idle consumers; None where they have to be woken."""
-        return shared(item).ready(self.kind, self.makers)
+        # Once for each consumer and message.
+        found = item.shared or shared(item)
+        return found.frames.get(self.kind) or found.ready(self.kind, self.makers)
 
     async def send(self, consumer: Any, frame: Frame) -> None:
         """Send a frame as the class does, or nothing."""
