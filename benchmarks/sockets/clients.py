@@ -1,8 +1,8 @@
 """WebSocket clients that do as little as can be: they read frames, and note when.
 
-``python clients.py PORT COUNT PATH DEFLATE`` prints ``ready`` when all are connected, and then, for each
-message that all of them have, a line of JSON: seconds on the monotonic clock of the first, the median and
-the last frame, and the processor's time of this process.  Stands alone.
+``python clients.py PORT COUNT PATH DEFLATE`` prints ``ready`` when all are connected, and then, for
+each message that all of them have, a line of JSON: seconds on the monotonic clock of the first, the
+median and the last frame, and the processor's time of this process.  Stands alone.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The process that sends.  ``python sender.py PLAN`` (the site's) sends one message for each line of
-its input, and prints when, in seconds on the monotonic clock.  Stands alone.
+"""The process that sends.  ``python sender.py PLAN`` (the site's) sends one message for each line
+of its input, and prints when, in seconds on the monotonic clock.  Stands alone.
 """
 
 from __future__ import annotations

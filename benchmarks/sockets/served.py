@@ -41,10 +41,12 @@ def bare(plan: Plan) -> Any:
             await pubsub.subscribe(f"bare.{GROUP}")
             async for one in pubsub.listen():
                 if one["type"] == "message":
-                    message = json.loads(one["data"])
-                    frame = json.dumps({"score": message["score"], "text": message["text"]})
-                    for send in list(sends):
-                        await send({"type": "websocket.send", "text": frame})
+                    await send_to_all(json.loads(one["data"]))
+
+    async def send_to_all(message: dict[str, Any]) -> None:
+        frame = json.dumps({"score": message["score"], "text": message["text"]})
+        for send in list(sends):
+            await send({"type": "websocket.send", "text": frame})
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         if not tasks:

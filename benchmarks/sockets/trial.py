@@ -21,7 +21,6 @@ LAYERS = {
     "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
 }
 WARM_UP = 3
-PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one site: µs of CPU for a frame, of it and of its clients; ms until the frames of a message
-    are read, medians over the messages; KiB of memory and ms of CPU for a socket.
+    """Of one site: µs of CPU for a frame, of it and of its clients; ms until the frames of a
+    message are read, medians over the messages; KiB of memory and ms of CPU for a socket.
     """
 
     site_us: float
