@@ -18,6 +18,8 @@ from benchmarks.probe.bench import Bench
 from benchmarks.probe.catalogue import BOUNDS, SCENARIOS, Scenario
 from benchmarks.probe.meter import Meter
 from benchmarks.records import load, save
+from benchmarks.sockets.trial import Setting, Variant
+from benchmarks.sockets.trial import measure as measure_site
 from benchmarks.summary import summarize
 from benchmarks.targets import judge
 from channels_redis.testing.servers import ClusterSet, RedisServer
@@ -173,3 +175,14 @@ def test_one_command_measures_and_keeps_what_it_measured(tmp_path: Path) -> None
         for rest in (("new", 0), ("new", 1), ("bound", 1))
     }
     assert not any(m.error for m in measurements)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the clocks of other processes")
+@pytest.mark.parametrize("program", ["websockets", "daphne"])
+@pytest.mark.parametrize("kind", ["bare", "plain", "broadcast", "sync-broadcast"])
+def test_sites_are_measured_at_the_socket(redis_url: str, kind: str, program: str) -> None:
+    """Every frame is read, and each figure is there."""
+    setting = Setting(sockets=5, messages=2, server=program, loop="asyncio", deflate=False)
+    figures = measure_site(Variant(kind, kind), setting, Path(sys.executable), redis_url)
+    assert figures.site_us > 0
+    assert 0 < figures.first_ms <= figures.median_ms <= figures.last_ms
