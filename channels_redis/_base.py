@@ -221,9 +221,10 @@ class BaseRedisLayer(ObservedLayer):
         capacity = int(self.get_capacity(channel))
         if self._has_capacity or capacity != options.CAPACITY:
             return capacity
-        # Only a pattern can have said the same number.
-        is_set = any(pattern.match(channel) for pattern, _ in self.channel_capacity)
-        return capacity if is_set else None
+        for pattern, _ in self.channel_capacity:
+            if pattern.match(channel):
+                return capacity  # which is set to the same number
+        return None
 
     # Who is in a group
 

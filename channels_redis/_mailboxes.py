@@ -23,6 +23,9 @@ from ._sinks import Sink, no_current_task
 from ._waiters import Demand, Loop, Waiter, wake
 from .exceptions import TooManyChannels
 
+Drops = list[tuple[str, str]]
+"""The channel of each message that was dropped, and the reason."""
+
 #: So many consumers of one message are woken in one turn of their event loop.
 WAKES = 100
 #: Channels of a layer that were made here and never received on, at most.
@@ -152,33 +155,39 @@ class Mailboxes:
         now = _clock.monotonic()
         entry, counted_entry = (now, item, False), (now, item, True)
         counted: list[Share] = []
-        dropped: Counter[tuple[str, str]] = Counter()
+        dropped: Drops = []
         with self.lock:
             for box in boxes:
                 items = box.items
                 if items is None:
                     items = box.items = deque()
                 # What somebody waits for is taken at once, and not worth counting.
-                if (box.waiters and not items) or not (item.droppable and box.alive):
+                if (box.waiters and not items) or not item.droppable:
                     items.append(entry)
-                    continue
-                limit = bound or box.capacity
-                if limit is None:
+                elif not box.alive:
+                    dropped.append((box.name, "abandoned"))
+                elif (limit := bound or box.capacity) is None:
                     counted.append(box)
-                elif len(items) >= limit and self._drop_oldest(box):
-                    dropped[box.name, "capacity"] += 1
-                items.append(counted_entry if limit is None else entry)
+                    items.append(counted_entry)
+                else:
+                    self._make_room(box, limit, dropped)
+                    items.append(entry)
             if counted:
                 self._budget.add(counted, item)
                 self._keep_within_budget(dropped)
-        self._tell(dropped)
+        if dropped:
+            self._tell(dropped)
 
-    def _keep_within_budget(self, dropped: Counter[tuple[str, str]]) -> None:
+    def _make_room(self, box: Mailbox, limit: int, dropped: Drops) -> None:
+        if box.items is not None and len(box.items) >= limit and self._drop_oldest(box):
+            dropped.append((box.name, "capacity"))
+
+    def _keep_within_budget(self, dropped: Drops) -> None:
         while self._budget.exceeded:
             box = self._budget.largest()
             if not (isinstance(box, Mailbox) and self._drop_oldest(box)):
                 return
-            dropped[box.name, "memory"] += 1
+            dropped.append((box.name, "memory"))
 
     def _drop_oldest(self, box: Mailbox) -> bool:
         """Drop the oldest message that may be dropped; tell whether there was one."""
@@ -217,9 +226,9 @@ class Mailboxes:
         box.items = None
         return count
 
-    def _tell(self, dropped: Counter[tuple[str, str]]) -> None:
+    def _tell(self, dropped: Drops) -> None:
         """Report drops; without the lock, as users' hooks hear of them."""
-        for (name, reason), count in dropped.items():
+        for (name, reason), count in Counter(dropped).items():
             self._dropped(name, reason, count)
 
     def _wake_elsewhere(self, boxes: list[Mailbox], running: Loop | None) -> None:
@@ -484,20 +493,19 @@ class Mailboxes:
         consumers have gone.
         """
         now = _clock.monotonic()
-        dropped: Counter[tuple[str, str]] = Counter()
+        dropped: Drops = []
         with self.lock:
             gone = []
             for box in list(self.boxes.values()):
-                if box.items and (expired := self._drop_expired(box, now)):
-                    dropped[box.name, "expired"] += expired
+                if box.items:
+                    dropped += [(box.name, "expired")] * self._drop_expired(box, now)
                 # Somebody was woken whose loop stopped that moment.
                 if box.items and any(one.get_loop().is_running() for one in box.waiters):
                     self._wake_next(box, None)
                 if box.home in (None, home) and box.ended(now, self._group_expiry_s):
                     gone.append(box)
             for box in gone:
-                if unread := self._end(box):
-                    dropped[box.name, "abandoned"] += unread
+                dropped += [(box.name, "abandoned")] * self._end(box)
         self._tell(dropped)
         return gone
 

@@ -250,13 +250,13 @@ class RedisChannelLayer(CoreNames):
         """
         some = channels if self._tells_channels_apart else channels[:1]
         bounds = [self._capacity_set(channel) for channel in some]
-        set_ones = [bound for bound in bounds if bound is not None]
-        if len(set_ones) == len(bounds):
-            return Bound(max(set_ones))
+        messages = max((bound for bound in bounds if bound is not None), default=0)
+        if None not in bounds:
+            return Bound(messages)
         if not self._is_specific(channels[0]):
             return Bound(self.capacity)
         budget_bytes = self.max_queued_bytes
-        return Bound(max(self.capacity, budget_bytes // frame_bytes, *set_ones), budget_bytes)
+        return Bound(max(messages, self.capacity, budget_bytes // frame_bytes), budget_bytes)
 
     def _group_key(self, group: str) -> bytes:
         """Return the key of a group: a sorted set of channel name -> join time in seconds."""

@@ -317,7 +317,9 @@ class QueueReader:
             self._returning = None
         leaving = self._leaving or self._trouble or self._renewal
         if not leaving and self._owner.demand():
-            wire.write(self._pops.ask(self._owner.limit()))
+            asked = self._pops.ask(self._owner.limit())
+            if asked:
+                wire.write(asked)
         if self._pops.pending:
             reply = await self._reply_in_time(wire)
             self._take(self._pops.take(reply, _clock.monotonic()))
