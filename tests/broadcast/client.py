@@ -49,8 +49,9 @@ class Client:
         assert self.sent, self.task.result()
 
     async def heard(self, content: Any) -> None:
-        """Wait for a frame with this content, or for the end of the consumer."""
-        await wait_for(lambda: content in self.contents or self.task.done())
+        """Wait for a last frame with this content, or for the end of the consumer."""
+        frame = json.dumps(content)
+        await wait_for(lambda: self.frames[-1:] == [frame] or self.task.done(), 60)
 
     def say(self, text: str) -> None:
         """Send a frame."""

@@ -11,10 +11,12 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from channels_redis.consumers import BroadcastMixin, broadcast
+
 from .rooms import DICE_CHANNEL, Dice, Post, Refused, chat_message, group_name
 
 
-class RoomConsumer(AsyncJsonWebsocketConsumer):
+class RoomConsumer(BroadcastMixin, AsyncJsonWebsocketConsumer):
     """One browser in one room."""
 
     async def connect(self) -> None:
@@ -52,8 +54,10 @@ class RoomConsumer(AsyncJsonWebsocketConsumer):
         except ChannelFull:
             raise Refused("Too many dice are waiting to be rolled.") from None
 
-    async def chat_message(self, message: dict[str, Any]) -> None:
-        await self.send_json({**message, "type": "message"})
+    @broadcast
+    def chat_message(cls, message: dict[str, Any]) -> dict[str, Any]:
+        # Once for all browsers in the room that this process serves.
+        return {**message, "type": "message"}
 
     async def dice_taken(self, message: dict[str, Any]) -> None:
         await self.send_json({**message, "type": "note"})
