@@ -105,6 +105,22 @@ class SyncGuest(WebsocketConsumer):  # type: ignore[misc]  # Channels has no ann
         raise RuntimeError("a handler that fails")
 
 
+def broadcasting() -> dict[str, Any]:
+    """Guests to whom ``room.all`` is a broadcast; 4.3.0 has none."""
+    try:
+        from channels_redis.consumers import BroadcastMixin, broadcast
+    except ImportError:
+        return {}
+
+    def room_all(cls: Any, message: dict[str, Any]) -> str:
+        return str(message["n"])
+
+    def of(base: type[Any]) -> type[Any]:
+        return type(base.__name__, (BroadcastMixin, base), {"room_all": broadcast(room_all)})
+
+    return {"broadcast": of(AsyncGuest), "sync-broadcast": of(SyncGuest)}
+
+
 async def facts(scope: Any, receive: Any, send: Any) -> None:
     """Answer what the process and its layer take, as JSON."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -120,11 +136,12 @@ async def facts(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
 
+guests = {"async": AsyncGuest, "sync": SyncGuest, **broadcasting()}
 application = ProtocolTypeRouter(
     {
         "http": facts,
         "websocket": URLRouter(
-            [path("ws/async", AsyncGuest.as_asgi()), path("ws/sync", SyncGuest.as_asgi())]
+            [path(f"ws/{name}", guest.as_asgi()) for name, guest in guests.items()]
         ),
     }
 )
