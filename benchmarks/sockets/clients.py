@@ -16,8 +16,6 @@ import struct
 import sys
 import time
 
-#: Handshakes that are under way at once.
-AT_ONCE = 50
 #: Shorter frames are no messages: what Engine.IO and Socket.IO say in between.
 SHORTEST = 60
 
@@ -64,17 +62,22 @@ def handshake(port: int, path: str, deflate: bool) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def connect(port: int, path: str, deflate: bool) -> tuple[socket.socket, bytes]:
-    """Open a WebSocket; return what came after the handshake, too."""
+def connect(port: int, path: str, deflate: bool) -> tuple[socket.socket, Frames]:
+    """Open a WebSocket; return it with what came so far, none of which is a message."""
     one = socket.create_connection(("127.0.0.1", port), timeout=120)
     one.sendall(handshake(port, path, deflate))
     answer = b""
     while b"\r\n\r\n" not in answer:
         answer += one.recv(4096)
     assert answer.startswith(b"HTTP/1.1 101"), answer
+    frames = Frames()
+    count = frames.feed(answer.partition(b"\r\n\r\n")[2])
     if "socket.io" in path:
+        # What Engine.IO says first is as long as a message.
+        while not count:
+            count = frames.feed(one.recv(4096))
         one.sendall(masked(b"40"))
-    return one, answer.partition(b"\r\n\r\n")[2]
+    return one, frames
 
 
 def masked(text: bytes) -> bytes:
@@ -87,9 +90,7 @@ def main(port: int, count: int, path: str, deflate: bool) -> None:
     epoll = select.epoll()
     sockets: dict[int, tuple[socket.socket, Frames]] = {}
     for _ in range(count):
-        one, rest = connect(port, path, deflate)
-        frames = Frames()
-        frames.feed(rest)
+        one, frames = connect(port, path, deflate)
         one.setblocking(False)
         sockets[one.fileno()] = one, frames
         epoll.register(one.fileno(), select.EPOLLIN)
