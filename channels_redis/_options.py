@@ -39,11 +39,11 @@ _FOREVER_S = 100 * 366 * 86400
 RANDOM_BYTES_MAX = 1024
 
 
-def check_seconds(name: str, value: Any) -> float:
+def check_seconds(name: str, value: Any, *, longest_s: float = _FOREVER_S) -> float:
     """Return a positive, finite number of seconds (int or float)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(f"{name} must be a number of seconds, not {_kind(value)}.")
-    if not value > 0 or value > _FOREVER_S:
+    if not 0 < value <= longest_s:
         raise ConfigurationError(
             f"{name} must be a positive number of seconds, of a hundred years at most."
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from functools import partial
@@ -44,7 +45,10 @@ async def run(steps: Steps[T], sessions: LoopStates[Any]) -> T:
 
 def run_blocking(steps: Steps[T], sessions: LoopStates[Any], timeout_s: float | None) -> T:
     """The same in a thread without an event loop, within ``timeout_s`` seconds in all."""
-    limit_s = math.inf if timeout_s is None else check_seconds("timeout_s", timeout_s)
+    limit_s = math.inf
+    if timeout_s is not None:
+        # A limit that is never reached is no mistake.
+        limit_s = check_seconds("timeout_s", timeout_s, longest_s=sys.float_info.max)
     limit = Limit(limit_s)
     try:
         plan = next(steps)
