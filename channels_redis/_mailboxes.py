@@ -433,6 +433,7 @@ class Mailboxes:
         task = box.maker() if box.maker is not None else None
         if task is not None and task in self._made:
             self._made[task].discard(box.name)
+        self.detach(box)
         self._unsettle(box)
         return self._clear(box)
 

@@ -343,6 +343,20 @@ async def test_a_consumer_goes_on_after_a_flush(layer: Any, join: Callable[..., 
     await heard(client, "1", "2")
 
 
+async def test_a_consumer_opens_its_mailbox_again(layer: Any, join: Callable[..., Any]) -> None:
+    """Where the layer has ended it, it is received on anew, and nothing stays of the first one."""
+    (client,) = await join(Room)
+    name = client.consumer.channel_name
+    layer._mailboxes.discard(layer._mailboxes.boxes[name])
+    await wait_for(lambda: name in layer._mailboxes.boxes)
+    await layer.send(name, note(1))
+    await heard(client, "1")
+    await layer.send(name, to_all(2))
+    await heard(client, "1", "2")
+    await client.leave()
+    assert layer._mailboxes.sinks == 0
+
+
 async def test_deliveries_to_idle_consumers_are_counted(
     layer: Any, join: Callable[..., Any]
 ) -> None:
