@@ -69,7 +69,8 @@ async def test_a_message_sent_after_an_idle_time_arrives_once(
 ) -> None:
     """Time after time, over a network that forgets connections in between."""
     proxy.forget_after_s = FORGOTTEN_S
-    layer, receiver = make_layer(kind, hosts=[proxy.url]), make_layer(kind)
+    layer = make_layer(kind, hosts=[proxy.url], connect_wait_s=20)
+    receiver = make_layer(kind)
     channel = await receiver.new_channel()
     for number in range(4):
         wait = waiting(receiver, channel)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -32,6 +33,14 @@ from tests.secrets.canary import (
 # The doctor ends its event loop while a busy machine may still be connecting; what is left open is
 # looked for by other tests.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def nothing_for_later_tests() -> Iterator[None]:
+    """Collect what was left open while the warnings of it are ignored."""
+    yield
+    gc.collect()
+
 
 FORMS = list(hosts_with_secrets("localhost", 1))
 SAY = {"type": "test"}
