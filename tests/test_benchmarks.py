@@ -180,8 +180,12 @@ def test_one_command_measures_and_keeps_what_it_measured(tmp_path: Path) -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the clocks of other processes")
 @pytest.mark.parametrize("program", ["websockets", "daphne"])
 @pytest.mark.parametrize("kind", ["bare", "plain", "broadcast", "sync-broadcast"])
-def test_sites_are_measured_at_the_socket(redis_url: str, kind: str, program: str) -> None:
+def test_sites_are_measured_at_the_socket(
+    redis_url: str, kind: str, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every frame is read, and each figure is there."""
+    # uvicorn warns of the release of websockets that it uses.
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
     setting = Setting(sockets=5, messages=2, server=program, loop="asyncio", deflate=False)
     figures = measure_site(Variant(kind, kind), setting, Path(sys.executable), redis_url)
     assert figures.site_us > 0
