@@ -84,6 +84,8 @@ class Mailboxes:
         if task is None:
             return
         with self.lock:
+            if not box.alive:
+                return  # Another thread has closed or flushed the layer meanwhile.
             names = self._made.get(task)
             if names is None:
                 names = self._made[task] = set()

@@ -208,7 +208,8 @@ class QueueReader:
             if not self._pops.pending:
                 break
             await asyncio.sleep(RETRY_S)
-        wire.shut()
+        if not self.loop.is_running():
+            wire.shut()
 
     def abandon(self) -> None:
         """Let go after the loop was closed without warning; what was popped stays."""

@@ -229,6 +229,21 @@ async def test_a_consumer_that_was_woken_and_has_not_come_yet_keeps_its_mailbox(
     assert mailboxes.take(box) is not None
 
 
+async def test_a_channel_that_was_closed_while_it_was_made_is_remembered_nowhere() -> None:
+    """Another thread may end its mailbox before the task that makes it is noted."""
+    mailboxes = Mailboxes(lambda channel: None, lambda channel, reason, count: None, 60, 60, 10_000)
+    box = mailboxes.open("channel")
+    mailboxes.discard(box)
+
+    async def make() -> None:
+        mailboxes.made_here(box)
+
+    making = asyncio.get_running_loop().create_task(make())
+    await making
+    assert making not in mailboxes._made
+    assert mailboxes._unheard == set()
+
+
 class FakeHome:
     """Stands for the session of a loop."""
 
