@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from ._base import BaseRedisLayer
-from ._mailbox import Mailbox
-from ._messages import Message, Whole
+from ._layer.base import BaseRedisLayer
+from ._receiving.mailbox import Mailbox
+from ._receiving.messages import Message, Whole
+from ._runtime.steps import Steps, run
 from ._session import Frame
-from ._steps import Steps, run
 
 #: How long 4.3.0 blocks, in seconds.
 _BLOCK_S = 5

@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import ref
 
 from . import utils
-from ._events import SenderClockUsed
-from ._portal import portal
-from ._queues import LocalQueue
-from ._slots import Address
+from ._format.slots import Address
+from ._receiving.queues import LocalQueue
+from ._runtime.portal import portal
+from ._runtime.tasks import started
 from ._transport import flushing, scripts
-from ._transport.cluster import Cluster
-from ._transport.cluster import Entry as ClusterEntry
+from ._transport.cluster.cluster import Cluster
+from ._transport.cluster.cluster import Entry as ClusterEntry
 from ._transport.commands import Commands
-from ._transport.connections import descriptors_of, shut
 from ._transport.credentials import ClusterClient
-from ._transport.queue import QueueReader
-from ._transport.shards import Shard, SingleServer
-from ._transport.tasks import started
-from ._transport.topology import Node
+from ._transport.node import Node
+from ._transport.reader import QueueReader
+from ._transport.single import Shard, SingleServer
+from ._transport.wire import descriptors_of, shut
+from ._watch.events import SenderClockUsed
 from .exceptions import COMMAND_ERRORS, ConnectionLost
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
-    from ._base import BaseRedisLayer
+    from ._layer.base import BaseRedisLayer
 
 Loop = asyncio.AbstractEventLoop
 

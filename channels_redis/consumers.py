@@ -18,9 +18,9 @@ from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from channels.layers import get_channel_layer
 
-from ._attending import Attending
-from ._frames import Frame, Maker, shared
-from ._messages import Item
+from ._broadcast.attending import Attending
+from ._broadcast.frames import Frame, Maker, shared
+from ._receiving.messages import Item
 
 __all__ = ["BroadcastMixin", "broadcast"]
 

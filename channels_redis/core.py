@@ -8,11 +8,10 @@ from typing import Any
 
 from channels.exceptions import ChannelFull
 
-from . import _fork
-from ._base import Loop
 from ._compat import BoundedQueue, ChannelLock, CoreNames
-from ._events import GroupOverCapacity
-from ._keyspace import (
+from ._config.options import given
+from ._format.bounds import ADDRESSES
+from ._format.keyspace import (
     ADDRESS_KEY,
     NO_BEGINNING,
     NONCE_KEY,
@@ -21,17 +20,25 @@ from ._keyspace import (
     random_hex,
     without,
 )
-from ._leases import Keepers
-from ._mailbox import Mailbox
-from ._messages import SMALL_BYTES, Item, Message, Whole, check_message, runs_no_user_code
-from ._options import given
-from ._plain import is_flat
-from ._queues import LocalQueue
-from ._received import ADDRESSES
+from ._format.plain import is_flat
+from ._groups.leases import Keepers
+from ._layer.base import Loop
+from ._receiving.mailbox import Mailbox
+from ._receiving.messages import (
+    SMALL_BYTES,
+    Item,
+    Message,
+    Whole,
+    check_message,
+    runs_no_user_code,
+)
+from ._receiving.queues import LocalQueue
+from ._runtime import fork
+from ._runtime.steps import Steps
 from ._session import Frame, Session, failure_of
-from ._steps import Steps
 from ._transport import scripts
 from ._transport.scripts import Bound
+from ._watch.events import GroupOverCapacity
 from .exceptions import ForeignChannelError, InvalidName
 from .serializers import registry
 
@@ -95,7 +102,7 @@ class RedisChannelLayer(CoreNames):
 
         Raises :class:`TooManyChannels` where 20,000 were made here that nobody receives on.
         """
-        _fork.check()
+        fork.check()
         try:
             channel = self._keys.new_core_channel(prefix, self.client_prefix)
             self._check_channel(channel)

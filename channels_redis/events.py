@@ -5,7 +5,7 @@ All are frozen dataclasses.  Durations are in seconds, nodes are entries of ``ho
 secrets.
 """
 
-from ._events import (
+from ._watch.events import (
     Event,
     GroupOverCapacity,
     MessagesDropped,

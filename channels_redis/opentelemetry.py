@@ -24,8 +24,8 @@ from opentelemetry.metrics import (
 )
 
 from . import __version__
-from ._base import BaseRedisLayer
-from ._native import Lock
+from ._layer.base import BaseRedisLayer
+from ._runtime.native import Lock
 from .doctor.endpoints import endpoints_of
 from .events import Operation
 from .stats import LayerStats, NodeStats

@@ -13,26 +13,20 @@ from typing import Any
 
 from channels.exceptions import ChannelFull
 
-from . import _fork
-from ._base import CLOSED, BaseRedisLayer, Loop
-from ._keyspace import EXCLUDE_KEY, NO_BEGINNING, NONCE_KEY, random_hex
-from ._mailbox import Mailbox
-from ._messages import Item, Packed, check_message
-from ._options import given
-from ._portal import portal
-from ._queues import LocalQueue
+from ._config.options import given
+from ._format.keyspace import EXCLUDE_KEY, NO_BEGINNING, NONCE_KEY, random_hex
+from ._layer.base import CLOSED, BaseRedisLayer, Loop
+from ._receiving.mailbox import Mailbox
+from ._receiving.messages import Item, Packed, check_message
+from ._receiving.queues import LocalQueue
+from ._receiving.topics import ShardView, TopicSession
+from ._runtime import fork
+from ._runtime.portal import portal
+from ._runtime.steps import Steps, run, submit
+from ._runtime.weakly import weakly
 from ._session import Session, SessionEnded
-from ._steps import Steps, run, submit
-from ._topics import ShardView, TopicSession
 from ._transport.scripts import Bound
-from ._weakly import weakly
-from .exceptions import (
-    ConnectionLost,
-    ForeignChannelError,
-    InvalidName,
-    LayerClosed,
-    Unsupported,
-)
+from .exceptions import ConnectionLost, ForeignChannelError, InvalidName, LayerClosed, Unsupported
 from .serializers import BaseMessageSerializer, registry
 
 __all__ = ["RedisPubSubChannelLayer", "RedisPubSubLoopLayer", "RedisSingleShardConnection"]
@@ -112,7 +106,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         missed.  Raises :class:`ConnectionLost` when Redis could not be reached, and
         :class:`TooManyChannels` where 20,000 were made here that nobody receives on.
         """
-        _fork.check()
+        fork.check()
         try:
             channel = self._keys.new_topic_channel(prefix)
         except ValueError:

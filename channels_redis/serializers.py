@@ -15,9 +15,9 @@ from typing import Any
 
 import msgpack
 
-from ._encryption import Crypter, make_crypter
-from ._plain import encode_default, is_flat
-from ._received import check_json, unpack_msgpack
+from ._format.bounds import check_json, unpack_msgpack
+from ._format.encryption import Crypter, make_crypter
+from ._format.plain import encode_default, is_flat
 from .exceptions import ConfigurationError, SerializationError
 
 __all__ = [

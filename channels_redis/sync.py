@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
 
-from . import _fork
-from ._loops import running_loop_or_none
-from ._options import check_seconds
-from ._portal import out_of_time
-from ._steps import Steps, run_blocking
+from ._config.options import check_seconds
+from ._runtime import fork
+from ._runtime.loops import running_loop_or_none
+from ._runtime.portal import out_of_time
+from ._runtime.steps import Steps, run_blocking
 from .exceptions import LoopRunning
 
 if TYPE_CHECKING:
-    from ._base import BaseRedisLayer
+    from ._layer.base import BaseRedisLayer
 
 
 class SyncFace:
@@ -91,7 +91,7 @@ class SyncFace:
                 "An event loop runs in this thread, and layer.sync would block it: "
                 "await the layer's own method instead."
             )
-        _fork.check()
+        fork.check()
         method = getattr(self._layer, name)
         if not _is_ours(method):
             return _run_overriding(partial(method, *args, **keywords), timeout_s)

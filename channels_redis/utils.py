@@ -33,7 +33,7 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider, StreamingCredentialProvider
 
-from ._hosts import (
+from ._config.hosts import (
     CLUSTER_KEYWORDS,
     URL_SCHEMES,
     Host,
@@ -46,16 +46,16 @@ from ._hosts import (
     no_value,
     redact_hosts,
 )
-from ._keywords import (
-    SENTINEL_KEYWORDS,
-    is_constructed_by_redis,
-    keywords,
-    refuse_unknown,
+from ._config.keywords import SENTINEL_KEYWORDS, is_constructed_by_redis, keywords, refuse_unknown
+from ._config.secrets import Secrets, remember
+from ._config.tls import (
+    VERIFICATION_KEYWORDS,
+    check_tls,
+    refuse_plain_address,
+    settle_verification,
 )
-from ._secrets import Secrets, remember
-from ._slots import Address
-from ._tls import VERIFICATION_KEYWORDS, check_tls, refuse_plain_address, settle_verification
-from ._values import check_values
+from ._config.values import check_values
+from ._format.slots import Address
 from .exceptions import ConfigurationError
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channels_redis._budget import ENTRY_BYTES, Budget, Share
+from channels_redis._receiving.budget import ENTRY_BYTES, Budget, Share
 
 
 class Payload:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from redis.asyncio.connection import Connection, SSLConnection
 
-from channels_redis._transport import connections
-from channels_redis._transport.connections import Wire
+from channels_redis._transport import wire
+from channels_redis._transport.wire import Wire
 
 
 class Pool:
@@ -62,7 +62,7 @@ async def test_a_handshake_over_tls_that_nobody_wants_may_succeed_first(
 
 
 async def test_a_handshake_over_tls_that_does_not_end_is_cancelled() -> None:
-    """A frozen server accepts connections, and says nothing."""
+    """A frozen server accepts wire, and says nothing."""
     pool: Any = Pool(SSLConnection)
     dialling = asyncio.ensure_future(Wire.open(pool, asyncio.get_running_loop(), 5))
     await pool.begun.wait()
@@ -75,7 +75,7 @@ async def test_a_handshake_over_tls_may_succeed_though_the_loop_was_blocked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the server said meanwhile is read in the very turn in which the time is up."""
-    monkeypatch.setattr(connections, "_HANDSHAKE_S", 0.05)
+    monkeypatch.setattr(wire, "_HANDSHAKE_S", 0.05)
     pool: Any = Pool(SSLConnection)
     loop = asyncio.get_running_loop()
     dialling = asyncio.ensure_future(Wire.open(pool, loop, 5))

@@ -37,11 +37,10 @@ from channels.testing import WebsocketCommunicator
 from django.conf import settings
 from django.test.utils import override_settings
 
-from channels_redis._base import BaseRedisLayer
+from channels_redis._layer.base import BaseRedisLayer
 from channels_redis.testing.servers import ClusterSet, RedisServer
 from tests.conftest import class_of, find_server_or_skip
 from tests.helpers import receive
-from tests.test_architecture import BESIDE, MODULES, PORCHES, floor_of
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -444,17 +443,6 @@ async def use_with_few_rights(layer: Any, *, workers: bool) -> None:
     await layer.flush()
 
 
-def test_the_picture_of_the_rooms_is_complete() -> None:
-    """Every module has its line in ``docs/architecture.rst``, in the order of the floors."""
-    text = (ROOT / "docs" / "architecture.rst").read_text()
-    shown = re.findall(r"^``([\w.]+)``  +\S", text, re.M)
-    # Where Django wants a command to lie is no affair of the picture.
-    rooms = {name.partition(".commands.")[0] for name in MODULES if name and is_room(name)}
-    assert sorted(shown) == sorted({BESIDE} | rooms)
-    floors = [floor_of(name) or 0 for name in shown if name != BESIDE]
-    assert floors == sorted(floors)
-
-
 @pytest.mark.parametrize(
     "path", [*ROOT.glob("docs/*.csv"), *ROOT.glob("docs/images/*")], ids=lambda path: str(path.name)
 )
@@ -462,10 +450,6 @@ def test_no_table_and_no_picture_is_left_out(path: Path) -> None:
     """What was measured or drawn is shown by some document."""
     name = str(path.relative_to(ROOT / "docs"))
     assert any(name in document.read_text() for document in DOCUMENTS)
-
-
-def is_room(module: str) -> bool:
-    return module not in PORCHES and not module.startswith(f"{BESIDE}.")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

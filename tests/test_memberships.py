@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from channels_redis._keyspace import Keyspace
-from channels_redis._mailboxes import Mailboxes
-from channels_redis._memberships import UNKNOWN, Joining, Lease, Memberships, Pair, Writes
-from channels_redis._slots import Address, Served
+from channels_redis._format.keyspace import Keyspace
+from channels_redis._format.slots import Address, Served
+from channels_redis._groups.memberships import UNKNOWN, Joining, Lease, Memberships, Pair, Writes
+from channels_redis._receiving.mailboxes import Mailboxes
 
 GROUPS = ["red", "green", "blue"]
 CHANNELS = ["one", "two"]

@@ -8,11 +8,11 @@ from typing import Any
 
 from redis.exceptions import AskError
 
-from channels_redis._outages import Health, Outage
-from channels_redis._transport.cluster import Cluster, Entry
+from channels_redis._transport.cluster.cluster import Cluster, Entry
 from channels_redis._transport.commands import Command
 from channels_redis._transport.multiplexer import PIECE_BYTES
 from channels_redis._transport.packing import pack
+from channels_redis._watch.outages import Health, Outage
 
 HERE, THERE = ("here", 1), ("there", 2)
 

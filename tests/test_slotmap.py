@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 
-from channels_redis._events import Hooks, Reporter
-from channels_redis._outages import Health, Outage
-from channels_redis._slots import SLOTS, Address, Range, Ranges
-from channels_redis._transport.charting import Chart, first_good
-from channels_redis._transport.slotmap import SlotMap
+from channels_redis._format.slots import SLOTS, Address, Range, Ranges
+from channels_redis._transport.cluster.map import SlotMap
+from channels_redis._transport.cluster.survey import Chart, first_good
+from channels_redis._watch.events import Hooks, Reporter
+from channels_redis._watch.outages import Health, Outage
 from channels_redis.exceptions import ConfigurationError
 from tests.helpers import wait_for
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from channels_redis._slots import SLOTS, named_address, owners_of, read_ranges, slot_of
+from channels_redis._format.slots import SLOTS, named_address, owners_of, read_ranges, slot_of
 
 ASKED = ("asked.example.com", 7000)
 

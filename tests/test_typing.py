@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from channels_redis import events, exceptions, serializers, stats, sync
-from channels_redis._base import BaseRedisLayer
+from channels_redis._layer.base import BaseRedisLayer
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.testing import recording, resilience, servers

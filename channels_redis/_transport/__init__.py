@@ -1,1 +1,1 @@
-"""What talks to servers."""
+"""Connections to servers: commands, blocking pops, Pub/Sub."""

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from redis.credentials import StreamingCredentialProvider
 from redis.exceptions import RedisError
 
-from .._native import Lock
-from .._secrets import remember
+from .._config.secrets import remember
+from .._runtime.native import Lock
 from ..utils import nodes_of
 
 if TYPE_CHECKING:

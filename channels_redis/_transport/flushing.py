@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from .._keyspace import Keyspace
+from .._format.keyspace import Keyspace
 from .commands import Commands, refused_command
 from .packing import pack
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError, ResponseError
 
+from .._runtime.tasks import ended, started
 from .replies import ERROR_REPLIES, Inbox, is_unasked
-from .tasks import ended, started
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
-    from .._secrets import Secrets
+    from .._config.secrets import Secrets
 
 
 class ForeignStream(Inbox):

@@ -18,8 +18,8 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
-from .. import _clock
-from .connections import NO_ANSWER, Loop
+from .._runtime import clock
+from .wire import NO_ANSWER, Loop
 
 DEAF = "what is published is not heard"
 
@@ -82,11 +82,11 @@ class Loopback:
     def replied(self) -> None:
         """Note that the server has said something, whatever it was."""
         if self._step is _Step.SUBSCRIBING:
-            self._since = _clock.monotonic()
+            self._since = clock.monotonic()
 
     def heard(self) -> None:
         """Note that something published was heard."""
-        self._since = _clock.monotonic()
+        self._since = clock.monotonic()
         if self._step in (_Step.PUBLISHING, _Step.LISTENING):
             self._step = _Step.QUIET
 
@@ -103,11 +103,11 @@ class Loopback:
 
     def _enter(self, step: _Step) -> None:
         self._step = step
-        self._since = _clock.monotonic()
+        self._since = clock.monotonic()
 
     def _check(self) -> None:
         """Ask after a silence; give the connection up where no answer came."""
-        waited_s = _clock.monotonic() - self._since
+        waited_s = clock.monotonic() - self._since
         limit_s = self._quiet_s if self._step is _Step.QUIET else self._patience_s
         if waited_s < limit_s * 0.99:
             limit_s -= waited_s

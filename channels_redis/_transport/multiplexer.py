@@ -18,13 +18,13 @@ from typing import Any
 
 from redis.exceptions import AuthenticationError, ConnectionError, RedisError
 
-from .. import _clock
+from .._runtime import clock
+from .._runtime.tasks import begun, ignore, turn
 from ..exceptions import ConnectionLost
 from .commands import Command, is_refusal
-from .connections import NO_ANSWER, Loop, Wire
+from .node import RENEW_S, Node, backoff_s
 from .probe import Probe, await_life
-from .tasks import begun, ignore, turn
-from .topology import RENEW_S, Node, backoff_s
+from .wire import NO_ANSWER, Loop, Wire
 
 #: Bytes written and not yet answered, above which further commands wait for replies.
 WINDOW_BYTES = 8 * 1024 * 1024
@@ -101,7 +101,7 @@ class Multiplexer:
         the server refuses what the options ask for.  Cancelling it takes back a command that is
         not yet written.
         """
-        command = Command(data, self._loop.create_future(), _clock.monotonic(), repeatable)
+        command = Command(data, self._loop.create_future(), clock.monotonic(), repeatable)
         self.issue(command)
         return command.future
 
@@ -210,7 +210,7 @@ class Multiplexer:
             return
         if self._wire.lost:
             return  # The reading task is about to see it, and what was not written stays so.
-        now = _clock.monotonic()
+        now = clock.monotonic()
         if self._unwritten and not self._written and self._probe.is_due(now):
             self._ask()
         if self._probe.question is not None:
@@ -380,7 +380,7 @@ class Multiplexer:
     def _check_deadlines(self) -> None:
         """Give up on what has waited too long."""
         self._watch = None
-        now = _clock.monotonic()
+        now = clock.monotonic()
         if self._written and now - self._written[0].written_at >= SUSPICIOUS_S:
             self._node.suspect(self)
         else:

@@ -16,7 +16,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from .._clock import unix_time
+from .._runtime.clock import unix_time
 from . import scripts
 from .packing import pack
 
@@ -107,7 +107,7 @@ class Pops:
         self._asked.append(None)
 
     def take(self, reply: Any, now: float) -> Reply:
-        """Return what the next reply means; ``now`` is the time in seconds (see :mod:`._clock`)."""
+        """Return what the next reply means; ``now`` is the monotonic time in seconds."""
         is_batch = self._asked.popleft()
         if is_batch is None:
             return Reply(error=reply if isinstance(reply, Exception) else None)

@@ -15,13 +15,13 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from .. import _clock
+from .._runtime import clock
+from .._runtime.tasks import begun, ended, ignore, turn
 from ..exceptions import ConfigurationError
 from .commands import Command, Commands
-from .connections import NO_ANSWER, Loop, Wire
+from .node import Node
 from .packing import pack
-from .tasks import begun, ended, ignore, turn
-from .topology import Node
+from .wire import NO_ANSWER, Loop, Wire
 
 #: A connection without a reply for longer than this was idle.
 IDLE_S = 1.0
@@ -52,7 +52,7 @@ class Probe:
     def start(self, wire: Wire) -> None:
         """Watch a new connection."""
         self._wire = wire
-        self._heard_at = _clock.monotonic()
+        self._heard_at = clock.monotonic()
         if wire.health_check_s:
             self._next = self._loop.call_later(wire.health_check_s, self._check, wire)
 
@@ -70,7 +70,7 @@ class Probe:
 
     def begin(self) -> Command:
         """Return the question, for which an answer is awaited from now on."""
-        question = Command(pack("PING"), self._loop.create_future(), _clock.monotonic(), True)
+        question = Command(pack("PING"), self._loop.create_future(), clock.monotonic(), True)
         question.future.add_done_callback(ignore)
         self.question = question
         self._patience = self._loop.call_later(PATIENCE_S, self._try_another)
@@ -81,7 +81,7 @@ class Probe:
 
         Any answer shows life, as where PING is forbidden.
         """
-        self._heard_at = _clock.monotonic()
+        self._heard_at = clock.monotonic()
         if command is self.question:
             self._end()
 
@@ -99,7 +99,7 @@ class Probe:
 
     def _check(self, wire: Wire) -> None:
         """Ask at the interval that the user wants, while nothing else is said."""
-        idle_s = _clock.monotonic() - self._heard_at
+        idle_s = clock.monotonic() - self._heard_at
         if idle_s >= wire.health_check_s * 0.99:
             self._ask()
             idle_s = 0.0

@@ -20,7 +20,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from .._secrets import Secrets, causes_of
+from .._config.secrets import Secrets, causes_of
 from ..exceptions import ChannelsRedisError
 
 #: Errors whose text is the server's.

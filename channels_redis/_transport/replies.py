@@ -24,7 +24,7 @@ from redis.exceptions import (
     InvalidResponse,
 )
 
-from .._secrets import NO_SECRETS, Secrets
+from .._config.secrets import NO_SECRETS, Secrets
 from .refusals import error_reply
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, cast
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from .._clock import unix_time
+from .._runtime.clock import unix_time
+from .._runtime.tasks import ignore
 from ..exceptions import WrongKeyType
 from .commands import Commands, refused_command
 from .packing import pack
-from .tasks import ignore
 
 Arg = bytes | str | int | float
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ConnectionError
 
-from .connections import NO_ANSWER, Loop, Wire
+from .._runtime.tasks import apart, begun, turn
+from .node import Node
 from .packing import pack
-from .tasks import apart, begun, turn
-from .topology import Node
+from .wire import NO_ANSWER, Loop, Wire
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

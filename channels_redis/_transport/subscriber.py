@@ -18,13 +18,13 @@ from typing import Any
 
 from redis.exceptions import ConnectionError
 
+from .._runtime.tasks import begun, ignore, turn
 from ..exceptions import ConfigurationError, ConnectionLost
-from .connections import Loop, Wire
 from .loopback import DEAF, Loopback
+from .node import Node, backoff_s
 from .packing import pack
 from .subscriptions import AUTH, CLASSIC, SHARDED, Join, Publish, Sent, State, Topic, Topics, Verbs
-from .tasks import begun, ignore, turn
-from .topology import Node, backoff_s
+from .wire import Loop, Wire
 
 #: How long a subscription waits that was refused, as the cluster is just being rearranged.
 POSTPONED_S = 0.05

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from .._slots import slot_of
+from .._format.slots import slot_of
 
 #: Topics in one command; more go out in several.
 BATCH_TOPICS = 500

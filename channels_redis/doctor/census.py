@@ -9,10 +9,10 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from .. import utils
-from .._base import BaseRedisLayer
-from .._keyspace import Keyspace, glob_escape
-from .._loops import running_loop
-from .._transport.connections import Wire
+from .._format.keyspace import Keyspace, glob_escape
+from .._layer.base import BaseRedisLayer
+from .._runtime.loops import running_loop
+from .._transport.wire import Wire
 from .primaries import pools_of
 
 _SCAN_COUNT = 1000

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from .._base import BaseRedisLayer
-from .._hosts import describe_host
+from .._config.hosts import describe_host
+from .._layer.base import BaseRedisLayer
 from ..exceptions import COMMAND_ERRORS
 from .census import Count, count_shard
 from .config import Setup, examine, examine_for_deployment

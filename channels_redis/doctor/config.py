@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._base import BaseRedisLayer
-from .._encryption import REQUIRE
-from .._hosts import is_plain_address, missing_value, no_value
-from .._keyspace import Keyspace
-from .._secrets import Secrets
-from .._tls import VERIFICATION_KEYWORDS
+from .._config.hosts import is_plain_address, missing_value, no_value
+from .._config.secrets import Secrets
+from .._config.tls import VERIFICATION_KEYWORDS
+from .._format.encryption import REQUIRE
+from .._format.keyspace import Keyspace
+from .._layer.base import BaseRedisLayer
 from ..exceptions import ConfigurationError
 from ..pubsub import RedisPubSubChannelLayer
 from .endpoints import Endpoint, endpoints_of

@@ -9,8 +9,8 @@ from typing import Any
 
 from redis.asyncio.connection import SSLConnection
 
-from .._hosts import describe_host
-from .._tls import is_verified
+from .._config.hosts import describe_host
+from .._config.tls import is_verified
 
 _PASSWORDS = ("password", "credential_provider")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from .._secrets import Secrets
+from .._config.secrets import Secrets
 
 
 class Level(enum.IntEnum):

@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
 
-from .._transport.topology import OLDEST_SERVER
+from .._transport.node import OLDEST_SERVER
 from .facts import SentinelFacts, ServerFacts, ShardFacts
 from .findings import Finding, Level
 from .rights import ANY, QUEUES, TOPICS, Need, patterns

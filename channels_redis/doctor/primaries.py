@@ -7,10 +7,10 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from .. import utils
-from .._base import BaseRedisLayer
-from .._loops import running_loop
-from .._slots import Address, read_ranges
-from .._transport.connections import Wire
+from .._format.slots import Address, read_ranges
+from .._layer.base import BaseRedisLayer
+from .._runtime.loops import running_loop
+from .._transport.wire import Wire
 
 
 async def pools_of(layer: BaseRedisLayer, index: int) -> list[Any]:

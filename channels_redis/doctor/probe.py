@@ -16,10 +16,10 @@ from typing import Any
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from .. import utils
-from .._base import BaseRedisLayer
-from .._loops import running_loop
-from .._secrets import causes_of
-from .._transport.connections import Wire
+from .._config.secrets import causes_of
+from .._layer.base import BaseRedisLayer
+from .._runtime.loops import running_loop
+from .._transport.wire import Wire
 from .endpoints import Endpoint, endpoints_of
 from .facts import SentinelFacts, ServerFacts, ShardFacts
 from .primaries import pools_of

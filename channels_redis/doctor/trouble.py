@@ -8,7 +8,7 @@ import ssl
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, NoPermissionError, TimeoutError
 
-from .._secrets import causes_of
+from .._config.secrets import causes_of
 from .facts import ServerFacts, ShardFacts
 from .findings import Finding, Level
 

@@ -14,7 +14,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.apps import apps
 from django.db.utils import ConnectionHandler
 
-from channels_redis import _databases
+from channels_redis._broadcast import databases
 from channels_redis.consumers import BroadcastMixin
 from tests.broadcast.client import Client
 from tests.helpers import wait_for
@@ -72,8 +72,8 @@ def looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Looks]:
     # There are no apps here, and Django warns of queries while they are loaded.
     monkeypatch.setattr(apps, "ready", True)
     monkeypatch.setattr(django.db, "connections", handler)
-    monkeypatch.setattr(_databases, "connections", handler)
-    monkeypatch.setattr(_databases, "close_old_connections", found)
+    monkeypatch.setattr(databases, "connections", handler)
+    monkeypatch.setattr(databases, "close_old_connections", found)
     yield found
 
 

@@ -17,7 +17,7 @@ from channels.generic.websocket import (
     JsonWebsocketConsumer,
 )
 
-from channels_redis import _frames
+from channels_redis._broadcast import frames
 from channels_redis.consumers import BroadcastMixin, broadcast
 from tests.broadcast.client import Client
 from tests.helpers import wait_for
@@ -223,7 +223,7 @@ async def test_failures_are_logged_again_with_their_number(
     for _ in range(3):
         await layer.group_send("scores", {"type": "score.update"})
     await all_contents(clients, layer)
-    monkeypatch.setattr(_frames, "LOG_INTERVAL_S", 0)
+    monkeypatch.setattr(frames, "LOG_INTERVAL_S", 0)
     await layer.group_send("scores", {"type": "score.update"})
     await wait_for(lambda: len(caplog.records) == 2)
     assert [record.count for record in caplog.records] == [1, 3]  # type: ignore[attr-defined]

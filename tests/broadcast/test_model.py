@@ -14,7 +14,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from channels_redis import _mailboxes
+from channels_redis._receiving import mailboxes
 from channels_redis.consumers import BroadcastMixin, broadcast
 from tests.broadcast.client import Client
 from tests.broadcast.conftest import as_default
@@ -203,5 +203,5 @@ def test_each_consumer_shows_what_plain_dispatch_shows(
     Each consumer is a portion of its own, so that much comes while others are pending.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_mailboxes, "WAKES", 1)
+        patch.setattr(mailboxes, "WAKES", 1)
         asyncio.run(compare(kind, redis_url, paces, steps))

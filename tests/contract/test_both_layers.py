@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from channels_redis._keyspace import Keyspace
+from channels_redis._format.keyspace import Keyspace
 from channels_redis.testing.servers import wait_until
 from tests.contract.steps import (
     ALSO_BEHIND_SENTINEL,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from channels_redis._keyspace import Keyspace, non_local_name
-from channels_redis._slots import slot_of
+from channels_redis._format.keyspace import Keyspace, non_local_name
+from channels_redis._format.slots import slot_of
 from channels_redis.exceptions import ConfigurationError, ConnectionLost
 from channels_redis.testing._binaries import server_version
 from channels_redis.testing._certificates import Certificate, make_certificate

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from channels_redis._keyspace import EXCLUDE_KEY
+from channels_redis._format.keyspace import EXCLUDE_KEY
 from channels_redis.exceptions import InvalidMessage, InvalidName
 from channels_redis.serializers import JSONSerializer, registry
 from tests.contract.steps import ALSO_BEHIND_SENTINEL

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from channels_redis import _clock, _mailbox
+from channels_redis._receiving import mailbox
+from channels_redis._runtime import clock
 from tests.defects.steps import cancel, numbered, receive_numbers, waiting
 from tests.helpers import receive, receive_until_marker, wait_for
 
@@ -20,7 +21,7 @@ GONE_S = 0.3
 @pytest.fixture(autouse=True)
 def soon_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer is taken for gone sooner than after ten seconds."""
-    monkeypatch.setattr(_mailbox, "GONE_S", GONE_S)
+    monkeypatch.setattr(mailbox, "GONE_S", GONE_S)
 
 
 @pytest.fixture
@@ -99,13 +100,13 @@ async def test_a_consumer_that_polls_may_stay_away(pair: tuple[Any, Any]) -> Non
 def advance_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """A function that puts the clock of the mailboxes forward by some seconds."""
     ahead_s = 0.0
-    real = _clock.monotonic
+    real = clock.monotonic
 
     def advance(by_s: float) -> None:
         nonlocal ahead_s
         ahead_s += by_s
 
-    monkeypatch.setattr(_clock, "monotonic", lambda: real() + ahead_s)
+    monkeypatch.setattr(clock, "monotonic", lambda: real() + ahead_s)
     return advance
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from channels_redis import _mailbox
+from channels_redis._receiving import mailbox
 from tests.defects.steps import (
     cancel,
     numbered,
@@ -26,7 +26,7 @@ SHORT_GONE_S = 0.2
 @pytest.fixture
 def soon_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer is taken for gone sooner than after ten seconds."""
-    monkeypatch.setattr(_mailbox, "GONE_S", SHORT_GONE_S)
+    monkeypatch.setattr(mailbox, "GONE_S", SHORT_GONE_S)
 
 
 async def leave_without_a_word(layer: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from redis.exceptions import OutOfMemoryError
 
-from channels_redis import _mailbox
+from channels_redis._receiving import mailbox
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import RedisServer
 from tests.defects.steps import cancel, numbered, waiting
@@ -243,7 +243,7 @@ async def test_the_end_of_an_outage_is_told_although_nobody_waits_any_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who noticed the loss has gone before the end: the process is idle, and not in an outage."""
-    monkeypatch.setattr(_mailbox, "GONE_S", 0.1)
+    monkeypatch.setattr(mailbox, "GONE_S", 0.1)
     layer = make_layer(kind, hosts=[proxy.url], command_timeout_s=1, expiry=0.4)
 
     async def consume() -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import redis
 
-from channels_redis._keyspace import Keyspace, non_local_name
-from channels_redis._slots import slot_of
+from channels_redis._format.keyspace import Keyspace, non_local_name
+from channels_redis._format.slots import slot_of
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import ClusterSet, RedisServer, wait_until
 from tests.conftest import find_server_or_skip

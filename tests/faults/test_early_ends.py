@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from channels_redis._transport.queue import QueueReader
+from channels_redis._transport.reader import QueueReader
 from channels_redis._transport.replies import Replies
 from channels_redis.core import RedisChannelLayer
 from channels_redis.testing.servers import ClusterSet

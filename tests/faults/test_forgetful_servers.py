@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from channels_redis._keyspace import Keyspace
-from channels_redis._slots import slot_of
+from channels_redis._format.keyspace import Keyspace
+from channels_redis._format.slots import slot_of
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import ClusterSet, RedisServer, SentinelSet
 from tests.conftest import find_server_or_skip
@@ -30,7 +30,7 @@ MANY = 10_000
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have leases renewed so often that no test waits long for it."""
-    monkeypatch.setattr("channels_redis._leases.RENEWAL_S", 0.2)
+    monkeypatch.setattr("channels_redis._groups.leases.RENEWAL_S", 0.2)
 
 
 async def member(layer: Any, *groups: str) -> str:

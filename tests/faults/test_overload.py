@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from channels_redis import _queues
+from channels_redis._receiving import queues
 from channels_redis._transport import multiplexer
 from channels_redis.exceptions import ConnectionLost
 from tests.defects.steps import numbered
@@ -141,7 +141,7 @@ async def test_channels_that_nobody_reads_are_bounded(
     make_layer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Messages to ever new names of a process open so many mailboxes, and the rest is dropped."""
-    monkeypatch.setattr(_queues, "STRANGERS", 100)
+    monkeypatch.setattr(queues, "STRANGERS", 100)
     layer, sender = make_layer("core"), make_layer("core", capacity=FLOOD)
     channel = await layer.new_channel()
     await sender.send(channel, numbered(0))

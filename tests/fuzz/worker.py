@@ -21,7 +21,7 @@ from typing import Any
 import redis.asyncio
 from channels.exceptions import ChannelFull
 
-from channels_redis._base import BaseRedisLayer
+from channels_redis._layer.base import BaseRedisLayer
 from channels_redis.exceptions import ChannelsRedisError
 from tests.conftest import class_of
 from tests.fuzz import values

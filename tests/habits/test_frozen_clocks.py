@@ -13,7 +13,7 @@ import freezegun
 import pytest
 import time_machine
 
-from channels_redis import _clock
+from channels_redis._runtime import clock
 from tests.helpers import MARKER, receive
 
 Freeze = Callable[[str], AbstractContextManager[Any]]
@@ -41,18 +41,18 @@ def when(request: pytest.FixtureRequest) -> str:
 
 async def arrival(waiting: asyncio.Future[Any]) -> Any:
     """Return what a receive() brings; by a real clock, as the loop's fires no time-outs."""
-    deadline = _clock.monotonic() + 10
-    while not waiting.done() and _clock.monotonic() < deadline:
+    deadline = clock.monotonic() + 10
+    while not waiting.done() and clock.monotonic() < deadline:
         await asyncio.sleep(0)
     return waiting.result() if waiting.done() else "nothing came"
 
 
 def test_the_clocks_go_on(freeze: Freeze, when: str) -> None:
     """Both clocks of the layers are those of the server, whatever a test makes of time."""
-    before, before_unix = _clock.monotonic(), _clock.unix_time()
+    before, before_unix = clock.monotonic(), clock.unix_time()
     with freeze(when):
-        assert before < _clock.monotonic() < before + 60
-        assert before_unix - 1 < _clock.unix_time() < before_unix + 60
+        assert before < clock.monotonic() < before + 60
+        assert before_unix - 1 < clock.unix_time() < before_unix + 60
 
 
 @pytest.mark.parametrize("target", ["channel", "group"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 
-from channels_redis import _queues
+from channels_redis._receiving import queues
 from tests.defects.steps import member_of_bytes, numbered, queue_key, server_time_s
 from tests.helpers import receive, receive_until_marker
 
@@ -30,14 +30,14 @@ async def test_addresses_of_nobody_leave_next_to_nothing(
     offer(server, prefix, [*(f"{own}{number}" for number in range(COUNT)), channel], numbered(1))
     assert await receive(layer, channel) == numbered(1)
     stats = layer.stats()
-    assert stats.mailboxes <= _queues.STRANGERS + 1
-    assert stats.dropped == {"abandoned": COUNT - _queues.STRANGERS}
+    assert stats.mailboxes <= queues.STRANGERS + 1
+    assert stats.dropped == {"abandoned": COUNT - queues.STRANGERS}
     offer(server, prefix, [f"{own}x{number}" for number in range(COUNT)], numbered(2))
     # A consumer that nobody here has heard of yet: the newest have the room.
     late = f"{own}late"
     await layer.send(late, numbered(3))
     assert await receive_until_marker(layer, channel) == []
-    assert layer.stats().mailboxes <= _queues.STRANGERS + 1
+    assert layer.stats().mailboxes <= queues.STRANGERS + 1
     assert await receive(layer, late) == numbered(3)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from channels_redis._received import ADDRESSES, PARTS
+from channels_redis._format.bounds import ADDRESSES, PARTS
 from channels_redis.exceptions import MessageTooLarge, SerializationError
 from channels_redis.serializers import JSONSerializer, MsgPackSerializer
 from tests.contract.steps import run_script

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from channels_redis import _mailboxes, _queues, _receiving
+from channels_redis._layer import receiving
+from channels_redis._receiving import mailboxes, queues
 from channels_redis.exceptions import TooManyChannels
 from tests.contract.steps import bounded
 from tests.defects.steps import cancel, numbered
@@ -19,7 +20,7 @@ async def test_general_channels_are_read_up_to_a_number(
     make_layer: Callable[..., Any], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each takes a connection; what is read already goes on, and the rest when there is room."""
-    monkeypatch.setattr(_receiving, "READERS", 5)
+    monkeypatch.setattr(receiving, "READERS", 5)
     layer = make_layer(kind, command_timeout_s=2)
     own = asyncio.create_task(layer.receive(await layer.new_channel()))
     # One of core's five reads the channel of the process itself.
@@ -51,7 +52,7 @@ async def test_channels_that_nobody_receives_on_are_made_up_to_a_number(
     make_layer: Callable[..., Any], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They stay subscribed for an hour; those with a consumer do not count."""
-    monkeypatch.setattr(_mailboxes, "UNHEARD", 5)
+    monkeypatch.setattr(mailboxes, "UNHEARD", 5)
     layer = make_layer(kind)
     for _ in range(10):
         channel = await layer.new_channel()
@@ -67,5 +68,5 @@ async def test_channels_that_nobody_receives_on_are_made_up_to_a_number(
 
 def test_the_bounds_are_far_above_what_a_process_needs() -> None:
     """Benchmarks have 10,000 consumers in a process; a thousand queues are a thousand sockets."""
-    assert _mailboxes.UNHEARD >= 20_000
-    assert _queues.READERS >= 1_000
+    assert mailboxes.UNHEARD >= 20_000
+    assert queues.READERS >= 1_000

@@ -16,7 +16,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.apps import apps
 from django.db.utils import ConnectionHandler
 
-from channels_redis import _databases
+from channels_redis._broadcast import databases
 from channels_redis.consumers import BroadcastMixin
 from tests.broadcast.client import Client
 from tests.helpers import wait_for
@@ -107,7 +107,7 @@ async def test_a_restart_fails_no_more_handlers_than_in_channels(
     handler = ConnectionHandler({"default": {**postgres.options, **options}})
     monkeypatch.setattr(apps, "ready", True)
     monkeypatch.setattr(django.db, "connections", handler)
-    monkeypatch.setattr(_databases, "connections", handler)
+    monkeypatch.setattr(databases, "connections", handler)
     in_channels = await failures(Plain, way, layer, join, postgres)
     assert channels_db.close_old_connections is django.db.close_old_connections
     assert await failures(Ours, way, layer, join, postgres) <= in_channels

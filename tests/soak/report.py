@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from channels_redis._queues import BATCH
+from channels_redis._receiving.queues import BATCH
 from channels_redis._transport.pops import DEPTH
 from tests.soak.accounts import Account
 from tests.soak.community import Community

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from asgiref.sync import AsyncToSync, async_to_sync, sync_to_async
 
-from channels_redis import _portal
+from channels_redis._runtime import portal
 from tests.defects.steps import numbered, receive_numbers
 from tests.helpers import receive, wait_for
 from tests.proxy import Proxy
@@ -167,7 +167,7 @@ def test_where_asgiref_tells_nothing_of_its_loops_they_are_served_like_others(
     class AnotherRelease:
         pass
 
-    monkeypatch.setattr(_portal, "AsyncToSync", AnotherRelease)
+    monkeypatch.setattr(portal, "AsyncToSync", AnotherRelease)
     layer = build(hosts=[proxy.url])
     before = holdings()
     for number in range(5):

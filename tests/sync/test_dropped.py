@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 
-from channels_redis._transport import queue
+from channels_redis._transport import reader
 from tests.conftest import class_of
 from tests.contract.steps import run_script
 from tests.defects.steps import numbered
@@ -140,7 +140,7 @@ async def test_what_a_dropped_layer_had_popped_and_nobody_took_goes_back(
     prefix: str,
 ) -> None:
     """A worker that gave up in the moment when its message came."""
-    monkeypatch.setattr(queue, "HOLD_S", 60)
+    monkeypatch.setattr(reader, "HOLD_S", 60)
     layer, other = class_of(kind)(hosts=[proxy.url], prefix=prefix), make_layer(kind)
     worker: Any = asyncio.create_task(layer.receive("work"))
     await all_wait(layer, 1)

@@ -122,7 +122,7 @@ os.kill(int(sys.argv[3]), signal.SIGSTOP)
 """
 A_DAEMON_THREAD = """
 threading.Thread(target=layer.sync.send, args=("work", {}), daemon=True).start()
-from channels_redis._portal import portal
+from channels_redis._runtime.portal import portal
 while not (portal._run and portal._run.calls):
     time.sleep(0.01)
 """

@@ -135,7 +135,7 @@ async def test_a_child_that_was_forked_while_threads_held_locks_is_not_blocked(
     script_arguments: tuple[str, str],
 ) -> None:
     """Locks are made afresh; the child ends as any script does, and neither says a word."""
-    script = SCRIPT_HEAD + "from channels_redis._portal import portal\n" + LOCKED
+    script = SCRIPT_HEAD + "from channels_redis._runtime.portal import portal\n" + LOCKED
     await run_script(script, *script_arguments, options=STRICT)
 
 

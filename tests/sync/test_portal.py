@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 
-from channels_redis import _portal
-from channels_redis._portal import Limit, Portal
+from channels_redis._runtime import portal as portal_module
+from channels_redis._runtime.portal import Limit, Portal
 from channels_redis.exceptions import ConnectionLost
 from tests.contract.steps import SCRIPT_HEAD, run_script
 from tests.defects.steps import numbered
@@ -105,7 +105,7 @@ def test_layers_send_and_receive_on_after_the_portal_has_ended(
     while not layer.stats().waiting:
         pass
     with pytest.raises(ConnectionLost):
-        _portal.portal.wait(leave, Limit(10))
+        portal_module.portal.wait(leave, Limit(10))
     while receiver.is_alive():
         layer.sync.send(channel, numbered(1))
         receiver.join(timeout=0.05)
@@ -118,7 +118,7 @@ async def test_the_exit_is_clean_after_the_portal_has_ended(
 ) -> None:
     """The handler that stops it finds none, and says nothing."""
     script = """
-from channels_redis._portal import portal
+from channels_redis._runtime.portal import portal
 
 async def leave():
     raise SystemExit(1)
@@ -136,8 +136,8 @@ def test_who_waits_for_a_portal_that_hangs_is_told_within_a_bounded_time(
     portal: Portal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Something on its loop blocks: no call comes to its turn, nor the time-out of any."""
-    monkeypatch.setattr(_portal, "CHECK_S", 0.05)
-    monkeypatch.setattr(_portal, "SILENT_S", 0.2)
+    monkeypatch.setattr(portal_module, "CHECK_S", 0.05)
+    monkeypatch.setattr(portal_module, "SILENT_S", 0.2)
     over = threading.Event()
 
     def block() -> Any:
@@ -164,8 +164,8 @@ def test_a_call_may_take_longer_than_a_portal_may_hang(
     portal: Portal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it shows a sign of life, options alone limit a call."""
-    monkeypatch.setattr(_portal, "CHECK_S", 0.02)
-    monkeypatch.setattr(_portal, "SILENT_S", 0.2)
+    monkeypatch.setattr(portal_module, "CHECK_S", 0.02)
+    monkeypatch.setattr(portal_module, "SILENT_S", 0.2)
 
     async def take_long() -> int:
         await asyncio.sleep(0.6)

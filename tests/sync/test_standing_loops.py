@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from channels_redis import _mailbox
-from channels_redis._mailboxes import Mailboxes
-from channels_redis._messages import Whole
-from channels_redis._outages import Health, Outage
+from channels_redis._receiving import mailbox
+from channels_redis._receiving.mailboxes import Mailboxes
+from channels_redis._receiving.messages import Whole
+from channels_redis._watch.outages import Health, Outage
 from channels_redis.core import RedisChannelLayer
 from channels_redis.testing.servers import wait_until
 from tests.defects.steps import numbered
@@ -208,7 +208,7 @@ async def test_a_consumer_that_was_woken_and_has_not_come_yet_keeps_its_mailbox(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its loop is held up, and the task that made its channel ended while it waited."""
-    monkeypatch.setattr(_mailbox, "GONE_S", 0)
+    monkeypatch.setattr(mailbox, "GONE_S", 0)
     loop = asyncio.get_running_loop()
     mailboxes = Mailboxes(lambda channel: None, lambda channel, reason, count: None, 60, 60, 10_000)
     box = mailboxes.open("channel")

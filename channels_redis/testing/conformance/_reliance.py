@@ -9,13 +9,7 @@ from typing import Any
 
 from asgiref.sync import async_to_sync
 
-from ._running import (
-    MESSAGE,
-    Conformance,
-    Make,
-    numbered,
-    on_a_loop,
-)
+from ._running import MESSAGE, Conformance, Make, numbered, on_a_loop
 
 
 class Reliance(Conformance):

@@ -1,0 +1,162 @@
+"""The options of both layers: checked once, at construction, with errors that name the option."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from django.utils.module_loading import import_string
+
+from .._format.encryption import BINDINGS
+from .._format.plain import encode_default
+from ..exceptions import ConfigurationError
+
+Default = Callable[[Any], Any]
+
+#: The largest message by default, in bytes: half of the 8 MB at which servers cut slow Pub/Sub
+#: subscribers off by default, so that one message never does.
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+
+class Unset(int):
+    """A default that is told apart from the same number set by the user."""
+
+
+#: The messages in a queue where no capacity was set, as Channels has it.
+CAPACITY = Unset(100)
+#: The messages that lie unread in one process, where no capacity was set, in bytes of memory.
+MAX_BUFFERED_BYTES = 64 * 1024 * 1024
+#: The queue of one process in Redis, where no capacity was set, in bytes.
+MAX_QUEUED_BYTES = 32 * 1024 * 1024
+
+
+#: More than anybody waits, and little enough for all clocks.
+_FOREVER_S = 100 * 366 * 86400
+
+
+#: More random bytes in front of a message make nothing safer.
+RANDOM_BYTES_MAX = 1024
+
+
+def check_seconds(name: str, value: Any, *, longest_s: float = _FOREVER_S) -> float:
+    """Return a positive, finite number of seconds (int or float)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationError(f"{name} must be a number of seconds, not {_kind(value)}.")
+    if not 0 < value <= longest_s:
+        raise ConfigurationError(
+            f"{name} must be a positive number of seconds, of a hundred years at most."
+        )
+    # Subclasses, such as numpy's numbers, have other texts, and the text is what Redis gets.
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return a whole number of at least 1; a float such as 1500.0 is one too."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigurationError(f"{name} must be a whole number, not {_kind(value)}.")
+    if value < 1:
+        raise ConfigurationError(f"{name} must be at least 1, not {value!r}.")
+    return int(value)
+
+
+def check_prefix(value: Any) -> str:
+    """Return the prefix of all keys and topics."""
+    if not isinstance(value, str):
+        raise ConfigurationError(f"prefix must be a string, not {_kind(value)}.")
+    if any("\ud800" <= sign <= "\udfff" for sign in value):
+        raise ConfigurationError("prefix has a lone surrogate, not a character.")
+    return value
+
+
+def check_capacities(value: Any) -> dict[Any, int]:
+    """Return the option ``channel_capacity``: glob or compiled pattern -> messages, in order."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(
+            "channel_capacity must be a dict of glob or compiled pattern to a number of "
+            f"messages, not {_kind(value)}."
+        )
+    for pattern in value:
+        if not isinstance(pattern, str) and not hasattr(pattern, "match"):
+            raise ConfigurationError(
+                "channel_capacity: a key must be a glob or a compiled pattern, not "
+                f"{_kind(pattern)}."
+            )
+    return {
+        pattern: check_count(
+            f"channel_capacity[{getattr(pattern, 'pattern', pattern)!r}]", capacity
+        )
+        for pattern, capacity in value.items()
+    }
+
+
+def check_event_type(name: str, value: Any) -> str | None:
+    """Return the type of the message that consumers get, such as ``"redis.disconnect"``."""
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise ConfigurationError(f"{name} must be a message type such as 'redis.lost', or None.")
+
+
+def check_random_prefix_length(value: Any) -> int:
+    """Return the number of random bytes in front of a queued message; 0 or less for none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigurationError(
+            f"random_prefix_length must be a whole number, not {_kind(value)}."
+        )
+    if value > RANDOM_BYTES_MAX:
+        raise ConfigurationError(f"random_prefix_length must be {RANDOM_BYTES_MAX} at most.")
+    return value
+
+
+def check_default(value: Any) -> Default | None:
+    """Return the hook for values that a format does not carry; None where none was asked for."""
+    if value is None or value is False:
+        return None
+    if value is True:
+        return encode_default
+    if isinstance(value, str):
+        try:
+            value = import_string(value)
+        except (ImportError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"serializer_default: {error}.") from error
+    if not callable(value):
+        raise ConfigurationError(
+            "serializer_default must be True, the dotted path of a function or a function that "
+            f"takes a value and returns what to send instead, not {_kind(value)}."
+        )
+    hook: Default = value
+    return hook
+
+
+def check_binding(value: Any) -> str:
+    """Return the step of the option ``encryption_binding``."""
+    if isinstance(value, str) and value in BINDINGS:
+        return value
+    raise ConfigurationError(
+        f"encryption_binding must be one of {', '.join(map(repr, BINDINGS))}, not "
+        f"{repr(value) if isinstance(value, str) else _kind(value)}."
+    )
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that are not None: what need not be taken by those who know it not."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def refuse_unknown(unknown: Iterable[str], known: Iterable[str]) -> None:
+    """Raise for options that do not exist, naming the nearest one that does."""
+    known = sorted(known)
+    for name in unknown:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are: {', '.join(known)}."
+        raise ConfigurationError(f"There is no option {name!r} of the channel layer; {hint}")
+
+
+def _kind(value: Any) -> str:
+    return f"a value of type {type(value).__name__}"

@@ -1,0 +1,1 @@
+"""What names and messages look like in Redis."""

@@ -1,0 +1,187 @@
+"""Names of keys, channels and Pub/Sub topics.  Pure; the only place that adds the prefix.
+
+The layout is what channels_redis 4.3.0 wrote, so that old and new processes share a server:
+
+=====================  ======================================  ===========================
+what                   name on the server                      type
+=====================  ======================================  ===========================
+queue                  ``<prefix><non-local name>``            sorted set: message -> time
+group (core)           ``<prefix>:group:<group>``              sorted set: channel -> time
+group (pubsub)         ``<prefix>__group__<group>``            Pub/Sub topic
+leases (core)          ``<prefix>:live:<number>``              sorted set: process -> time (new)
+channel (pubsub)       its own name, which has the prefix      Pub/Sub topic
+proof of hearing       ``<prefix>__loopback__<random>``        Pub/Sub topic (new in 5.0)
+the doctor's probe     ``<prefix>__doctor__<random>``          sorted set and topic, for seconds
+=====================  ======================================  ===========================
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+import zlib
+from collections.abc import Iterator
+
+from .encryption import Place
+
+#: The key of a message that carries its addressees: one full channel name for a direct
+#: message, a list of them for a group message.
+ADDRESS_KEY = "__asgi_channel__"
+
+#: The key that makes two equal messages different members of a queue, where the serializer
+#: puts no random bytes in front.
+NONCE_KEY = "__asgi_nonce__"
+
+#: The key of a published group message that names the channels which are not to get it.
+EXCLUDE_KEY = "__asgi_exclude__"
+
+_CHANNEL_NAME = r"[a-zA-Z\d\-_.]+(\![\d\w\-_.]*)?"
+_GROUP_NAME = r"[a-zA-Z\d\-_.]+"
+
+#: What stands between the prefix and the random digits of a new channel of the pubsub layer.  The
+#: layer's own topics begin with two underscores.
+_NEW_NAME = r"(?!__(?:group|loopback|doctor)__)[a-zA-Z\d\-_.]{0,67}"
+#: The same by default, in all releases.
+_USUAL_NAME = "specific."
+
+NO_BEGINNING = (
+    "new_channel(): a name begins with ASCII letters, digits, hyphens, underscores or periods, "
+    "leaves room for what is added below 100 characters, and is not like a topic of the layer."
+)
+_RANDOM_LENGTH, _CHECK_LENGTH = 24, 8
+_RANDOM = rf"[0-9a-f]{{{_RANDOM_LENGTH}}}"
+
+
+def non_local_name(channel: str) -> str:
+    """Return the part of a channel name that names its queue: up to and including a ``!``."""
+    head, mark, _ = channel.partition("!")
+    return head + mark
+
+
+def random_hex() -> str:
+    """Return 32 hex digits from the operating system, never from the global generator."""
+    return uuid.uuid4().hex
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether a name that Channels takes has the ASCII characters that it speaks of, and no
+    others: its patterns let digits and letters of all scripts pass, and a last line feed.
+    """
+    return name.isascii() and not name.endswith("\n")
+
+
+def _check_digits(start: str) -> str:
+    return f"{zlib.crc32(start.encode('utf-8', 'surrogatepass')):08x}"
+
+
+def glob_escape(text: str) -> str:
+    """Return ``text`` so that a Redis glob pattern (SCAN MATCH, KEYS) takes it literally."""
+    return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
+
+
+def without(members: list[str], excluded: frozenset[str]) -> list[str]:
+    """Return the members that are not excluded."""
+    return [name for name in members if name not in excluded] if excluded else members
+
+
+def in_parts(names: list[str], length: int) -> Iterator[list[str]]:
+    """Yield the names in lists of a length at most."""
+    for start in range(0, len(names), length):
+        yield names[start : start + length]
+
+
+class Keyspace:
+    """The names of one layer: everything that depends on its ``prefix``."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        literal = re.escape(prefix)
+        self._own_topic = re.compile(
+            rf"{literal}({_NEW_NAME}){_RANDOM}([0-9a-f]{{{_CHECK_LENGTH}}})\Z", re.ASCII
+        )
+        self._own_key = re.compile(
+            rf"{literal}(?:{_CHANNEL_NAME}(?:\$inflight)?|:group:{_GROUP_NAME})\Z", re.ASCII
+        )
+
+    def queue(self, name: str) -> str:
+        """Return the key of the queue with this non-local name."""
+        return self.prefix + name
+
+    def group(self, group: str) -> bytes:
+        """Return the key of the sorted set that holds a group's members (core)."""
+        return f"{self.prefix}:group:{group}".encode()
+
+    def leases(self, number: int) -> str:
+        """Return the key of a sorted set that holds the leases of processes (core).
+
+        One that no group or queue can have, so that no ``flush()`` takes it for one.
+        """
+        return f"{self.prefix}:live:{number}"
+
+    def group_topic(self, group: str) -> str:
+        """Return the Pub/Sub topic of a group (pubsub)."""
+        return f"{self.prefix}__group__{group}"
+
+    def queue_place(self, name: str) -> Place:
+        """Return the place of what is sent to a queue."""
+        return Place("queue", self.prefix, name)
+
+    def topic_place(self, topic: str) -> Place:
+        """Return the place of what is published on a topic."""
+        return Place("topic", self.prefix, topic)
+
+    def new_own_topic(self) -> str:
+        """Return a fresh Pub/Sub topic on which one subscriber listens to itself."""
+        return f"{self.prefix}__loopback__{random_hex()}"
+
+    def new_probe(self) -> str:
+        """Return a fresh name, of a key or a topic, with which the doctor tries its rights."""
+        return f"{self.prefix}__doctor__{random_hex()}"
+
+    def new_core_channel(self, prefix: str, client_prefix: str) -> str:
+        """Return a fresh process-specific name of the core layer; ``ValueError`` as below."""
+        if not isinstance(prefix, str):
+            raise ValueError(NO_BEGINNING)
+        return f"{prefix}.{client_prefix}!{random_hex()}"
+
+    def new_topic_channel(self, prefix: str) -> str:
+        """Return a fresh process-specific name of the pubsub layer, which is its own topic.
+
+        The last of its 32 hex digits depend on all before them, so that a general channel whose
+        name happens to begin and to end in the same way is not taken for one.  Raises
+        ``ValueError`` for a ``prefix`` with which no name of a channel can begin.
+        """
+        if not isinstance(prefix, str) or not re.fullmatch(_NEW_NAME, prefix, re.ASCII):
+            raise ValueError(NO_BEGINNING)
+        start = f"{self.prefix}{prefix}{random_hex()[:_RANDOM_LENGTH]}"
+        return start + _check_digits(start)
+
+    def is_topic_channel(self, channel: str) -> bool:
+        """Tell whether a name is one that :meth:`new_topic_channel` of some process made.
+
+        Earlier releases made all digits at random: of their names only the usual ones are known.
+        """
+        found = self._own_topic.match(channel)
+        if found is None:
+            return False
+        return found[1] == _USUAL_NAME or found[2] == _check_digits(channel[:-_CHECK_LENGTH])
+
+    def name_of(self, key: str) -> tuple[str, str] | None:
+        """Return ``("queue", name)`` or ``("group", name)`` for a sorted set of this layer's."""
+        if not self.owns(key):
+            return None
+        name = key.removeprefix(self.prefix)
+        if name.startswith(":group:"):
+            return "group", name.removeprefix(":group:")
+        return "queue", name
+
+    def owned_keys_pattern(self) -> str:
+        """Return a glob for SCAN that finds all keys of the layer, and perhaps some others."""
+        return glob_escape(self.prefix) + "*"
+
+    def owns(self, key: str) -> bool:
+        """Tell whether a sorted set of this name is this layer's: a queue, an old
+        ``$inflight`` copy of one, or a group.  A longer prefix that looks like the start of a
+        channel name can't be told apart, which the documentation says.
+        """
+        return self._own_key.match(key) is not None

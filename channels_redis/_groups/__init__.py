@@ -1,0 +1,1 @@
+"""Which channels of this process are in which groups, on core."""

@@ -1,0 +1,341 @@
+"""What both layers share: options, checks, serializing, queues, events for consumers, close."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from channels.exceptions import ChannelFull
+from channels.layers import BaseChannelLayer
+
+from .. import utils
+from .._config import keywords, options
+from .._config.hosts import doctor_command
+from .._config.secrets import Secrets
+from .._format.keyspace import Keyspace, random_hex
+from .._receiving.mailboxes import Mailboxes
+from .._receiving.queues import LocalQueue
+from .._runtime import fork
+from .._runtime.loops import LoopStates
+from .._runtime.steps import Plan, Steps, submit
+from .._runtime.weakly import weakly
+from .._session import Session
+from .._watch.events import Reporter
+from .._watch.outages import Health, Outage
+from .._watch.tally import Tallies
+from ..exceptions import ConfigurationError, LayerClosed, MessageTooLarge
+from ..sync import SyncFace
+from .observed import ObservedLayer
+
+if TYPE_CHECKING:
+    from redis.asyncio import ConnectionPool, Redis, RedisCluster
+
+Loop = asyncio.AbstractEventLoop
+
+#: What receivers are told that waited.
+CLOSED = "The channel layer was closed while receive() waited."
+
+#: Seconds that flush() and close() wait for the other event loops of the process.
+OTHER_LOOPS_S = 1.0
+
+
+class BaseRedisLayer(ObservedLayer):
+    """The options and the machinery of a channel layer on Redis.
+
+    Constructing one opens nothing and needs no event loop; one object serves any number of
+    threads and event loops.
+    """
+
+    extensions: ClassVar[list[str]] = ["groups", "flush"]
+    # Channels' specification has both of them on the layer.
+    ChannelFull: ClassVar[type[Exception]] = ChannelFull
+    MessageTooLarge = MessageTooLarge
+
+    def __init__(  # noqa: PLR0913 (the options are Channels' and earlier releases')
+        self,
+        hosts: Any = None,
+        prefix: str = "asgi",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = options.CAPACITY,
+        channel_capacity: Any = None,
+        symmetric_encryption_keys: Any = None,
+        random_prefix_length: int = 12,
+        serializer_format: str = "msgpack",
+        *,
+        on_disconnect: str | None = None,
+        on_reconnect: str | None = None,
+        max_message_bytes: int = options.MAX_MESSAGE_BYTES,
+        max_buffered_bytes: int = options.MAX_BUFFERED_BYTES,
+        max_queued_bytes: int = options.MAX_QUEUED_BYTES,
+        connect_wait_s: float = 3,
+        command_timeout_s: float = 10,
+        serializer_default: Any = None,
+        encryption_binding: str = "off",
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            keywords.refuse_host_keywords(unknown, hosts)
+            parameters = inspect.signature(BaseRedisLayer).parameters.values()
+            options.refuse_unknown(
+                unknown, [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
+            )
+        self._has_capacity = capacity is not options.CAPACITY
+        super().__init__(capacity=options.check_count("capacity", capacity))
+        self.expiry = options.check_seconds("expiry", expiry)
+        self.channel_capacity = self.compile_capacities(options.check_capacities(channel_capacity))
+        self.hosts = utils.decode_hosts(hosts)
+        self.ring_size = len(self.hosts)
+        self.prefix = options.check_prefix(prefix)
+        self.group_expiry = options.check_seconds("group_expiry", group_expiry)
+        self.on_disconnect = options.check_event_type("on_disconnect", on_disconnect)
+        self.on_reconnect = options.check_event_type("on_reconnect", on_reconnect)
+        self.max_message_bytes = options.check_count("max_message_bytes", max_message_bytes)
+        self.max_buffered_bytes = options.check_count("max_buffered_bytes", max_buffered_bytes)
+        self.max_queued_bytes = options.check_count("max_queued_bytes", max_queued_bytes)
+        self.connect_wait_s = options.check_seconds("connect_wait_s", connect_wait_s)
+        self.command_timeout_s = options.check_seconds("command_timeout_s", command_timeout_s)
+        self.random_prefix_length = options.check_random_prefix_length(random_prefix_length)
+        self.serializer_default = options.check_default(serializer_default)
+        self.encryption_binding = options.check_binding(encryption_binding)
+        self._serializer = self._serializer_for(serializer_format, symmetric_encryption_keys)
+        self._prepare_encoding(symmetric_encryption_keys)
+        #: Whether a subclass brings its own ``connection()``.
+        self.has_own_connections = type(self).connection is not BaseRedisLayer.connection
+        self._keys = Keyspace(self.prefix)
+        self._take_no_hooks()
+        self._start_afresh()
+        fork.watch(self)
+
+    def _serializer_for(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
+        try:
+            return self._make_serializer(serializer_format, symmetric_encryption_keys)
+        except TypeError as error:
+            if self.serializer_default is None or isinstance(error, ConfigurationError):
+                raise
+            raise ConfigurationError(
+                f"serializer_default: the class of the format {serializer_format!r} does not "
+                f"take a keyword default: {error}."
+            ) from error
+
+    def _make_serializer(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
+        raise NotImplementedError
+
+    def _start_afresh(self) -> None:
+        """Make everything that is not an option: for a new object, a copy, a forked child."""
+        self.client_prefix = random_hex()
+        self._report = Reporter(self._logger, self._on_event)
+        self._tallies = Tallies(self.ring_size)
+        self._outage = Outage(weakly(self._outage_changed, None))
+        self._health = [
+            Health(
+                utils.describe_host(host),
+                self._report,
+                self._outage,
+                Secrets(host),
+                doctor_command(host),
+            )
+            for host in self.hosts
+        ]
+        self._mailboxes = Mailboxes(
+            weakly(self._capacity_set, None),
+            weakly(self._dropped, None),
+            self.expiry,
+            self.group_expiry,
+            self.max_buffered_bytes,
+        )
+        self._queues: dict[str, LocalQueue] = {}
+        self._closings = 0
+        self._sessions: LoopStates[Any] = LoopStates(self._make_session)
+        self._turn = itertools.count()
+
+    def __copy__(self) -> BaseRedisLayer:
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._take_no_hooks()
+        twin._start_afresh()
+        fork.watch(twin)
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BaseRedisLayer:
+        return self.__copy__()
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(hosts={utils.redact_hosts(self.hosts)}, prefix={self.prefix!r})"
+        )
+
+    @property
+    def sync(self) -> SyncFace:
+        """The same operations for code without an event loop, blocking."""
+        return SyncFace(self)
+
+    # Hosts and connections
+
+    def create_pool(self, index: int) -> ConnectionPool:
+        """Return a new connection pool for the host with this index; opens nothing."""
+        return utils.create_pool(self.hosts[index])
+
+    def connection(self, index: int) -> Redis | RedisCluster:
+        """Return this event loop's client of the host with this index; replies are bytes.
+
+        It is a ``redis.asyncio.RedisCluster`` where the host is a cluster.  Raises
+        ``ValueError`` for an index that is not on the ring.
+        """
+        if not 0 <= index < self.ring_size:
+            raise ValueError(f"There is no host {index}; the ring has {self.ring_size}.")
+        fork.check()
+        client: Redis | RedisCluster = self._sessions.get().client(index)
+        return client
+
+    def consistent_hash(self, name: str | bytes) -> int:
+        """Return the index of the host that serves a name."""
+        return utils._consistent_hash(name, self.ring_size)
+
+    def _make_client(self, index: int) -> Redis | RedisCluster:
+        if utils.is_cluster(self.hosts[index]):
+            return utils.create_cluster_client(self.hosts[index])
+        return utils.create_client(self.create_pool(index))
+
+    def _make_session(self, loop: Loop) -> Session:
+        return Session(self, loop)
+
+    # Capacities
+
+    @property
+    def _tells_channels_apart(self) -> bool:
+        """Whether the capacity of a channel depends on its name."""
+        own = type(self).get_capacity is not BaseChannelLayer.get_capacity
+        return own or bool(self.channel_capacity)
+
+    def _capacity_set(self, channel: str) -> int | None:
+        """Return how many messages the user lets a channel hold; None where nothing was set.
+
+        A capacity that was set bounds the queue and the mailbox of a channel.  Unset, it is 100
+        for the queue of a general channel; mailboxes and the queue of a process are then bounded
+        by bytes and by age, as a burst of short messages is no sign of a slow consumer.
+        """
+        capacity = int(self.get_capacity(channel))
+        if self._has_capacity or capacity != options.CAPACITY:
+            return capacity
+        for pattern, _ in self.channel_capacity:
+            if pattern.match(channel):
+                return capacity  # which is set to the same number
+        return None
+
+    # Who is in a group
+
+    async def group_channels(self, group: str) -> list[str]:
+        """Return the names of a group's members, in the order in which they joined.
+
+        core: those whom ``group_send()`` would address now, in all processes.  A member whose
+        process has died stays for ``group_expiry`` seconds after its last ``group_add()``.
+        pubsub: raises :class:`Unsupported`, as no process knows the members of others.
+        """
+        return await self._run("group_channels", self._group_channels_steps(group))
+
+    async def group_size(self, group: str) -> int:
+        """Return how many names :meth:`group_channels` would return, without fetching them.
+
+        Raises :class:`Unsupported` on pubsub.
+        """
+        return await self._run("group_size", self._group_size_steps(group))
+
+    # Ends
+
+    async def flush(self) -> None:
+        """Forget all messages: those in this process, and the layer's keys in Redis.
+
+        core deletes all its queues and groups on every host; pubsub leaves all groups of this
+        process, and deletes the queues of the general channels that were used here.  Receivers
+        that wait go on waiting.
+        """
+        await self._run("flush", self._flush_steps())
+
+    def _flush_steps(self) -> Steps[None]:
+        yield self._flush_here
+
+    async def _flush_here(self, session: Any) -> None:
+        try:
+            async with session.without_readers():
+                self._mailboxes.empty()
+                await self._forget_groups(session)
+                await session.delete_keys(self._queues_to_delete())
+        except BaseException:
+            # What is on its way would delete what is sent from now on.
+            await self._sessions.aclose()
+            raise
+        # Those in a handler subscribe and are read for again with their next receive().
+        if not self._mailboxes.waiting() and not session.busy:
+            await self._sessions.aclose()
+
+    async def _forget_groups(self, session: Any) -> None:
+        """Leave the groups that are known to this process alone."""
+
+    def _queues_to_delete(self) -> set[str] | None:
+        """Return the names of the queues that ``flush()`` deletes; None for all keys."""
+        return None
+
+    async def close(self) -> None:
+        """End all readers and connections, on all event loops of this process.
+
+        Receivers that wait get :class:`LayerClosed`.  The layer works again if used again.
+        """
+        await self._run("close", self._close_steps())
+
+    def _close_steps(self) -> Steps[None]:
+        yield self._close_here
+
+    async def _close_here(self, session: Any) -> None:
+        self._closings += 1
+        self._mailboxes.fail(LayerClosed(CLOSED), session.loop)
+        # The readers give back what nobody has taken, before the rest is forgotten.
+        await self._on_all_loops(lambda _: self._sessions.aclose(), session)
+        self._mailboxes.empty()
+
+    async def _on_all_loops(self, work: Plan, session: Any) -> None:
+        """Do something with every session, each on its own loop; bounded for other loops."""
+        others = []
+        for loop, other in self._sessions.all().items():
+            if loop is not session.loop and loop.is_running():
+                others.append(asyncio.wrap_future(submit(partial(work, other), loop)))
+        await work(session)
+        if others:
+            done = asyncio.gather(*others, return_exceptions=True)
+            await asyncio.wait({done}, timeout=OTHER_LOOPS_S)
+
+    def _after_fork(self) -> Any:
+        """Start afresh in a forked child; return what was inherited, which must stay alive."""
+        entries = self._sessions.inherited()
+        for entry in entries:
+            for descriptor in entry.state.descriptors():
+                fork.silence(descriptor)
+        inherited = (entries, self._sessions, self._mailboxes, self._queues)
+        self._start_afresh()
+        return inherited
+
+    # Operations as steps, which both layers define; the blocking face runs the same ones
+
+    def _send_steps(self, channel: str, message: Any) -> Steps[None]:
+        raise NotImplementedError
+
+    def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
+        raise NotImplementedError
+
+    def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
+        raise NotImplementedError
+
+    def _group_send_steps(
+        self, group: str, message: Any, exclude: Iterable[str] = ()
+    ) -> Steps[None]:
+        raise NotImplementedError
+
+    def _group_channels_steps(self, group: str) -> Steps[list[str]]:
+        raise NotImplementedError
+
+    def _group_size_steps(self, group: str) -> Steps[int]:
+        raise NotImplementedError

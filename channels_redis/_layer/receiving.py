@@ -1,0 +1,237 @@
+"""How a layer receives: its queues and mailboxes, and what consumers are told of outages."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+from weakref import ref
+
+from .._format.bounds import Unacceptable
+from .._format.keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY, Keyspace
+from .._receiving.mailbox import Mailbox
+from .._receiving.mailboxes import Mailboxes
+from .._receiving.messages import Item, Whole
+from .._receiving.queues import READERS, LocalQueue
+from .._runtime import clock, fork
+from .._runtime.loops import LoopStates, running_loop, running_loop_or_none
+from .._runtime.portal import portal
+from .._runtime.tasks import BREATH_S, turn
+from .._session import Session
+from .._watch.events import MessagesDropped, Reporter
+from .encoding import EncodingLayer
+
+Loop = asyncio.AbstractEventLoop
+Capacities = list[tuple[re.Pattern[str], int]]
+
+
+class ReceivingLayer(EncodingLayer):
+    """The receiving half of a channel layer; what it builds on is made by the whole one."""
+
+    # Others describe Channels' attributes as they are before a layer sets its own.
+    expiry: float  # pyright: ignore[reportIncompatibleVariableOverride]
+    channel_capacity: Capacities  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    capacity: int
+    ring_size: int
+    on_disconnect: str | None
+    on_reconnect: str | None
+
+    _logger: ClassVar[logging.Logger]
+    #: Whether an outage of Redis can lose messages that were sent in it.
+    _loses_in_outage: ClassVar[bool]
+    #: How long a pop may wait on the server; None for half of ``command_timeout_s``.
+    _block_s: float | None = None
+
+    _keys: Keyspace
+    _mailboxes: Mailboxes
+    _queues: dict[str, LocalQueue]
+    _report: Reporter
+    _sessions: LoopStates[Any]
+    _turn: Iterator[int]
+    #: The event loop on which opening a message took long in the present turn.
+    _slow_loop: ref[Loop] | None = None
+
+    def _members_are_unique(self) -> bool:
+        """Tell whether no two messages of any sender are the same bytes."""
+        raise NotImplementedError
+
+    # Queues
+
+    def _queue(self, name: str, *, specific: bool, shards: list[int]) -> LocalQueue:
+        with self._mailboxes.lock:
+            queue = self._queues.get(name)
+            if queue is None:
+                queue = LocalQueue(self, name, specific=specific, shards=shards)
+                self._queues[name] = queue
+            return queue
+
+    def _home(self, loop: Loop) -> Session | None:
+        """Return the session that runs readers for receivers on ``loop``, the running one; None
+        if the portal was asked to run them.
+        """
+        if not portal.serves(loop):
+            session: Session = self._sessions.get()
+            return session
+        return None
+
+    def _is_used_on(self, loop: Loop) -> bool:
+        """Tell whether the layer has a session on a loop."""
+        return self._sessions.find(loop) is not None
+
+    def _may_read_more(self) -> bool:
+        """Tell whether there may be another reader in this process."""
+        running: int = sum(session.readers for session in self._sessions.all().values())
+        return running < READERS
+
+    def _general_queue(self, name: str) -> LocalQueue:
+        """Return a queue that many processes read: on every shard, as messages go round."""
+        return self._queue(name, specific=False, shards=list(range(self.ring_size)))
+
+    def _next_shard(self) -> int:
+        """Return the shard for the next direct message to a general channel."""
+        return next(self._turn) % self.ring_size
+
+    def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
+        """Put a message of a process-specific queue into the mailboxes it is for."""
+        raise NotImplementedError
+
+    def _unpack_queued(self, name: str, member: bytes) -> Any:
+        """Return the message inside a member of a queue, without the layer's own keys."""
+        message = self._decode(member, self._keys.queue_place(name))
+        if isinstance(message, dict):
+            message.pop(ADDRESS_KEY, None)
+            message.pop(NONCE_KEY, None)
+        return message
+
+    # Receiving
+
+    async def receive(self, channel: str) -> Any:
+        """Return the next message of a channel, as soon as there is one: a dict of one's own.
+
+        May be cancelled at any time without losing a message, and does not raise because of
+        the network.  Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel
+        of another process (core), :class:`LayerClosed` when the layer is closed meanwhile,
+        :class:`WrongKeyType` where the queue's key in Redis is no queue,
+        :class:`TooManyChannels` where 1,000 queues are read here at once, and
+        :class:`ConfigurationError` where no retry can help and the server has never worked.
+        """
+        fork.check()
+        # One coroutine and one future for each consumer that waits, as a site may have 10,000.
+        mailboxes = self._mailboxes
+        known = mailboxes.boxes.get(channel) if isinstance(channel, str) else None
+        box = known or await self._open(channel)
+        if box.loop is None:
+            mailboxes.settle(box, running_loop())
+        while True:
+            while box.items:
+                if self._slow_loop is not None:
+                    await self._let_others_run(box)
+                item = mailboxes.take(box)
+                message = None if item is None else self._opened(channel, item)
+                if message is not None:
+                    return message
+            waiter = mailboxes.wait(box, running_loop())
+            if waiter is None:
+                box = await self._open(channel)
+                continue
+            try:
+                failure = await waiter
+            except BaseException:
+                mailboxes.withdraw(box, waiter)
+                raise
+            if failure is not None:
+                raise copy.copy(failure)
+
+    def _opened(self, channel: str, item: Item) -> Any:
+        """Return the message of an item; None for one that is not for this channel, or that
+        can't be read, which is counted.
+        """
+        began = clock.monotonic()
+        try:
+            message = item.open()
+            if clock.monotonic() - began > BREATH_S:
+                self._slow_loop = slow = ref(running_loop())
+                running_loop().call_soon(self._forget_slow_loop, slow)
+            if isinstance(message, dict):
+                return None if channel in message.pop(EXCLUDE_KEY, ()) else message
+            if self._lets_pass(channel, message):
+                return message
+            raise TypeError("not a dict")
+        except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
+            self._mailboxes.spoil()
+            self._undecodable(channel, error)
+
+    def _forget_slow_loop(self, loop: ref[Loop]) -> None:
+        if self._slow_loop is loop:
+            self._slow_loop = None
+
+    async def _let_others_run(self, box: Mailbox) -> None:
+        """Have one message opened in a turn of the loop, where that takes long."""
+        while (slow := self._slow_loop) is not None and slow() is running_loop():
+            try:
+                await turn()
+            except BaseException:
+                # The message stays where it is; somebody else may wait for it.
+                self._mailboxes.withdraw(box, running_loop().create_future())
+                raise
+
+    async def _open(self, channel: str) -> Mailbox:
+        """Return the mailbox of a channel with a source: a queue, or a subscription."""
+        raise NotImplementedError
+
+    def _lets_pass(self, channel: str, message: Any) -> bool:
+        """Tell whether a message that is no dict is legal on a channel."""
+        return False
+
+    def _undecodable(self, channel: str, error: Exception) -> None:
+        kind = type(error).__name__
+        reason = error.reason if isinstance(error, Unacceptable) else "undecodable"
+        facts = {"event": "undecodable", "channel": channel, "error": kind}
+        self._logger.debug("Undecodable message for %s: %s", channel, kind, extra=facts)
+        self._report(MessagesDropped(channel, reason))
+
+    def _dropped(self, channel: str, reason: str, count: int = 1) -> None:
+        self._report(MessagesDropped(channel, reason, count), unread=True)
+
+    # Outages
+
+    def _is_specific(self, channel: str) -> bool:
+        """Tell whether a channel is read by one process only."""
+        raise NotImplementedError
+
+    def _outage_changed(self, began: bool, outage_s: float) -> None:
+        """Tell the consumers of this process."""
+        kind = self.on_disconnect if began else self.on_reconnect
+        if kind is None:
+            return
+        with self._mailboxes.lock:
+            boxes = [box for box in self._mailboxes.boxes.values() if self._is_specific(box.name)]
+        for box in boxes:
+            facts = {
+                "type": kind,
+                "outage_s": round(outage_s, 3),
+                "may_have_missed": self._loses_in_outage,
+                "groups": sorted(box.groups or ()),
+            }
+            self._mailboxes.put(box, Whole(facts), running_loop_or_none())
+
+    def _sweep(self, session: Session) -> None:
+        """End the mailboxes whose consumers have gone for good."""
+        gone = self._mailboxes.sweep(session)
+        if gone:
+            self._leave(session, gone)
+        with self._mailboxes.lock:
+            for name, queue in list(self._queues.items()):
+                if queue.unused():
+                    del self._queues[name]
+                else:
+                    queue.look_after()
+        self._report.flush_due()
+
+    def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
+        """Leave the groups of ended mailboxes."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Mailboxes of channels, and what fills them: queues on both layers, topics on pubsub."""

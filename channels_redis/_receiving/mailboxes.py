@@ -1,0 +1,519 @@
+"""All mailboxes of a layer, and those who wait on them.  Knows no Redis.
+
+They belong to a layer and may be used from any thread; those who wait belong to their event
+loops.  *Pull, not push*: putting a message appends it and wakes one waiter, and the woken
+``receive()`` takes it synchronously.  So a cancellation can never carry a message away: until the
+moment of taking, the message is in the mailbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from .._runtime import clock
+from .._runtime.native import RLock
+from ..exceptions import TooManyChannels
+from .budget import Budget, Share
+from .mailbox import Home, Mailbox
+from .sinks import Sink, no_current_task
+from .waiters import Demand, Loop, Waiter, wake
+
+Drops = list[tuple[str, str]]
+"""The channel of each message that was dropped, and the reason."""
+
+#: So many consumers of one message are woken in one turn of their event loop.
+WAKES = 100
+#: Channels of a layer that were made here and never received on, at most.
+UNHEARD = 20_000
+
+
+class Mailboxes:
+    """All mailboxes of a layer, under one lock.
+
+    ``capacity`` gives the bound of a channel in messages, or None; those without are bounded
+    together, by ``max_buffered_bytes``.  ``dropped(channel, reason, count)`` is told of messages
+    that will not be delivered.
+    """
+
+    def __init__(
+        self,
+        capacity: Callable[[str], int | None],
+        dropped: Callable[[str, str, int], None],
+        expiry_s: float,
+        group_expiry_s: float,
+        max_buffered_bytes: int,
+    ) -> None:
+        self.lock = RLock()
+        self.boxes: dict[str, Mailbox] = {}
+        self._budget = Budget(max_buffered_bytes)
+        #: Channels that were made here, and on which nobody has received yet.
+        self._unheard: set[str] = set()
+        # The channels that a task has made and that are still known.
+        self._made: WeakKeyDictionary[asyncio.Task[Any], set[str]] = WeakKeyDictionary()
+        self._capacity = capacity
+        self._dropped = dropped
+        self._expiry_s = expiry_s
+        self._group_expiry_s = group_expiry_s
+        #: How many consumers may have a sink in their mailbox.
+        self.sinks = 0
+        self._taken = 0
+        self._spoilt = 0
+        self._delivered = 0
+
+    def open(self, name: str, demand: Demand | None = None) -> Mailbox:
+        """Return the mailbox of a channel, made if need be."""
+        with self.lock:
+            box = self.boxes.get(name)
+            if box is None:
+                box = Mailbox(name, self._capacity(name), demand, clock.monotonic())
+                self.boxes[name] = box
+            elif box.demand is None and demand is not None:
+                box.demand = demand
+                if box.loop is not None:
+                    demand.settle(box.loop, 1)
+            return box
+
+    def made_here(self, box: Mailbox) -> None:
+        """Note that the running task made the channel: it is the consumer, most likely."""
+        task = asyncio.current_task()
+        if task is None:
+            return
+        with self.lock:
+            if not box.alive:
+                return  # Another thread has closed or flushed the layer meanwhile.
+            names = self._made.get(task)
+            if names is None:
+                names = self._made[task] = set()
+                # Weakly, as a task may outlive its layer.
+                task.add_done_callback(partial(_maker_ended, ref(self)))
+            names.add(box.name)
+            box.maker = ref(task)
+            if box.loop is None:
+                self._unheard.add(box.name)
+
+    def check_room(self) -> None:
+        """Raise :class:`TooManyChannels` where too many were made that nobody receives on."""
+        if len(self._unheard) >= UNHEARD:
+            raise TooManyChannels(
+                f"new_channel(): {UNHEARD} channels of this process were made and never received "
+                "on. Make a channel where it is received on, and only then."
+            )
+
+    def maker_ended(self, task: asyncio.Task[Any]) -> None:
+        """Note that a task that made channels has ended; no sign where others receive."""
+        with self.lock:
+            for name in self._made.pop(task, ()):
+                box = self.boxes[name]
+                box.maker = None
+                if not box.awaited():
+                    box.left = (clock.monotonic(), ref(task.get_loop()))
+
+    def settle(self, box: Mailbox, loop: Loop) -> None:
+        """Note that a consumer receives on ``loop`` from now on."""
+        with self.lock:
+            self._unsettle(box)
+            box.loop = ref(loop)
+            self._unheard.discard(box.name)
+            if box.demand is not None and box.alive:
+                box.demand.settle(box.loop, 1)
+
+    def _unsettle(self, box: Mailbox) -> None:
+        if box.loop is not None and box.demand is not None:
+            box.demand.settle(box.loop, -1)
+        box.loop = None
+
+    def put(self, box: Mailbox, item: Any, running: Loop | None, bound: int | None = None) -> None:
+        """Append a message; at capacity, or at ``bound`` messages, the oldest makes room.
+
+        ``running`` is the event loop that runs in this thread, here and below.
+        """
+        self._append([box], item, bound)
+        self._wake_some([box], 0, running)
+
+    def put_all(self, boxes: Iterable[Mailbox], item: Any, running: Loop | None) -> None:
+        """Append one message to many mailboxes in one pass, and wake those who wait, but for those
+        that can be handed it.
+
+        It is in all mailboxes before anybody has it, so nothing that comes later overtakes it.
+        """
+        boxes = list(boxes)
+        if self.sinks:
+            # What consumers make of it together is about as large again.
+            item.cost_bytes *= 2
+        self._append(boxes, item, None)
+        if len(boxes) > WAKES:
+            self._wake_elsewhere(boxes[WAKES:], running)
+        if self.sinks and running is not None:
+            self._hand_some(boxes, 0, item, running)
+        else:
+            self._wake_some(boxes, 0, running)
+
+    def _append(self, boxes: list[Mailbox], item: Any, bound: int | None) -> None:
+        now = clock.monotonic()
+        entry, counted_entry = (now, item, False), (now, item, True)
+        counted: list[Share] = []
+        dropped: Drops = []
+        with self.lock:
+            for box in boxes:
+                items = box.items
+                if items is None:
+                    items = box.items = deque()
+                # What somebody waits for is taken at once, and not worth counting.
+                if (box.waiters and not items) or not item.droppable:
+                    items.append(entry)
+                elif not box.alive:
+                    dropped.append((box.name, "abandoned"))
+                elif (limit := bound or box.capacity) is None:
+                    counted.append(box)
+                    items.append(counted_entry)
+                else:
+                    self._make_room(box, limit, dropped)
+                    items.append(entry)
+            if counted:
+                self._budget.add(counted, item)
+                self._keep_within_budget(dropped)
+        if dropped:
+            self._tell(dropped)
+
+    def _make_room(self, box: Mailbox, limit: int, dropped: Drops) -> None:
+        if box.items is not None and len(box.items) >= limit and self._drop_oldest(box):
+            dropped.append((box.name, "capacity"))
+
+    def _keep_within_budget(self, dropped: Drops) -> None:
+        while self._budget.exceeded:
+            box = self._budget.largest()
+            if not (isinstance(box, Mailbox) and self._drop_oldest(box)):
+                return
+            dropped.append((box.name, "memory"))
+
+    def _drop_oldest(self, box: Mailbox) -> bool:
+        """Drop the oldest message that may be dropped; tell whether there was one."""
+        for index, (_, item, _) in enumerate(box.items or ()):
+            if item.droppable:
+                self._remove(box, index)
+                return True
+        return False
+
+    def _remove(self, box: Mailbox, index: int = 0) -> Any:
+        """Take a message out of its mailbox."""
+        assert box.items is not None
+        if index:
+            _, item, counted = box.items[index]
+            del box.items[index]
+        else:
+            _, item, counted = box.items.popleft()
+        if counted:
+            self._budget.remove(box, item)
+        return item
+
+    def _drop_expired(self, box: Mailbox, now: float) -> int:
+        """Drop what has lain here for ``expiry``, and nothing that is younger; tell how many."""
+        count, items = 0, box.items
+        # What goes back to its queue expires there.
+        while items and now - items[0][0] >= self._expiry_s and items[0][1].droppable:
+            self._remove(box)
+            count += 1
+        return count
+
+    def _clear(self, box: Mailbox) -> int:
+        """Drop all messages of a mailbox; tell how many there were."""
+        count = len(box.items or ())
+        while box.items:
+            self._remove(box)
+        box.items = None
+        return count
+
+    def _tell(self, dropped: Drops) -> None:
+        """Report drops; without the lock, as users' hooks hear of them."""
+        for (name, reason), count in Counter(dropped).items():
+            self._dropped(name, reason, count)
+
+    def _wake_elsewhere(self, boxes: list[Mailbox], running: Loop | None) -> None:
+        """Wake those on other loops, as this one may have no other turn."""
+        with self.lock:
+            for box in boxes:
+                if box.waiters and box.waiters[0].get_loop() is not running:
+                    self._wake_next(box, running)
+
+    def _wake_some(self, boxes: list[Mailbox], start: int, running: Loop | None) -> None:
+        """Wake those who wait for what has just arrived, and the rest in the loop's next turns.
+
+        Ten thousand at once would hold up everything else on the loop, make the garbage collector
+        look at all they were woken with, and have left the processor's cache when they run.
+        """
+        end = start + WAKES
+        with self.lock:
+            for box in boxes[start:end]:
+                if box.waiters and box.items:
+                    self._wake_next(box, running)
+        # On a loop that was closed nobody waits any more, and those elsewhere were woken before.
+        if end < len(boxes) and running is not None and not running.is_closed():
+            running.call_soon(self._wake_some, boxes, end, running)
+
+    def _hand_some(self, boxes: list[Mailbox], start: int, item: Any, running: Loop) -> None:
+        """Hand a message to those that are idle and whose next one it is, and wake the others; as
+        many at once as :meth:`_wake_some`.
+        """
+        end, now = start + WAKES, clock.monotonic()
+        with no_current_task(running):
+            for box in boxes[start:end]:
+                if box.waiters and box.items:
+                    self._hand(box, item, running, now)
+        if end < len(boxes) and not running.is_closed():
+            running.call_soon(self._hand_some, boxes, end, item, running)
+
+    def _hand(self, box: Mailbox, item: Any, running: Loop, now: float) -> None:
+        """Hand a message to the consumer of a mailbox, or wake it.
+
+        Without the lock, as a sink runs code of users, which may have done anything.
+        """
+        sink = box.sink
+        prepared = sink and sink.prepare(item)
+        with self.lock:
+            items, waiters = box.items, box.waiters
+            if not (items and waiters):
+                return
+            if (
+                not sink
+                or not prepared
+                or items[0][1] is not item
+                or not sink.is_idle(waiters, running)
+            ):
+                self._wake_next(box, running)
+                return
+            if items.popleft()[2]:
+                self._budget.remove(box, item)
+            box.used_at = now
+            self._taken += 1
+        sink.hand(prepared)
+
+    def _wake_next(self, box: Mailbox, running: Loop | None) -> None:
+        while box.waiters:
+            waiter = box.waiters.pop(0)
+            loop = waiter.get_loop()
+            if box.demand is not None:
+                box.demand.remove(loop)
+            if waiter.done():
+                continue
+            if loop is running:
+                waiter.set_result(None)
+                return
+            # A loop that stands still may never run again: the next one is woken too.
+            if wake(waiter, running) and loop.is_running():
+                return
+
+    def take(self, box: Mailbox) -> Any:
+        """Return the oldest message of the mailbox that has not expired, or None."""
+        expired = 0
+        with self.lock:
+            items = box.items
+            if not items:
+                return None
+            now = box.used_at = clock.monotonic()
+            box.left = None
+            if now - items[0][0] >= self._expiry_s:
+                expired = self._drop_expired(box, now)
+            item = None
+            if items:
+                _, item, counted = items.popleft()
+                if counted:
+                    self._budget.remove(box, item)
+                self._taken += 1
+        if expired:
+            self._dropped(box.name, "expired", expired)
+        return item
+
+    def wait(self, box: Mailbox, loop: Loop) -> Waiter | None:
+        """Return what to await before the next :meth:`take` (:meth:`withdraw` it if that does
+        not end well); None if there is a message, or the mailbox was ended, or has lost its
+        source: it has to be opened again.
+        """
+        with self.lock:
+            if box.items or not (box.alive and box.fed):
+                return None
+            box.left = None
+            waiter: Waiter = loop.create_future()
+            box.waiters.append(waiter)
+            demand = box.demand
+            if demand is None or not demand.add(loop):
+                return waiter
+            if box.loop is None or box.loop() is not loop:
+                self.settle(box, loop)
+        try:
+            demand.on_first_waiter(loop)
+        except BaseException:
+            self.withdraw(box, waiter)
+            raise
+        return waiter
+
+    def attach(self, box: Mailbox, sink: Sink) -> None:
+        """Let a consumer be handed messages."""
+        with self.lock:
+            self.sinks += box.sink is None
+            box.sink = sink
+
+    def detach(self, box: Mailbox) -> None:
+        """Undo :meth:`attach`."""
+        with self.lock:
+            self.sinks -= box.sink is not None
+            box.sink = None
+
+    def withdraw(self, box: Mailbox, waiter: Waiter) -> None:
+        """Take back a waiter that was cancelled."""
+        with self.lock:
+            if waiter in box.waiters:
+                self._forget(box, waiter)
+            box.used_at = clock.monotonic()
+            if box.items:
+                # It was, or was to be, woken for a message that it will not take.
+                self._wake_next(box, waiter.get_loop())
+
+    def spoil(self) -> None:
+        """Note that a message that was taken could not be opened, and is none."""
+        with self.lock:
+            self._spoilt += 1
+
+    def delivered(self) -> int:
+        """Return how many messages were taken and could be opened.  Never falls."""
+        with self.lock:
+            self._delivered = max(self._delivered, self._taken - self._spoilt)
+            return self._delivered
+
+    def waiting(self) -> int:
+        """Return how many calls of ``receive()`` wait."""
+        return sum(len(box.waiters) for box in list(self.boxes.values()))
+
+    def census(self) -> tuple[int, int, int, int]:
+        """Return the numbers of mailboxes, of those who wait, of messages that lie there, and
+        the bytes that these take.
+        """
+        boxes = list(self.boxes.values())
+        buffered = sum(len(box.items) for box in boxes if box.items)
+        return len(boxes), self.waiting(), buffered, self._budget.used_bytes
+
+    def reclaim(self, box: Mailbox, wanted: Callable[[Any], bool]) -> list[Any]:
+        """Take back the messages for which ``wanted(message)`` is true."""
+        with self.lock:
+            found = [index for index, (_, item, _) in enumerate(box.items or ()) if wanted(item)]
+            # From the end, so that the places of the others stay what they are.
+            mine = [self._remove(box, index) for index in reversed(found)]
+            return mine[::-1]
+
+    def fail(self, error: Exception, running: Loop | None, demand: Demand | None = None) -> None:
+        """Raise ``error`` in every waiting ``receive()``, or in those of one source."""
+        with self.lock:
+            for box in self.boxes.values():
+                if demand is None or box.demand is demand:
+                    self._wake_all(box, error, running)
+
+    def _wake_all(self, box: Mailbox, error: Exception | None, running: Loop | None) -> None:
+        waiters, box.waiters = box.waiters, []
+        for waiter in waiters:
+            if box.demand is not None:
+                box.demand.remove(waiter.get_loop())
+            wake(waiter, running, error)
+
+    def empty(self) -> None:
+        """Forget all messages and groups, and all mailboxes of which nobody is known to live."""
+        with self.lock:
+            for box in list(self.boxes.values()):
+                self._clear(box)
+                box.groups = None
+                if not box.waiters and box.maker is None:
+                    self._end(box)
+
+    def _end(self, box: Mailbox) -> int:
+        """Remove a mailbox; tell how many messages lay there."""
+        del self.boxes[box.name]
+        box.alive = False
+        self._unheard.discard(box.name)
+        task = box.maker() if box.maker is not None else None
+        if task is not None and task in self._made:
+            self._made[task].discard(box.name)
+        self.detach(box)
+        self._unsettle(box)
+        return self._clear(box)
+
+    def discard(self, box: Mailbox) -> None:
+        """Forget a mailbox; who waits on it opens another."""
+        with self.lock:
+            if box.alive:
+                self._end(box)
+            self._wake_all(box, None, None)
+
+    def claim(self, box: Mailbox, home: Home, *, subscribed: bool) -> bool:
+        """Note that ``home`` has joined a topic for a mailbox, perhaps that of its own name;
+        False if the mailbox has ended, or another home joins its topics.
+
+        Who has joined its own name takes it over from one that does not feed it, as that one's
+        loop stands still: who waits here would wait until it runs again.
+        """
+        with self.lock:
+            if not box.alive:
+                return False
+            before = box.home
+            if before not in (None, home):
+                if box.fed or not subscribed:
+                    return False
+                before.taken_over(box)
+            box.home = home
+            box.subscribed = box.subscribed or subscribed
+            return True
+
+    def orphan(self, home: Home) -> None:
+        """Note that ``home`` joins no topics any more; who waits opens the mailbox again."""
+        running = home.loop if home.loop.is_running() else None
+        with self.lock:
+            for box in [box for box in self.boxes.values() if box.home is home]:
+                box.home, box.subscribed = None, False
+                if box.demand is None:
+                    self._wake_all(box, None, running)
+                else:
+                    box.groups = None
+
+    def forget_loop(self, loop: Loop) -> None:
+        """Forget all who wait on a loop that was closed."""
+        with self.lock:
+            for box in self.boxes.values():
+                gone = [waiter for waiter in box.waiters if waiter.get_loop() is loop]
+                for waiter in gone:
+                    self._forget(box, waiter)
+                if gone and box.items:
+                    self._wake_next(box, None)
+
+    def _forget(self, box: Mailbox, waiter: Waiter) -> None:
+        box.waiters.remove(waiter)
+        if box.demand is not None:
+            box.demand.remove(waiter.get_loop())
+
+    def sweep(self, home: object) -> list[Mailbox]:
+        """Drop what has expired; remove and return the mailboxes of ``home``, or of none, whose
+        consumers have gone.
+        """
+        now = clock.monotonic()
+        dropped: Drops = []
+        with self.lock:
+            gone = []
+            for box in list(self.boxes.values()):
+                if box.items:
+                    dropped += [(box.name, "expired")] * self._drop_expired(box, now)
+                # Somebody was woken whose loop stopped that moment.
+                if box.items and any(one.get_loop().is_running() for one in box.waiters):
+                    self._wake_next(box, None)
+                if box.home in (None, home) and box.ended(now, self._group_expiry_s):
+                    gone.append(box)
+            for box in gone:
+                dropped += [(box.name, "abandoned")] * self._end(box)
+        self._tell(dropped)
+        return gone
+
+
+def _maker_ended(mailboxes: ref[Mailboxes], task: asyncio.Task[Any]) -> None:
+    boxes = mailboxes()
+    if boxes is not None:
+        boxes.maker_ended(task)

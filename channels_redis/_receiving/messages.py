@@ -1,0 +1,204 @@
+"""What a message is while it lies in a mailbox: something that ``open()`` makes a dict of.
+
+Consumers never share a dict: one that goes to many lies there as bytes (or as one original),
+and each ``receive()`` opens its own, in its own task.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from .._format.keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY
+from .._format.plain import is_flat
+from ..exceptions import InvalidMessage
+from ..serializers import BaseMessageSerializer, JSONSerializer, MsgPackSerializer
+
+Message = dict[str, Any]
+
+#: Messages that are known again, per process-specific queue or subscriber.
+REMEMBERED = 10_000
+
+
+#: What the objects around a message take in memory, in bytes, measured on CPython 3.11.
+OVERHEAD_BYTES = 250
+#: How much larger than its bytes a message is when it is decoded, about: flat, and nested.
+FLAT_FACTOR, NESTED_FACTOR = 8, 32
+#: Messages that are kept decoded whatever is in them, in bytes.
+SMALL_BYTES = 512
+#: Messages of which an opened copy is kept for those who open them next: in bytes, in keys.
+KEPT_OPEN_BYTES, KEPT_OPEN_KEYS = 1024, 16
+
+
+class Item:
+    """A message in a mailbox; ``droppable`` if a newer one may push it out."""
+
+    droppable: ClassVar[bool] = True
+    __slots__ = ("copies", "cost_bytes", "shared")
+
+    def __init__(self, cost_bytes: int) -> None:
+        #: What it takes in memory, about, and in how many mailboxes: see :mod:`.budget`.
+        self.cost_bytes = cost_bytes
+        self.copies = 0
+        #: What the consumers of this process make of it together: see ``_broadcast.frames``.
+        self.shared: Any = None
+
+    def open(self) -> Any:
+        """Return the message, nobody else's; raises what decoding raises."""
+        raise NotImplementedError
+
+
+class Whole(Item):
+    """A message that has a single receiver; ``wire_bytes`` is its length as it came."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: Any, wire_bytes: int = 0) -> None:
+        super().__init__(OVERHEAD_BYTES + FLAT_FACTOR * wire_bytes)
+        self._message = message
+
+    def open(self) -> Any:
+        """Return the message."""
+        return self._message
+
+
+class Packed(Item):
+    """A message for many as bytes, unpacked by each."""
+
+    __slots__ = ("_data", "_unpack")
+
+    def __init__(self, data: bytes, unpack: Callable[[bytes], Any]) -> None:
+        super().__init__(OVERHEAD_BYTES + len(data))
+        self._data = data
+        self._unpack = unpack
+
+    def open(self) -> Any:
+        """Return a message of one's own."""
+        return self._unpack(self._data)
+
+    def mentions(self, key: str) -> bool:
+        """Tell whether the bytes hold a key as text: msgpack's and JSON's show it so."""
+        return key.encode() in self._data
+
+
+class PackedOnce(Packed):
+    """The same where no user's code unpacks: a flat message is copied instead, which takes a
+    tenth of the time.
+    """
+
+    __slots__ = ("_flat", "_opened")
+
+    def __init__(self, data: bytes, unpack: Callable[[bytes], Any]) -> None:
+        super().__init__(data, unpack)
+        self._flat: dict[Any, Any] | None = None
+        self._opened = False
+        if len(data) <= KEPT_OPEN_BYTES:
+            # The copy that may be kept.
+            self.cost_bytes += OVERHEAD_BYTES + FLAT_FACTOR * len(data)
+
+    def open(self) -> Any:
+        """Return a message of one's own."""
+        if self._flat is not None:
+            return self._flat.copy()
+        message = self._unpack(self._data)
+        # Most messages have one receiver, who would look in vain.
+        if self._opened and self._is_worth_keeping(message):
+            self._flat = message.copy()
+        self._opened = True
+        return message
+
+    def _is_worth_keeping(self, message: Any) -> bool:
+        small = len(self._data) <= KEPT_OPEN_BYTES and len(message) <= KEPT_OPEN_KEYS
+        return small and is_flat(message)
+
+
+class Original(Item):
+    """A message for many as a dict, copied by each: for serializers that are not ours."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: Any, wire_bytes: int) -> None:
+        super().__init__(OVERHEAD_BYTES + NESTED_FACTOR * wire_bytes)
+        self._message = message
+
+    def open(self) -> Any:
+        """Return a message of one's own."""
+        return copy.deepcopy(self._message)
+
+
+class Held(Item):
+    """A message of a general channel, which goes back to its queue if nobody takes it.
+
+    ``origin`` is the reader that popped ``member`` and ``score``, ``since`` when.
+    """
+
+    droppable: ClassVar[bool] = False
+    __slots__ = ("_unpack", "member", "origin", "score", "since")
+
+    def __init__(
+        self,
+        origin: object,
+        since: float,
+        member: bytes,
+        score: Any,
+        unpack: Callable[[bytes], Any],
+    ) -> None:
+        super().__init__(OVERHEAD_BYTES + len(member))
+        self.origin = origin
+        self.since = since
+        self.member = member
+        self.score = score
+        self._unpack = unpack
+
+    def open(self) -> Any:
+        """Return the message."""
+        return self._unpack(self.member)
+
+
+class Recent:
+    """Knows the last :data:`REMEMBERED` messages, in case they are offered again."""
+
+    __slots__ = ("_marks",)
+
+    def __init__(self) -> None:
+        self._marks: OrderedDict[int, None] = OrderedDict()
+
+    def has(self, data: bytes) -> bool:
+        """Tell whether the same bytes came before, and remember them."""
+        mark = hash(data)
+        if mark in self._marks:
+            return True
+        self._marks[mark] = None
+        if len(self._marks) > REMEMBERED:
+            self._marks.popitem(last=False)
+        return False
+
+
+def check_message(message: Any) -> None:
+    """Raise :class:`InvalidMessage` for what is no dict or uses a reserved key."""
+    if not isinstance(message, dict):
+        raise InvalidMessage(f"A message must be a dict, not {type(message).__name__}.")
+    for key in (ADDRESS_KEY, NONCE_KEY, EXCLUDE_KEY):
+        if key in message:
+            raise InvalidMessage(f"The key {key!r} of a message is reserved for the channel layer.")
+
+
+def has_separable_steps(serializer: Any) -> bool:
+    """Tell whether a serializer is the base class's composition of ``as_bytes``, encryption
+    and random bytes, so that the layer may do the parts separately.
+    """
+    kind = type(serializer)
+    return (
+        isinstance(serializer, BaseMessageSerializer)
+        and kind.serialize is BaseMessageSerializer.serialize
+        and kind.deserialize is BaseMessageSerializer.deserialize
+    )
+
+
+def runs_no_user_code(serializer: Any) -> bool:
+    """Tell whether what comes out of ``from_bytes`` may be serialized in any thread.  It is
+    plain, so a ``default`` hook is never asked about it.
+    """
+    return type(serializer) in (MsgPackSerializer, JSONSerializer)

@@ -1,0 +1,278 @@
+"""The queues that this process reads: who waits, which readers run, what becomes of a message.
+
+Shared by both layers: core reads all its channels so, pubsub its general channels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from functools import partial
+from typing import Any, Protocol
+from weakref import WeakValueDictionary, ref
+
+from .._format.keyspace import Keyspace
+from .._runtime import clock
+from .._runtime.portal import portal
+from .._runtime.weakly import weakly
+from .._transport.pops import Popped
+from .._transport.reader import QueueReader
+from .._watch.events import MessagesDropped, QueueUnreadable, Reporter
+from ..exceptions import TooManyChannels, WrongKeyType
+from .mailbox import Mailbox
+from .mailboxes import Mailboxes
+from .messages import Held, Recent
+from .waiters import Demand
+
+Loop = asyncio.AbstractEventLoop
+
+#: Messages in one pop.
+BATCH = 128
+#: Mailboxes of a queue that only messages have opened, at most: nobody may ever come for them.
+STRANGERS = 1000
+#: Readers of a layer, each with a connection, above which no more general channel is read.
+READERS = 1000
+
+
+class ReaderHost(Protocol):
+    """Where readers run: what a layer has on one event loop."""
+
+    loop: Loop
+
+    def start_reader(self, queue: LocalQueue, shard: int) -> QueueReader | None:
+        """Start the reader of a queue on one shard; None if the loop is about to end."""
+
+    def let_go(self, reader: QueueReader, queue: LocalQueue, shard: int) -> None:
+        """Have the server end what a deserted reader of another loop waits for."""
+
+
+class QueueLayer(Protocol):
+    """The layer that the queues belong to."""
+
+    expiry: float
+    _block_s: float | None
+    _keys: Keyspace
+    _mailboxes: Mailboxes
+    _report: Reporter
+
+    def _home(self, loop: Loop) -> ReaderHost | None:
+        """Return where the readers for receivers on ``loop`` run; None for the portal."""
+
+    def _is_used_on(self, loop: Loop) -> bool:
+        """Tell whether the layer has connections on a loop, or may have."""
+        ...
+
+    def _may_read_more(self) -> bool:
+        """Tell whether there may be another reader in this process."""
+        ...
+
+    def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
+        """Put a message of a process-specific queue into the mailboxes it is for."""
+
+    def _unpack_queued(self, name: str, member: bytes) -> Any:
+        """Return the message inside a member of a queue."""
+
+    def _members_are_unique(self) -> bool:
+        """Tell whether no two messages of any sender are the same bytes."""
+        ...
+
+
+class LocalQueue:
+    """One queue as this process reads it: the owner of its readers, at most one per shard."""
+
+    def __init__(self, layer: QueueLayer, name: str, *, specific: bool, shards: list[int]) -> None:
+        self.name = name
+        self.key = layer._keys.queue(name)
+        self.specific = specific
+        self.expiry_s = layer.expiry
+        self.block_s = layer._block_s
+        self.receivers = Demand(self._ensure_readers)
+        self._layer = ref(layer)
+        self._report = layer._report
+        self._unpack = partial(weakly(layer._unpack_queued, None), name)
+        self._mailboxes = layer._mailboxes
+        self._shards = shards
+        # Known weakly: they belong to event loops, which may be dropped.
+        self._readers: WeakValueDictionary[int, QueueReader] = WeakValueDictionary()
+        self._remembers = layer._members_are_unique()
+        self._used_at = clock.monotonic()
+        self._recent = Recent()
+        self._smallest_capacity = BATCH
+        #: What messages have opened, oldest first.
+        self._strangers: OrderedDict[str, Mailbox] = OrderedDict()
+
+    def open(self, channel: str) -> Mailbox:
+        """Return the mailbox of a channel that this queue feeds."""
+        self._used_at = clock.monotonic()
+        box = self._mailboxes.open(channel, self.receivers)
+        if box.capacity is not None and box.capacity < self._smallest_capacity:
+            self._smallest_capacity = box.capacity
+        return box
+
+    def open_all(self, channels: list[str]) -> list[Mailbox]:
+        """Return the mailboxes of many channels; of those that nobody here has made or received
+        on, the last :data:`STRANGERS` at most.
+        """
+        # Anybody may have written the addresses: each counts once.
+        channels = list(dict.fromkeys(channels))
+        boxes = self._mailboxes.boxes
+        unknown = [one for one in channels if one not in boxes]
+        lost = unknown[:-STRANGERS]
+        if lost:
+            self.dropped("abandoned", len(lost))
+        for channel in unknown[len(lost) :]:
+            self._strangers[channel] = self.open(channel)
+        while len(self._strangers) > STRANGERS:
+            self._give_up(*self._strangers.popitem(last=False))
+        return [box for one in channels if (box := boxes.get(one)) is not None]
+
+    def _give_up(self, channel: str, box: Mailbox) -> None:
+        """End a mailbox that a message has opened, unless somebody has come for it."""
+        with self._mailboxes.lock:
+            if box.is_strange() and self._mailboxes.boxes.get(channel) is box:
+                unread = len(box.items or ())
+                self._mailboxes.discard(box)
+                self.dropped("abandoned", unread)
+
+    # What the readers ask for (see QueueOwner)
+
+    def demand(self) -> int:
+        """Return how many receivers wait; for a process's own queue, at least 1 while consumers
+        live that may all be busy: they must not fill the queue for each other.
+        """
+        if self.specific and not self.receivers.waiting:
+            return int(self.receivers.alive)
+        return self.receivers.waiting
+
+    def limit(self) -> int:
+        """Return how many messages there is use or room for: a batch must fit a mailbox."""
+        return self._smallest_capacity if self.specific else self.demand()
+
+    def deliver(self, reader: QueueReader, messages: list[Popped], running: Loop | None) -> None:
+        """Put popped messages into mailboxes."""
+        if self.specific:
+            layer = self._layer()
+            for member, _ in messages:
+                # Without a layer nobody is there to receive.
+                if layer is not None and self._is_new(member):
+                    layer._hand_over(self, member, running)
+            return
+        box = self.open(self.name)
+        now = clock.monotonic()
+        for member, score in messages:
+            held = Held(reader, now, member, score, self._unpack)
+            self._mailboxes.put(box, held, running)
+
+    def dropped(self, reason: str, count: int) -> None:
+        """Count messages that will not be delivered."""
+        self._report(MessagesDropped(self.name, reason, count))
+
+    def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
+        """Hand back what it delivered ``before`` and nobody took; tell whether more is left."""
+        box = self._mailboxes.boxes.get(self.name)
+        if self.specific or box is None:
+            return [], False
+
+        # A mailbox may hold what other readers brought, and what was published to a group.
+        def is_mine(item: Any) -> bool:
+            return isinstance(item, Held) and item.origin is reader
+
+        with self._mailboxes.lock:
+            mine: list[Held] = self._mailboxes.reclaim(
+                box, lambda item: is_mine(item) and item.since <= before
+            )
+            left = any(is_mine(item) for _, item, _ in box.items or ())
+        return [(item.member, item.score) for item in mine], left
+
+    def failed(self, error: Exception) -> None:
+        """Raise in those who wait: no retry will help."""
+        self._mailboxes.fail(error, None, self.receivers)
+
+    def unreadable(self, error: WrongKeyType) -> None:
+        """Raise in those who wait, and report."""
+        self._report(QueueUnreadable(self.name))
+        self.failed(error)
+
+    def ended(self, reader: QueueReader) -> None:
+        """Note the end of a reader, and have another started if somebody waits by now."""
+        with self._mailboxes.lock:
+            for shard, running in list(self._readers.items()):
+                if running is reader:
+                    del self._readers[shard]
+        self.resume()
+
+    def unused(self) -> bool:
+        """Tell whether nothing is lost by forgetting the queue: nobody reads it any more, and
+        no server will offer again what came from it.
+        """
+        if self._readers or self.receivers.waiting:
+            return False
+        if self.specific and clock.monotonic() - self._used_at < self.expiry_s:
+            return False
+        return not any(box.demand is self.receivers for box in self._mailboxes.boxes.values())
+
+    def look_after(self) -> None:
+        """Have those who receive served elsewhere, if the loop of a reader has ended or stands
+        still.
+        """
+        loop = self.receivers.loop()
+        readers = list(self._readers.values())
+        standing = not readers or not all(one.loop.is_running() for one in readers)
+        # A loop that stands still itself would do nothing but gather callbacks.
+        if standing and loop is not None and loop.is_running():
+            self.resume()
+
+    def resume(self) -> None:
+        """Have readers started if somebody receives, on the loop of one who does."""
+        with self._mailboxes.lock:
+            loop = self.receivers.loop()
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # Closed this moment, and its waiters too.
+                loop.call_soon_threadsafe(self._ensure_readers, loop)
+
+    def _ensure_readers(self, loop: Loop) -> None:
+        """See to it that a reader runs on every shard; ``loop`` is the running one."""
+        layer = self._layer()
+        if layer is None or not (self.receivers.waiting or layer._is_used_on(loop)):
+            return  # The layer was closed there, or is gone; the next receive() starts anew.
+        if not (self.specific or self._readers or layer._may_read_more()):
+            self.failed(
+                TooManyChannels(
+                    f"receive() of {self.name!r}: this process reads {READERS} queues at once "
+                    "already. Use fewer general channels, or channels of new_channel()."
+                )
+            )
+            return
+        home = layer._home(loop)
+        if home is None:
+            portal.call_soon(self._ensure_readers)
+            return
+        for shard in self._shards:
+            reader = self._reader(shard, home)
+            if reader is not None:
+                with contextlib.suppress(RuntimeError):  # Its end will start another.
+                    reader.poke(loop)
+
+    def _reader(self, shard: int, home: ReaderHost) -> QueueReader | None:
+        """Return the reader of a shard, started if anybody receives and there is none."""
+        with self._mailboxes.lock:
+            reader = self._readers.get(shard)
+            if reader is not None and reader.loop is not home.loop and not reader.loop.is_running():
+                # A loop that was left standing, or that is about to end.
+                reader.desert()
+                home.let_go(reader, self, shard)
+                reader = None
+            if reader is None and self.demand():
+                reader = home.start_reader(self, shard)
+                if reader is not None:
+                    self._readers[shard] = reader
+            return reader
+
+    def _is_new(self, member: bytes) -> bool:
+        if not self._remembers:
+            return True
+        if self._recent.has(member):
+            self.dropped("repeated", 1)
+            return False
+        return True

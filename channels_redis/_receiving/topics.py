@@ -1,0 +1,337 @@
+"""Channels and groups of the pubsub layer on one event loop: who listens to which topic."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
+
+from .._runtime import clock
+from .._runtime.loops import running_loop_or_none
+from .._session import Loop, Session, SessionEnded
+from .._transport.cluster.cluster import Cluster
+from .._transport.cluster.pubsub import ClusterSubscriber
+from .._transport.single import Shard, SingleServer
+from .._transport.subscriber import Subscriber
+from .._watch.events import MessagesDropped
+from ..exceptions import COMMAND_ERRORS, ConnectionLost
+from .mailbox import Mailbox
+from .messages import Recent
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis, RedisCluster
+
+    from ..pubsub import RedisPubSubChannelLayer
+
+
+class _Joining:
+    """Calls under way that join one mailbox to one topic: if none succeeds, nobody has joined."""
+
+    __slots__ = ("calls", "joined")
+
+    def __init__(self, joined: bool) -> None:
+        self.calls = 0
+        self.joined = joined
+
+
+class TopicSession(Session):
+    """A session with one subscriber per shard, and the members of each topic."""
+
+    _layer: ref[RedisPubSubChannelLayer]
+
+    def __init__(self, layer: RedisPubSubChannelLayer, loop: Loop) -> None:
+        super().__init__(layer, loop)
+        self._subscribers: dict[int, Subscriber | ClusterSubscriber] = {}
+        self._members: dict[bytes, dict[str, Mailbox]] = {}
+        self._joining: dict[Mailbox, dict[str, _Joining]] = {}
+        self._recalls = layer._publications_are_unique()
+        self._recent = Recent()
+
+    @property
+    def layer(self) -> RedisPubSubChannelLayer:
+        """The layer this belongs to.  Raises :class:`SessionEnded` where nobody holds it."""
+        return cast("RedisPubSubChannelLayer", super().layer)
+
+    async def listen(self, channel: str, limit_s: float | None) -> Mailbox:
+        """Return the mailbox of a process-specific channel, subscribed in this process.
+
+        Raises :class:`ConnectionLost` when a new subscription was not made in ``limit_s``, and
+        :class:`SessionEnded` when this session was closed before.
+        """
+        boxes = self._mailboxes
+        # Again where it was forgotten meanwhile, as flush() does.
+        while not (box := boxes.open(channel)).fed:
+            try:
+                await self._join(channel, box, limit_s)
+            except BaseException as error:
+                if not (box.fed or box.waiters or box.groups or box in self._joining):
+                    boxes.discard(box)
+                if isinstance(error, ConnectionLost) and self.closing:
+                    raise SessionEnded(str(error)) from error
+                raise
+        return box
+
+    async def group_add(self, group: str, box: Mailbox) -> None:
+        """Add a mailbox to a group, once the group's topic is subscribed."""
+        topic = self._keys.group_topic(group)
+        await self._join(topic, box, self.layer.connect_wait_s, group)
+        if box.home is not None and box.home is not self:
+            # It was taken over meanwhile, by a loop that did not know of this group.
+            await self.layer._at_home(self, box, TopicSession.group_add, group, box)
+
+    async def group_discard(self, group: str, box: Mailbox) -> None:
+        """Remove a mailbox from a group."""
+        if box.groups is not None:
+            box.groups.pop(group, None)
+        self._part(self._keys.group_topic(group), box)
+
+    def forget(self, box: Mailbox) -> None:
+        """Leave all topics of an ended mailbox."""
+        for group in box.groups or ():
+            self._part(self._keys.group_topic(group), box)
+        if box.home is self:
+            self._part(box.name, box)
+
+    def taken_over(self, box: Mailbox) -> None:
+        """Leave all topics of a mailbox that another loop feeds now; called on any thread."""
+        with contextlib.suppress(RuntimeError):  # Closed this moment.
+            # Where this loop stands still, it comes before all that lies unread in the socket.
+            self.loop.call_soon_threadsafe(self._leave_topics_of, box)
+
+    def _leave_topics_of(self, box: Mailbox) -> None:
+        if box.home is self:
+            return  # taken back meanwhile
+        for topic, members in list(self._members.items()):
+            if members.get(box.name) is box:
+                self._part(topic.decode(), box)
+                # What lies unread in the socket came elsewhere, even if it is joined again now.
+                self.subscriber(self.layer.consistent_hash(topic.decode())).write_changes()
+
+    async def leave_all(self) -> None:
+        """Leave all groups, and the channels whose mailboxes were forgotten."""
+        alive = self._mailboxes.boxes
+        for topic, members in list(self._members.items()):
+            for box in list(members.values()):
+                if box.name.encode() != topic or alive.get(box.name) is not box:
+                    self._part(topic.decode(), box)
+
+    def subscriber(self, shard: int) -> Subscriber | ClusterSubscriber:
+        """Return the Pub/Sub connections of a shard."""
+        subscriber = self._subscribers.get(shard)
+        if subscriber is None:
+            subscriber = self._subscribers[shard] = self._make_subscriber(self.shard(shard))
+        return subscriber
+
+    def _make_subscriber(self, shard: Shard) -> Subscriber | ClusterSubscriber:
+        in_use = self._members.__contains__
+        if isinstance(shard, Cluster):
+            return ClusterSubscriber(shard, self.loop, self._published, in_use, self._new_own_topic)
+        assert isinstance(shard, SingleServer)
+        own_topic = self._new_own_topic()
+        return Subscriber(
+            shard.node(own_topic),
+            self.loop,
+            self._published,
+            in_use,
+            lambda: own_topic,
+            shard.publish,
+        )
+
+    def _new_own_topic(self) -> bytes:
+        return self._keys.new_own_topic().encode()
+
+    async def aclose(self) -> None:
+        """End all tasks and close all connections of this loop."""
+        self.closing = True
+        self._mailboxes.orphan(self)
+        await asyncio.gather(*[one.aclose() for one in self._subscribers.values()])
+        await super().aclose()
+
+    def abandon(self) -> None:
+        """Let go after the loop was closed without warning."""
+        super().abandon()
+        self._mailboxes.orphan(self)
+        for subscriber in self._subscribers.values():
+            subscriber.abandon()
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for a reply, or a confirmation, on this loop."""
+        return bool(self._joining) or super().busy
+
+    @property
+    def receiving(self) -> bool:
+        """Whether messages come in on this loop."""
+        return bool(self._members) or super().receiving
+
+    def descriptors(self) -> set[int]:
+        """Return the file descriptors of all connections."""
+        own = {fd for one in self._subscribers.values() for fd in one.descriptors}
+        return own | super().descriptors()
+
+    async def _join(
+        self, topic: str, box: Mailbox, limit_s: float | None, group: str | None = None
+    ) -> None:
+        """Subscribe to a topic for a mailbox: that of its own name, or that of a group."""
+
+        def arrived() -> None:
+            if not self._claim(topic, box):
+                return  # Another loop was first, and feeds it now; or this one is about to end.
+            self._members.setdefault(topic.encode(), {})[box.name] = box
+            if group is not None:
+                box.groups = {**(box.groups or {}), group: clock.monotonic()}
+            else:
+                self._rejoin_groups(box)
+
+        with self._noted(topic, box, group) as joining:
+            await self._subscribe(topic, arrived, limit_s)
+            joining.joined = True
+
+    @contextlib.contextmanager
+    def _noted(self, topic: str, box: Mailbox, group: str | None) -> Iterator[_Joining]:
+        """Note who joins a topic at once; if no one succeeds, undo what came of it."""
+        under_way = self._joining.setdefault(box, {})
+        joining = under_way.get(topic)
+        if joining is None:
+            is_member = self._members.get(topic.encode(), {}).get(box.name) is box
+            # After a take-over it may be in a group that is only being joined again.
+            joining = under_way[topic] = _Joining(is_member or group in (box.groups or ()))
+        joining.calls += 1
+        try:
+            yield joining
+        finally:
+            joining.calls -= 1
+            if not joining.calls:
+                del under_way[topic]
+            if not under_way:
+                self._joining.pop(box, None)
+            if not joining.calls and not joining.joined:
+                # Cancelled in the very tick in which the confirmation came.
+                self._undo(topic, box, group)
+
+    def _undo(self, topic: str, box: Mailbox, group: str | None) -> None:
+        self._part(topic, box)
+        if group is not None and box.groups is not None:
+            box.groups.pop(group, None)
+
+    def _claim(self, topic: str, box: Mailbox) -> bool:
+        own = topic == box.name
+        return not self.closing and self._mailboxes.claim(box, self, subscribed=own)
+
+    async def _subscribe(
+        self, topic: str, arrived: Callable[[], None], limit_s: float | None
+    ) -> None:
+        if self.closing:
+            raise SessionEnded("The layer was closed; not subscribed.")
+        subscriber = self.subscriber(self.layer.consistent_hash(topic))
+        await subscriber.subscribe(topic.encode(), arrived, limit_s)
+        subscriber.release(topic.encode())
+
+    def _rejoin_groups(self, box: Mailbox) -> None:
+        """Have all joined that a mailbox is in: whoever fed it before joined these, and is gone."""
+        with self._mailboxes.lock:
+            groups = tuple(box.groups or ())
+        for group in groups:
+            self.background(self._rejoin(group, box), f"rejoining {group}")
+
+    async def _rejoin(self, group: str, box: Mailbox) -> None:
+        topic = self._keys.group_topic(group)
+
+        def arrived() -> None:
+            # It may have been left, and the mailbox taken over again.
+            if group in (box.groups or ()) and box.home is self and self._claim(topic, box):
+                self._members.setdefault(topic.encode(), {})[box.name] = box
+
+        # Refused, or the end of this session: there is nobody to tell, and the group is kept.
+        with contextlib.suppress(*COMMAND_ERRORS):
+            await self._subscribe(topic, arrived, None)
+
+    def _part(self, topic: str, box: Mailbox) -> None:
+        name = topic.encode()
+        members = self._members.get(name)
+        if members is None or members.get(box.name) is not box:
+            return
+        del members[box.name]
+        if box.home is self:
+            box.subscribed = box.subscribed and topic != box.name
+            if not box.subscribed and not box.groups:
+                box.home = None
+        if not members:
+            del self._members[name]
+            self.subscriber(self.layer.consistent_hash(topic)).release(name)
+
+    def _published(self, topic: bytes, payload: bytes, mark: bytes = b"") -> None:
+        """Put what was published into the mailboxes of all who listen, in one pass.
+
+        ``mark`` is unlike that of any other message, where the transport gives them marks.
+        """
+        members, layer = self._members.get(topic), self._layer()
+        if not members or layer is None:
+            return
+        name = topic.decode("utf-8", "replace")
+        try:
+            item = layer._item(name, payload)
+            excluded = layer._excluded(item)
+        except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
+            layer._undecodable(name, error)
+            return
+        if not mark and self._recalls:
+            mark = payload
+        # Only now: what was refused as the wrong place's may come to the right one after it.
+        if mark and self._recent.has(mark):
+            self._report(MessagesDropped(name, "repeated"))
+            return
+        boxes: Iterable[Mailbox] = members.values()
+        if excluded:
+            boxes = [box for box in boxes if box.name not in excluded]
+        self._mailboxes.put_all(boxes, item, self.loop)
+
+    # Kept for those who used them
+
+    @property
+    def channel_layer(self) -> RedisPubSubChannelLayer:
+        """The layer this belongs to."""
+        return self.layer
+
+    @property
+    def groups(self) -> dict[str, set[str]]:
+        """Topic of a group -> names of its members on this loop."""
+        start = self._keys.group_topic("").encode()
+        return {
+            topic.decode(): set(members)
+            # A copy, as other threads look too.
+            for topic, members in list(self._members.items())
+            if topic.startswith(start)
+        }
+
+    @property
+    def channels(self) -> dict[str, Mailbox]:
+        """Process-specific channels that are subscribed on this loop, with their mailboxes."""
+        return {name: box for name, box in self.layer.channels.items() if box.home is self}
+
+    @property
+    def _shards(self) -> list[ShardView]:
+        return self.layer._shards
+
+
+class ShardView:
+    """One shard of the ring, for inspection."""
+
+    def __init__(self, layer: RedisPubSubChannelLayer, index: int) -> None:
+        self._layer = layer
+        self._index = index
+
+    @property
+    def host(self) -> dict[str, Any]:
+        """The decoded entry of ``hosts``."""
+        host: dict[str, Any] = self._layer.hosts[self._index]
+        return host
+
+    @property
+    def _redis(self) -> Redis | RedisCluster | None:
+        """The client of the running loop, once it was used."""
+        loop = running_loop_or_none()
+        session = self._layer._sessions.find(loop) if loop is not None else None
+        return session.clients().get(self._index) if session is not None else None

@@ -1,0 +1,289 @@
+"""State per event loop, closed with the loop.  The only place that asks for the running loop.
+
+A state ends in one of four ways.  Its owner closes it.  Or ``loop.shutdown_asyncgens()`` closes it,
+which ``asyncio.run()``, ``async_to_sync`` and pytest-asyncio call at their end.  Or its owner is
+freed, and it is closed on its loop.  Or the loop is closed bare, or freed unclosed, and the state
+is abandoned: nothing can be awaited any more, but the sockets are shut, so that no server goes on
+serving a ghost.  Nothing is patched for that.
+
+Only its loop holds a state, and the state does not hold its owner: so either may be freed first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from types import AsyncGeneratorType, MethodType
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from .native import RLock, greenlets
+
+#: Seconds until a timer that is not meant to fire; some event loops refuse longer ones.
+_NEVER_S = 10**7
+
+
+class LoopBound(Protocol):
+    """What lives on one event loop."""
+
+    async def aclose(self) -> None:
+        """Release everything; the loop runs."""
+
+    def abandon(self) -> None:
+        """Release what can be released without the loop, which is closed already."""
+
+    def shut(self) -> None:
+        """Let servers see the end of all connections, while the loop stands still."""
+
+
+S = TypeVar("S", bound=LoopBound)
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the loop that runs in this thread, or raise RuntimeError."""
+    return asyncio.get_running_loop()
+
+
+def running_loop_or_none() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs in this thread, or greenlet, if any."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    # Python knows threads only: it takes the loop of any greenlet for that of all.
+    mine = threading.get_ident()
+    return loop if not greenlets() or getattr(loop, "_thread_id", mine) == mine else None
+
+
+class _Farewell:
+    """Held by a timer of the loop alone, and so freed inside a bare ``loop.close()``."""
+
+    def __init__(self, abandon: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        self.abandon: Callable[[], None] | None = abandon
+        self._loop = weakref.ref(loop)
+        self._timer: weakref.ref[asyncio.TimerHandle] | None = None
+        self._wait(loop)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        timer = loop.call_later(_NEVER_S, self)
+        # Known weakly: the loop alone may hold what holds this.
+        with contextlib.suppress(TypeError):  # rloop's timers can't be: they wait to their end.
+            self._timer = weakref.ref(timer)
+
+    def __call__(self) -> None:
+        loop = self._loop()
+        if loop is not None and self.abandon is not None:
+            self._wait(loop)
+
+    def cancel(self) -> None:
+        """Have the loop forget this, as there is nothing to abandon any more."""
+        self.abandon = None
+        timer = self._timer() if self._timer is not None else None
+        if timer is not None:
+            timer.cancel()
+
+    def __del__(self) -> None:
+        if self.abandon is not None:
+            self.abandon()
+
+
+class _Entry(Generic[S]):
+    __slots__ = ("__weakref__", "closed", "closer", "farewell", "loop", "state")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, state: S) -> None:
+        self.loop = loop
+        self.state = state
+        self.closed = False
+        self.closer: AsyncGeneratorType[None, None] | None = None
+        self.farewell: weakref.ref[_Farewell] | None = None
+
+    def disarm(self) -> None:
+        """Let nothing be abandoned, and leave the loop untouched."""
+        farewell = self.farewell() if self.farewell is not None else None
+        if farewell is not None:
+            farewell.abandon = None
+
+    def end(self) -> None:
+        """Note that the state was closed."""
+        self.closed = True
+        farewell = self.farewell() if self.farewell is not None else None
+        if farewell is not None:
+            farewell.cancel()
+
+
+class _LeftBehind:
+    """Has servers see the end of what a thread leaves behind on loops that it does not close.
+
+    Freed where the thread ends.  asyncio's loops may be collected some time later, uvloop's never
+    are; and each may go on in another thread, where its connections are made anew.
+    """
+
+    def __init__(self) -> None:
+        self.entries: weakref.WeakSet[_Entry[Any]] = weakref.WeakSet()
+        self._pid = os.getpid()
+
+    def __del__(self) -> None:
+        # A forked child is without the threads of its parent, whose sockets it must not shut.
+        if sys.is_finalizing() or os.getpid() != self._pid:
+            return
+        for entry in tuple(self.entries):
+            if not (entry.loop.is_running() or entry.loop.is_closed()):
+                entry.state.shut()
+
+
+class _Here(threading.local):
+    """What belongs to one thread."""
+
+    def __init__(self) -> None:
+        self._left_behind = _LeftBehind()
+
+    def watch(self, entry: _Entry[Any]) -> None:
+        """Shut what the entry has, where this thread ends and leaves its loop as it is."""
+        self._left_behind.entries.add(entry)
+
+
+_here = _Here()
+
+#: Closes under way of states whose owners were freed.
+_farewells: set[asyncio.Task[None]] = set()
+
+
+class LoopStates(Generic[S]):
+    """One ``S`` per event loop, made by ``factory``, a method of the owner of all, when it is first
+    asked for.
+    """
+
+    def __init__(self, factory: Callable[[asyncio.AbstractEventLoop], S]) -> None:
+        self._factory = weakref.WeakMethod(factory)
+        # By the loop's identity.  Only the loop holds an entry, by a timer.
+        self._entries: dict[int, weakref.ref[_Entry[S]]] = {}
+        # Being closed, and not found any more; a close that was cancelled is done again.
+        self._ending: weakref.WeakSet[_Entry[S]] = weakref.WeakSet()
+        # Reentrant, as garbage may be collected, and be an entry, wherever memory is allocated.
+        self._lock = RLock()
+        owner = cast("MethodType", factory).__self__
+        self._release = weakref.finalize(owner, self._let_go)
+        self._release.atexit = False
+        self._pid = os.getpid()
+
+    def get(self) -> S:
+        """Return the state of the running loop."""
+        loop = asyncio.get_running_loop()
+        entry = self._entry(loop) or self._open(loop)
+        return entry.state
+
+    def find(self, loop: asyncio.AbstractEventLoop) -> S | None:
+        """Return the state of a loop, if it has one."""
+        entry = self._entry(loop)
+        return entry.state if entry is not None else None
+
+    def all(self) -> dict[asyncio.AbstractEventLoop, S]:
+        """Return the states of all loops."""
+        return {entry.loop: entry.state for entry in self._all_entries()}
+
+    def _entry(self, loop: asyncio.AbstractEventLoop) -> _Entry[S] | None:
+        known = self._entries.get(id(loop))
+        entry = known() if known is not None else None
+        return entry if entry is not None and entry.loop is loop else None
+
+    def _all_entries(self) -> list[_Entry[S]]:
+        with self._lock:
+            known = [one() for one in tuple(self._entries.values())]
+        return [entry for entry in known if entry is not None]
+
+    async def aclose(self) -> None:
+        """Close the state of the running loop, if it has one."""
+        loop = asyncio.get_running_loop()
+        entry = self._entry(loop)
+        # A copy, as the loops of other threads may end meanwhile.
+        ours = [one for one in tuple(self._ending) if one.loop is loop]
+        if entry is not None:
+            ours.append(entry)
+        for one in ours:
+            await self._close_whole(one)
+
+    def _let_go(self) -> None:
+        """Close everything, as the owner was freed; called wherever that was noticed."""
+        # A forked child that has not started afresh yet has nothing of its own here.
+        for entry in self._all_entries() if os.getpid() == self._pid else ():
+            # A loop that was closed this moment abandons its state.
+            with contextlib.suppress(RuntimeError):
+                entry.loop.call_soon_threadsafe(self._begin_farewell, entry)
+                if not entry.loop.is_running():
+                    # It may never run again.
+                    entry.state.shut()
+
+    def _begin_farewell(self, entry: _Entry[S]) -> None:
+        name = "channels_redis farewell of a layer"
+        task = entry.loop.create_task(self._close_whole(entry), name=name)
+        _farewells.add(task)
+        task.add_done_callback(_farewells.discard)
+
+    def inherited(self) -> list[_Entry[S]]:
+        """Return everything, in a forked child, which must keep it alive and use none of it."""
+        # The lock may be held by a thread that does not exist here.
+        entries = [*filter(None, (one() for one in self._entries.values())), *self._ending]
+        self._release.detach()
+        for entry in entries:
+            entry.disarm()
+        return entries
+
+    def _open(self, loop: asyncio.AbstractEventLoop) -> _Entry[S]:
+        factory = self._factory()
+        assert factory is not None  # Whoever asks holds the owner.
+        entry = _Entry(loop, factory(loop))
+        with self._lock:
+            alive = {key: one for key, one in self._entries.items() if one() is not None}
+            self._entries = {**alive, id(loop): weakref.ref(entry)}
+        _here.watch(entry)
+        this = weakref.ref(self)
+
+        def abandon() -> None:
+            states = this()
+            if states is not None:
+                states._forget(entry)
+                states._ending.discard(entry)
+            entry.state.abandon()
+
+        farewell = _Farewell(abandon, loop)
+        entry.farewell = weakref.ref(farewell)
+        if not getattr(loop, "_asyncgens_shutdown_called", False):
+            closer = _closer(self, entry)
+            # Runs up to the ``yield``, so that the loop knows the generator from now on.
+            with contextlib.suppress(StopIteration):
+                closer.asend(None).send(None)
+            entry.closer = cast("AsyncGeneratorType[None, None]", closer)
+        return entry
+
+    def _forget(self, entry: _Entry[S]) -> None:
+        with self._lock:
+            known = self._entries.get(id(entry.loop))
+            # Once the entry is garbage, nothing refers to it weakly any more.
+            if known is not None and known() in (entry, None):
+                del self._entries[id(entry.loop)]
+
+    async def _close_whole(self, entry: _Entry[S]) -> None:
+        await self._close(entry)
+        # Where the loop is at its end, it has begun to close it.
+        if entry.closer is not None and not entry.closer.ag_running:
+            await entry.closer.aclose()
+
+    async def _close(self, entry: _Entry[S]) -> None:
+        if entry.closed:
+            return
+        self._forget(entry)
+        self._ending.add(entry)
+        await entry.state.aclose()
+        entry.end()
+        self._ending.discard(entry)
+
+
+async def _closer(states: LoopStates[S], entry: _Entry[S]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await states._close(entry)

@@ -1,0 +1,388 @@
+"""A background thread with a long-lived event loop, for callers that have none.
+
+There is one portal per process, started on first need.  It serves the blocking face of a layer
+and calls on loops that ``async_to_sync`` makes for a single call: there each connection would
+be thrown away after one command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import contextvars
+import logging
+import os
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from asgiref.sync import AsyncToSync
+from django.core.signals import setting_changed
+
+from ..exceptions import ConnectionLost, LayerClosed
+from . import clock, fork
+from .native import RLock, Signal, get_ident, new_event_loop, signal, start_thread
+
+Loop = asyncio.AbstractEventLoop
+#: Called on the portal's loop; returns what is to be awaited there.
+Work = Callable[[], "Coroutine[Any, Any, Any] | asyncio.Future[Any]"]
+
+#: Seconds that calls under way get when the interpreter exits.
+EXIT_S = 3.0
+
+#: Seconds between two looks at whether the portal still runs, by those who wait for it.
+CHECK_S = 1.0
+
+#: Seconds after which a portal that shows no sign of life is not waited for any longer.
+SILENT_S = 10.0
+
+logger = logging.getLogger("channels_redis.sync")
+
+
+class Guest(Protocol):
+    """A layer's state on the portal's loop."""
+
+    @property
+    def receiving(self) -> bool:
+        """Whether messages come in on this loop."""
+        ...
+
+    async def retire(self) -> None:
+        """End, unless somebody uses it; called on the loop."""
+
+
+class Limit:
+    """How long a caller goes on blocking: ``limit_s`` seconds from now, which may be infinite."""
+
+    __slots__ = ("_until", "limit_s")
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._until = clock.monotonic() + limit_s
+
+    def left_s(self) -> float:
+        """Return the seconds that are left."""
+        return max(0.0, self._until - clock.monotonic())
+
+
+class Call:
+    """Something that the portal does for another thread.
+
+    ``notify()`` is called on the portal's thread, once, when there is an outcome.
+    """
+
+    __slots__ = ("_notify", "_run", "_unwanted", "_work", "outcome")
+
+    def __init__(self, work: Work, notify: Callable[[], object], run: Run) -> None:
+        self._work = work
+        self._notify = notify
+        self._run = run
+        self._unwanted = False
+        self.outcome: asyncio.Future[Any] | None = None
+
+    def begin(self) -> None:
+        """Start, on the portal's loop."""
+        self.outcome = self._started()
+
+        def ended(outcome: asyncio.Future[Any]) -> None:
+            self._run.calls.discard(self)
+            if not outcome.cancelled():
+                outcome.exception()  # Nobody may be left to look at it.
+            self._notify()
+
+        self.outcome.add_done_callback(ended)
+
+    def _started(self) -> asyncio.Future[Any]:
+        failed = self._run.loop.create_future()
+        if self._unwanted:
+            failed.cancel()
+            return failed
+        try:
+            doing = self._work()
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is the caller's)
+            failed.set_exception(error)
+            return failed
+        # A single command is a future already, and needs no task around it.
+        if isinstance(doing, asyncio.Future):
+            return doing
+        return self._run.loop.create_task(doing, name="channels_redis call")
+
+    @property
+    def done(self) -> bool:
+        """Whether there is an outcome."""
+        return self.outcome is not None and self.outcome.done()
+
+    def result(self) -> Any:
+        """Return or raise what the work did, once it is done."""
+        outcome = self.outcome
+        if outcome is not None and outcome.done() and not outcome.cancelled():
+            error = outcome.exception()
+            # What ends a thread, such as SystemExit, was not meant for the caller's.
+            if error is None or isinstance(error, Exception):
+                return outcome.result()
+        raise _lost("ended during the call")
+
+    def check(self) -> None:
+        """Raise :class:`ConnectionLost` if the portal shows no sign of life."""
+        self._run.check()
+
+    def wait(self, ended: Signal, limit: Limit) -> None:
+        """Block until ``ended`` is given; the same where the limit is reached before."""
+        while not ended.wait(min(limit.left_s(), CHECK_S)) and not self.done:
+            if limit.left_s() <= 0:
+                raise out_of_time(limit.limit_s)
+            self.check()
+
+    def cancel(self) -> None:
+        """Ask for no outcome any more, from whatever thread."""
+        self._unwanted = True
+        with contextlib.suppress(RuntimeError):  # The loop has ended, and the call with it.
+            self._run.loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self.outcome is not None:
+            self.outcome.cancel()
+
+    def give_up(self) -> None:
+        """Tell the caller that the portal has ended."""
+        self._notify()
+
+
+def _lost(what: str) -> ConnectionLost:
+    text = f"The channel layer's background thread {what}; the call may have run."
+    return ConnectionLost(text, maybe_executed=True)
+
+
+def out_of_time(limit_s: float) -> ConnectionLost:
+    """Return the error for a call that did not end in time."""
+    text = f"The call did not end within {limit_s:g} s; it may have run."
+    return ConnectionLost(text, maybe_executed=True)
+
+
+class Run:
+    """A thread, its event loop, and the calls that it does, from their start to their end."""
+
+    def __init__(self, on_end: Callable[[Run], object]) -> None:
+        """Start.  ``on_end`` is called on the thread when it takes no more calls."""
+        self.loop: Loop = new_event_loop()
+        self.calls: set[Call] = set()
+        self._on_end = on_end
+        # What callers have in their context variables must not live on in our tasks.  A new one,
+        # as the last loop may still be ending, and two threads can't be in one context at once.
+        self._context = contextvars.Context()
+        self._pid = os.getpid()
+        self._ident: int | None = None
+        self._asked_at: float | None = None
+        try:
+            self._thread = start_thread(self._serve, "channels_redis portal")
+        except RuntimeError as error:  # too late in the interpreter's exit
+            self.loop.close()
+            raise LayerClosed(
+                f"The call needs a thread, and none can be started: {error}"
+            ) from None
+
+    @property
+    def here(self) -> bool:
+        """Whether the caller is on this thread."""
+        return self._ident == get_ident()
+
+    def submit(self, work: Work, notify: Callable[[], object]) -> Call:
+        """Have work done."""
+        call = Call(work, notify, self)
+        self.calls.add(call)
+        self.call_soon(call.begin)
+        return call
+
+    def call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
+        """Call something on the loop."""
+        self.loop.call_soon_threadsafe(callback, *arguments, context=self._context)
+
+    def check(self) -> None:
+        """Ask for a sign of life; raise :class:`ConnectionLost` if one is owed for too long, or
+        can't come, as the process was forked and has no such thread.
+        """
+        if self._pid != os.getpid():
+            raise _lost("is not in this process, which was forked during the call")
+        if self._asked_at is None:
+            self._asked_at = clock.monotonic()
+            with contextlib.suppress(RuntimeError):  # Closed; its callers are told this moment.
+                self.loop.call_soon_threadsafe(self._answer)
+        elif clock.monotonic() - self._asked_at > SILENT_S:
+            raise _lost(f"has been busy with something else for {SILENT_S:g} s")
+
+    def _answer(self) -> None:
+        self._asked_at = None
+
+    def stop(self) -> None:
+        """Let calls under way end within :data:`EXIT_S`, then end loop and thread."""
+        with contextlib.suppress(RuntimeError):  # Closed.
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout=2 * EXIT_S)
+
+    def _serve(self) -> None:
+        self._ident = get_ident()
+        loop = self.loop
+        asyncio.set_event_loop(loop)
+        try:
+            self._take_calls()
+            loop.run_until_complete(_finish(self.calls))
+            # Closes the layers' states on this loop (see _loops), then what is left of tasks.
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left))
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+            for call in tuple(self.calls):
+                call.give_up()
+
+    def _take_calls(self) -> None:
+        try:
+            self.loop.run_forever()
+        except BaseException as error:  # noqa: BLE001 (SystemExit or KeyboardInterrupt)
+            logger.error("The channel layer's background thread ended: %r", error)
+        finally:
+            self._on_end(self)
+
+
+class Portal:
+    """Does work for other threads."""
+
+    def __init__(self) -> None:
+        # Reentrant, as signal handlers and finalizers may send too.
+        self._lock = RLock()
+        self._run: Run | None = None
+        self._guests: weakref.WeakSet[Guest] = weakref.WeakSet()
+
+    def serves(self, loop: Loop) -> bool:
+        """Tell whether a loop was made by ``async_to_sync`` for one call."""
+        # asgiref's own registry of these loops; without it they are served like others.
+        return loop in getattr(AsyncToSync, "loop_thread_executors", ())
+
+    def is_portal(self, loop: Loop) -> bool:
+        """Tell whether a loop is the portal's own."""
+        return self._run is not None and loop is self._run.loop
+
+    def call_soon(self, callback: Callable[[Loop], object]) -> None:
+        """Call something with the portal's loop, on it."""
+        with self._lock:
+            run = self._running()
+            run.call_soon(callback, run.loop)
+
+    def submit(self, work: Work, notify: Callable[[], object]) -> Call:
+        """Have work done on the portal's loop; ``notify`` is called on its thread at the end."""
+        # Under the lock, the end of a run comes before it or after it, and no call is left in
+        # between.
+        with self._lock:
+            return self._running().submit(work, notify)
+
+    async def run(self, work: Work, loop: Loop) -> Any:
+        """Have work done on the portal's loop; await its end on ``loop``, the running one."""
+        ended = loop.create_future()
+
+        def notify() -> None:
+            with contextlib.suppress(RuntimeError):  # Closed, and nobody waits any more.
+                loop.call_soon_threadsafe(_release, ended)
+
+        call = self.submit(work, notify)
+        try:
+            while not ended.done():
+                await asyncio.wait({ended}, timeout=CHECK_S)
+                if not ended.done():
+                    call.check()
+        except BaseException:
+            call.cancel()
+            raise
+        return call.result()
+
+    def wait(self, work: Work, limit: Limit) -> Any:
+        """Have work done on the portal's loop; block this thread, or greenlet, until its end.
+
+        Raises :class:`ConnectionLost` when the limit is reached, or the portal hangs.
+        """
+        if limit.left_s() <= 0:
+            raise out_of_time(limit.limit_s)  # Of the parts of a call, no further one is begun.
+        with signal() as ended:
+            call = self.submit(work, ended.give)
+            try:
+                call.wait(ended, limit)
+            except BaseException:  # Ctrl-C too
+                call.cancel()
+                raise
+        return call.result()
+
+    def pause(self) -> None:
+        """Stop if nobody uses the portal right now; the next call starts it again."""
+        run = self._run
+        if run is None or run.calls or any(guest.receiving for guest in list(self._guests)):
+            return
+        self.stop()
+
+    def retire_guests(self) -> None:
+        """Have all end who live here and are not in use; the next call starts them again."""
+        with self._lock:
+            for guest in list(self._guests) if self._run is not None else ():
+                self.submit(guest.retire, lambda: None)
+
+    def host(self, guest: Guest) -> None:
+        """Note who lives on the portal's loop."""
+        self._guests.add(guest)
+
+    def _after_fork(self) -> object:
+        """Forget everything, in a forked child; return what must stay alive."""
+        inherited = dict(self.__dict__)
+        self.__init__()  # type: ignore[misc]  # the one object that all modules hold
+        return inherited
+
+    def stop(self) -> None:
+        """Let calls under way end within :data:`EXIT_S`, then end loop and thread."""
+        fork.check()
+        with self._lock:
+            run = self._run
+            if run is None or run.here:
+                return
+            self._run = None
+        run.stop()
+
+    def _running(self) -> Run:
+        if self._run is None:
+            self._run = Run(self._ended)
+        return self._run
+
+    def _ended(self, run: Run) -> None:
+        with self._lock:
+            if self._run is run:
+                self._run = None
+
+
+async def _finish(calls: set[Call]) -> None:
+    under_way = [call.outcome for call in calls if call.outcome is not None]
+    if under_way:
+        _, late = await asyncio.wait(under_way, timeout=EXIT_S)
+        if late:
+            logger.warning("Gave up calls that did not end within %g s: %s", EXIT_S, len(late))
+
+
+def _release(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _setting_changed(*, setting: str, **_: Any) -> None:
+    # The layers of the old settings are thrown away unclosed; here they would live on.
+    if setting == "CHANNEL_LAYERS":
+        portal.retire_guests()
+
+
+portal = Portal()
+
+fork.watch(portal)
+if hasattr(os, "register_at_fork"):
+    # Python warns about forking with threads; an idle portal is started again when needed.
+    os.register_at_fork(before=portal.pause)
+atexit.register(portal.stop)
+setting_changed.connect(_setting_changed)

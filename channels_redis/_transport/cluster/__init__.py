@@ -1,0 +1,1 @@
+"""Redis Cluster: the map of the slots, and commands and topics that follow it."""

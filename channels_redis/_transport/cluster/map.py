@@ -1,0 +1,232 @@
+"""The map of a cluster's slots: learnt when it is first needed, and again whenever it may be old.
+
+It is asked for anew whenever something hints at a change: a redirection, a lost connection, a
+subscription that the server dropped, a refusal; and again and again while anything is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol
+
+from redis.exceptions import RedisError
+
+from ..._format.slots import SLOTS, Address, Owners, Ranges, owners_of
+from ..._runtime import clock
+from ..._runtime.tasks import begun, ignore, turn
+from ..._watch.outages import Health
+from ...exceptions import ConfigurationError, ConnectionLost
+from ..node import backoff_s
+from ..wire import Loop
+from .survey import Chart, first_good
+
+#: Between two questions for the map, at least.
+PAUSE_S = 0.05
+
+
+class Surveyor(Protocol):
+    """Who needs the map."""
+
+    def whom_to_ask(self) -> Iterator[Callable[[], Awaitable[Chart]]]:
+        """Return the servers to ask, the most promising first."""
+        ...
+
+    def map_changed(self) -> None:
+        """Go by the new map."""
+
+    def map_learnt(self) -> None:
+        """Place what waited for the map, changed or not."""
+
+    def map_refused(self, error: ConfigurationError) -> None:
+        """Raise in those who wait for it, as no retry will help."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something can't be placed by the present map."""
+        ...
+
+
+class SlotMap:
+    """Who serves which slot, as far as is known."""
+
+    def __init__(self, surveyor: Surveyor, health: Health, loop: Loop) -> None:
+        self._surveyor = surveyor
+        self._health = health
+        self._loop = loop
+        self.owners: Owners = [None] * SLOTS
+        #: All that serve slots.
+        self.primaries: tuple[Address, ...] = ()
+        self._complete = False
+        self.known = False
+        # What the owners were made of, unless some were assigned since: it is many times
+        # smaller, and compared whenever somebody was asked.
+        self._ranges: Ranges | None = None
+        #: Whether the servers have sharded Pub/Sub, as the first one that was asked says.
+        self.sharded = True
+        self._suffering = False
+        self._suspicious: set[object] = set()
+        self._outcome: asyncio.Future[None] | None = None
+        self._stale = False
+        self._failures = 0
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def assign(self, slot: int, address: Address) -> bool:
+        """Note who serves a slot; tell whether that is new."""
+        if self.owners[slot] == address:
+            return False
+        self.owners[slot] = address
+        self.primaries = _primaries(self.owners)
+        self._ranges = None
+        return True
+
+    def stale(self) -> None:
+        """Have the map asked for, soon."""
+        self._stale = True
+        if self._task is None and not self._closed:
+            name = f"channels_redis map of {self._health.node}"
+            self._task = begun(self._run(), self._loop, name)
+
+    def suffer(self, reason: str) -> None:
+        """Take note that the cluster, or a part of it, serves nobody, until a map shows it well."""
+        self._suffering = True
+        self._health.lost(self, reason)
+
+    def suspect(self, user: object) -> None:
+        """Ask for the map, again and again until :meth:`trust` is called for the same user."""
+        self._suspicious.add(user)
+        self.stale()
+
+    def trust(self, user: object) -> None:
+        """Note that a user has had its answer, or waits for it no more."""
+        self._suspicious.discard(user)
+
+    async def ready(self) -> None:
+        """Return when the map is known; raise why it could not be learnt just now."""
+        if self.known:
+            return
+        if self._closed:
+            raise self.lost("the layer was closed")
+        if self._outcome is None:
+            self._outcome = self._loop.create_future()
+            self._outcome.add_done_callback(ignore)
+        outcome = self._outcome
+        self.stale()
+        await asyncio.wait({outcome})
+        outcome.result()
+
+    async def wait_until_known(self, limit_s: float | None) -> None:
+        """Return when the map is known; raise :class:`ConnectionLost` after ``limit_s`` seconds,
+        :class:`ConfigurationError` where no retry will help.
+        """
+        deadline = clock.monotonic() + limit_s if limit_s is not None else None
+        while not self.known:
+            left_s = deadline - clock.monotonic() if deadline is not None else None
+            try:
+                await asyncio.wait_for(self.ready(), left_s)
+            except asyncio.TimeoutError:
+                raise self.lost("its servers do not answer") from None
+            except (RedisError, OSError) as error:
+                if self._closed or (deadline is not None and clock.monotonic() >= deadline):
+                    raise self.lost(str(error)) from error
+
+    def lost(self, reason: str, *, maybe_executed: bool = False) -> ConnectionLost:
+        """Return the error for a command that is not written any more."""
+        fate = "it may have run" if maybe_executed else "it did not run"
+        return ConnectionLost(
+            self._health.located(reason, f"the command was given up ({fate})"),
+            maybe_executed=maybe_executed,
+        )
+
+    async def aclose(self) -> None:
+        """End the task; fail those who wait."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        self._resolve(self.lost("the layer was closed"))
+        self._health.gone(self)
+
+    def abandon(self) -> None:
+        """Let go after the loop was closed without warning."""
+        self._closed = True
+        self._health.gone(self)
+
+    async def _run(self) -> None:
+        try:
+            await turn()
+            while self._stale or self._surveyor.waiting or self._troubled:
+                self._stale = False
+                await self._learn()
+                pause_s = backoff_s(self._failures - 1) if self._failures else PAUSE_S
+                await asyncio.sleep(pause_s)
+            self._task = None
+        except asyncio.CancelledError:
+            self._task = None
+            # A foreign cancellation (asyncio.run() at its end) leaves nobody without a map.
+            if self._outcome is not None or self._surveyor.waiting:
+                self.stale()
+            raise
+
+    @property
+    def _troubled(self) -> bool:
+        return self._health.down or bool(self._suspicious)
+
+    async def _learn(self) -> None:
+        """Ask once for the map, and take it."""
+        try:
+            chart = await first_good(self._surveyor.whom_to_ask(), self._loop)
+        except ConfigurationError as error:
+            self._failures += 1
+            self._health.secrets.error(error)
+            if self._health.proven:
+                self.suffer(str(error))
+            else:
+                self._surveyor.map_refused(error)
+            self._resolve(error)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the map is asked for again)
+            self._failures += 1
+            self._health.secrets.error(error)
+            self.suffer(str(error))
+            self._resolve(error)
+        else:
+            self._adopt(chart)
+            # While something is lost, the question is asked again, but less and less often.
+            self._failures = self._failures + 1 if self._troubled else 0
+
+    def _adopt(self, chart: Chart) -> None:
+        if not self.known:
+            self.sharded = chart.sharded
+        changed = chart.ranges != self._ranges and self._draw(chart.ranges)
+        self.known = True
+        self._resolve(None)
+        if changed:
+            self._surveyor.map_changed()
+        self._surveyor.map_learnt()
+        # A server that was lost may have left, so that nobody else says when all is well again.
+        lost = self._suffering or (self._health.down and self._health.proven)
+        if lost and chart.healthy and self._complete:
+            self._suffering = False
+            self._health.works(self)
+
+    def _draw(self, ranges: Ranges) -> bool:
+        """Take over who serves what; tell whether any slot has another server."""
+        before, self.owners = self.owners, owners_of(ranges)
+        self.primaries = _primaries(self.owners)
+        self._complete = None not in self.owners
+        self._ranges = ranges
+        return self.owners != before
+
+    def _resolve(self, error: Exception | None) -> None:
+        outcome, self._outcome = self._outcome, None
+        if outcome is None:
+            return
+        if error is None:
+            outcome.set_result(None)
+        else:
+            outcome.set_exception(error)
+
+
+def _primaries(owners: Owners) -> tuple[Address, ...]:
+    return tuple(dict.fromkeys(filter(None, owners)))

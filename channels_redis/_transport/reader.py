@@ -1,0 +1,487 @@
+"""The reader of one queue on one shard: pop, block, hand over, put back.
+
+It has a connection of its own, and :mod:`.pops` tells what to ask on it.  A blocking pop is never
+cancelled: whoever wants the reader to end has the server unblock it, and what it answers is
+still handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections import deque
+from functools import partial
+from typing import Any, Protocol
+
+from redis.exceptions import ConnectionError, RedisError
+
+from .._runtime import clock
+from .._runtime.tasks import BREATH_S, Deadline, begun, turn
+from ..exceptions import ConfigurationError, ConnectionLost, WrongKeyType
+from . import scripts
+from .commands import Commands
+from .multiplexer import SUSPICIOUS_S
+from .node import RENEW_S, Node, Redirected, backoff_s
+from .packing import pack
+from .pops import DEPTH, Popped, Pops, Reply
+from .probe import await_life
+from .wire import NO_ANSWER, Loop, Wire
+
+#: How long a message of a general channel waits for the receive() that comes back.
+HOLD_S = 0.1
+#: How long a stopped reader waits for its last reply before it closes the socket.
+STOP_S = 0.5
+#: Between two looks at a key that holds no queue.
+UNREADABLE_S = 0.5
+#: Between two looks at what else has come from a loop that stands still.
+RETRY_S = 0.005
+#: Between a redirection and the next dial.
+REDIRECTED_S = 0.01
+
+
+class QueueOwner(Protocol):
+    """The local end of a queue, which the reader serves."""
+
+    key: str
+    expiry_s: float
+    #: How long a pop may wait on the server; None for half of ``command_timeout_s``.
+    block_s: float | None
+    #: Whether only this process reads the queue.
+    specific: bool
+
+    def demand(self) -> int:
+        """Return how many receivers wait."""
+        ...
+
+    def limit(self) -> int:
+        """Return how many messages there is use or room for."""
+        ...
+
+    def deliver(self, reader: QueueReader, messages: list[Popped], running: Loop | None) -> None:
+        """Take popped messages over; ``running`` is the event loop that runs in this thread."""
+
+    def dropped(self, reason: str, count: int) -> None:
+        """Count messages that will not be delivered."""
+
+    def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
+        """Hand back what it delivered ``before`` and nobody took; tell whether more is left."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Raise ``error`` in those who wait: no retry will help."""
+
+    def unreadable(self, error: WrongKeyType) -> None:
+        """Raise ``error`` in those who wait: it is this queue's alone, and may be over soon."""
+
+    def ended(self, reader: QueueReader) -> None:
+        """Note the end of a reader, and start another if somebody waits by now."""
+
+
+class QueueReader:
+    """A supervised task that pops while anybody waits, and survives every loss."""
+
+    def __init__(self, owner: QueueOwner, node: Node, commands: Commands, loop: Loop) -> None:
+        self._owner = owner
+        self._node = node
+        self._commands = commands
+        self.loop = loop
+        # In a cluster, what waits at a server from which the slot is moving away hears nothing.
+        block_s = owner.block_s or node.command_timeout_s / 2
+        self._block_s = 1 if node.in_cluster else max(1, int(block_s))
+        limit_s = max(self._block_s + 1.0, node.command_timeout_s * 0.9)
+        grace_s = min(1.0, node.command_timeout_s / 10)
+        self._deadlines = [Deadline(loop, limit_s, self._unanswered, grace_s)]
+        if node.in_cluster:
+            doubt_s, suspect = self._block_s + SUSPICIOUS_S, partial(node.suspect, self)
+            self._deadlines.append(Deadline(loop, doubt_s, suspect, grace_s=0))
+        self._wire: Wire | None = None
+        self._client_id: int | None = None
+        self._pops = Pops(owner.key, owner.expiry_s, self._block_s, specific=owner.specific)
+        #: What was popped and is still to be delivered.
+        self._popped: deque[Popped] = deque()
+        self._trouble: Exception | None = None
+        self._failures = 0
+        self._stopping = False
+        self._freed = False
+        self._deserted = False
+        self._renewal = ""
+        self._poked: asyncio.Future[None] | None = None
+        self._hold: asyncio.TimerHandle | None = None
+        self._returning: asyncio.Task[None] | None = None
+        self._unblocking: asyncio.Task[None] | None = None
+        self._helpers: set[asyncio.Task[None]] = set()
+        name = f"channels_redis reader {owner.key}"
+        self.task = begun(self._run(), loop, name)
+        node.users.add(self)
+
+    @property
+    def descriptor(self) -> int | None:
+        """The file descriptor of the connection, if there is one."""
+        return self._wire.descriptor if self._wire is not None else None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody wants messages from here, or what was popped has to go back."""
+        return self._owner.demand() > 0 or self._holds
+
+    @property
+    def _leaving(self) -> bool:
+        return self._stopping or self._deserted
+
+    @property
+    def _holds(self) -> bool:
+        """Whether there is what nobody here takes, and what is not back in its queue yet."""
+        if self._returning is not None and not self._returning.done():
+            return True
+        return self._hold is not None
+
+    def poke(self, running: Loop) -> None:
+        """Tell the reader that somebody waits; ``running`` is the caller's loop.
+
+        Raises RuntimeError if the reader's loop was closed.
+        """
+        if self._poked is None:
+            return
+        if running is self.loop:
+            self._wake()
+        else:
+            self.loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if self._poked is not None and not self._poked.done():
+            self._poked.set_result(None)
+
+    def renew(self, reason: str) -> None:
+        """Go to whatever server the topology names now, once what was popped has arrived."""
+        if self._wire is not None:
+            self._renewal = reason
+            self.loop.call_later(RENEW_S, self._wire.abort, reason)
+
+    def stop(self) -> None:
+        """Make the reader end soon, and lose nothing.  Call it on the reader's loop."""
+        if self._stopping:
+            return
+        self._stopping = True
+        if self._pops.pending and self._wire is not None:
+            self._unblocking = self._help(self._unblock(self._wire), "unblock")
+        else:
+            self.task.cancel()
+
+    async def aclose(self) -> None:
+        """Stop the reader and wait for its end."""
+        self.stop()
+        await asyncio.wait({self.task})
+
+    def desert(self) -> None:
+        """End when the reader's loop, which stands still, runs again; and deliver what it has."""
+        self._deserted = True
+        self._deliver_popped(None)
+        with contextlib.suppress(RuntimeError):  # Closed this moment.
+            self.loop.call_soon_threadsafe(self._wake)
+
+    async def let_go(self, commands: Commands) -> None:
+        """Have the server end the pops of a deserted reader, asked from another loop: what they
+        bring would lie in the socket of a loop that may never run again.
+        """
+        wire, client_id = self._wire, self._client_id
+        if wire is None:
+            return
+        # Else there is no name, or no server, by which to ask.
+        asked = client_id is not None and not self._node.in_cluster
+        if not (asked and await _unblock_all(commands, client_id)):
+            wire.shut()
+        if self._owner.specific:
+            await self._read_elsewhere(wire)
+
+    async def _read_elsewhere(self, wire: Wire) -> None:
+        """Take what the last pops of a loop that stands still have brought into its socket.
+
+        A message may have come there before anybody else received in this process.
+        """
+        for _ in range(int(STOP_S / RETRY_S)):
+            if self.loop.is_running():
+                return  # It reads for itself again, and delivers.
+            for reply in wire.arrived_unread():
+                self._take(self._pops.take(reply, clock.monotonic()))
+            self._deliver_popped(None)
+            if not self._pops.pending:
+                break
+            await asyncio.sleep(RETRY_S)
+        if not self.loop.is_running():
+            wire.shut()
+
+    def abandon(self) -> None:
+        """Let go after the loop was closed without warning; what was popped stays."""
+        self._stopping = True
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            for reply in wire.arrived():
+                with contextlib.suppress(RuntimeError):  # of timers, as the loop is closed
+                    self._take(self._pops.take(reply, clock.monotonic()))
+            wire.abandon()
+        self._deliver_popped(None)
+        self._helpers.clear()
+        self._node.health.gone(self)
+        self._owner.ended(self)
+
+    async def _run(self) -> None:
+        try:
+            await turn()
+            while self._pops.pending or await self._wait_for_demand():
+                await self._work()
+            if self._failures and not self._leaving:
+                # Nobody waits for the end of the outage any more, and somebody has to tell of it.
+                await_life(self._commands)
+        except ConfigurationError as error:
+            self._owner.failed(error)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+        except GeneratorExit:
+            # Freed together with its loop, on which nothing can be awaited.
+            self._freed = True
+            raise
+        finally:
+            if not (self._freed or self.loop.is_closed()):
+                await self._finish()
+
+    async def _wait_for_demand(self) -> bool:
+        """Wait for somebody who wants a message; False when nobody has come for a while."""
+        if not self._leaving and not self._owner.demand():
+            self._poked = self.loop.create_future()
+            # Looked at again after the future is there: others join from other threads.
+            if not self._owner.demand():
+                await asyncio.wait({self._poked}, timeout=self._block_s)
+            self._poked = None
+        return not self._leaving and self.wanted
+
+    async def _work(self) -> None:
+        """Do one round of popping, on a new connection if need be."""
+        try:
+            if self._wire is None:
+                await self._connect()
+            elif self._renewal and not self._pops.pending:
+                raise ConnectionError(self._renewal)
+            else:
+                await self._pop(self._wire)
+        except ConfigurationError:
+            raise
+        except WrongKeyType as error:
+            self._trouble = None
+            self._owner.unreadable(error)
+            await asyncio.sleep(UNREADABLE_S)
+        except Redirected:
+            await self._disconnect()
+            # Two servers that send us back and forth must not keep us busy.
+            await asyncio.sleep(REDIRECTED_S)
+        except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
+            if not self._leaving:
+                self._failures += 1
+                self._node.health.lost(self, str(error))
+            await self._disconnect()
+
+    async def _connect(self) -> None:
+        self._renewal = ""
+        if self._failures:
+            await self._node.pause(backoff_s(self._failures - 1))
+        wire = self._wire = await self._node.dial()
+        self._pops.reset(asking=self._node.asking)
+        if wire.health_check_s:
+            # The end of a blocking pop, and the next one, show life to both sides.
+            self._block_s = max(1, int(min(self._block_s, wire.health_check_s)))
+            self._pops.block_for(self._block_s)
+        client_id = await wire.ask("CLIENT", "ID")
+        self._client_id = client_id if isinstance(client_id, int) else None
+        wire.renewed = self._authenticate
+
+    def _authenticate(self, command: bytes) -> None:
+        """Present new credentials; the server looks at them when the present pop has ended."""
+        if self._wire is not None:
+            self._wire.write(command)
+            self._pops.expect_consent()
+
+    async def _disconnect(self) -> None:
+        wire, self._wire = self._wire, None
+        self._pops.reset()
+        self._trouble = None
+        for deadline in self._deadlines:
+            deadline.cancel()
+        if wire is not None:
+            await wire.close()
+
+    async def _pop(self, wire: Wire) -> None:
+        """See to it that pops are on their way, and take one reply."""
+        if self._returning is not None:
+            # What went back is older than what a pop would bring now.
+            await asyncio.wait({self._returning})
+            self._returning = None
+        leaving = self._leaving or self._trouble or self._renewal
+        if not leaving and self._owner.demand():
+            asked = self._pops.ask(self._owner.limit())
+            if asked:
+                wire.write(asked)
+        if self._pops.pending:
+            reply = await self._reply_in_time(wire)
+            self._take(self._pops.take(reply, clock.monotonic()))
+            await self._deliver_in_turns(wire)
+        if self._trouble and not self._pops.pending:
+            raise self._trouble
+
+    async def _reply_in_time(self, wire: Wire) -> Any:
+        for deadline in self._deadlines:
+            deadline.begin()
+        try:
+            return await self._reply(wire)
+        finally:
+            for deadline in self._deadlines:
+                deadline.end()
+            self._node.trust(self)
+
+    def _unanswered(self) -> None:
+        if self._wire is not None:
+            self._wire.abort(NO_ANSWER)
+
+    async def _reply(self, wire: Wire) -> Any:
+        """Read a reply.  A cancellation stops the reader, but not before it has its replies."""
+        while True:
+            try:
+                return await wire.read()
+            except asyncio.CancelledError:
+                if self._stopping:
+                    wire.abort()
+                self.stop()
+
+    def _take(self, reply: Reply) -> None:
+        """Take over what a reply brought, before anything else is awaited."""
+        if reply.error is not None:
+            # Other replies may be on their way and bring messages: they are read first.
+            explained = self._node.explain(reply.error)
+            if explained is reply.error:
+                explained = scripts.told(explained, self._owner.key)
+            lost = explained is reply.error
+            self._trouble = ConnectionError(str(reply.error)) if lost else explained
+            if not isinstance(explained, WrongKeyType):
+                return
+        if self._failures or not self._node.health.settled:
+            self._failures = 0
+            self._node.health.works(self)
+        if reply.expired:
+            self._owner.dropped("expired", reply.expired)
+        if reply.messages:
+            self._node.tally.received += len(reply.messages)
+            if self._owner.specific:
+                self._popped.extend(reply.messages)
+            else:
+                self._hold_for_receivers(reply.messages)
+
+    async def _deliver_in_turns(self, wire: Wire) -> None:
+        """Put what was popped into mailboxes.  Decoding may take long, or be the user's code."""
+        while self._deliver_popped(self.loop, BREATH_S):
+            try:
+                await turn()
+            except asyncio.CancelledError:
+                # As in _reply(): what is on its way has to arrive first.
+                if self._stopping:
+                    wire.abort()
+                self.stop()
+
+    def _deliver_popped(self, running: Loop | None, limit_s: float = math.inf) -> bool:
+        """Put what was popped into mailboxes; tell whether ``limit_s`` seconds are over."""
+        end = clock.monotonic() + limit_s
+        while self._popped:
+            self._owner.deliver(self, [self._popped.popleft()], running)
+            if clock.monotonic() >= end:
+                return True
+        return False
+
+    def _hold_for_receivers(self, messages: list[Popped]) -> None:
+        self._owner.deliver(self, messages, self.loop)
+        if self._hold is None:
+            self._hold = self.loop.call_later(HOLD_S, self._give_back)
+
+    def _give_back(self) -> None:
+        """Return to the queue what nobody has taken for a while, so that others can."""
+        # A loop's timers may be early by as much as its clock is coarse: a millisecond in uvloop.
+        age_s = 0 if self._stopping else 0.95 * HOLD_S
+        held, more = self._owner.reclaim(self, clock.monotonic() - age_s)
+        self._hold = self.loop.call_later(HOLD_S / 2, self._give_back) if more else None
+        if held:
+            owner = self._owner
+            sending = scripts.put_back(self._commands, owner.key, owner.expiry_s, held)
+            self._returning = self._help(self._put_back(held, sending), "put back")
+
+    async def _put_back(self, held: list[Popped], sending: asyncio.Future[Any]) -> None:
+        owner = self._owner
+        try:
+            await turn()
+            await asyncio.shield(sending)
+        except (RedisError, ConfigurationError) as error:
+            maybe_executed = isinstance(error, ConnectionLost) and error.maybe_executed
+            if maybe_executed or self._stopping:
+                owner.dropped("put_back", len(held))
+            else:
+                # Not in the queue, for certain; so it may wait here, and try again later.
+                self._hold_for_receivers(held)
+        except asyncio.CancelledError:
+            await asyncio.wait({sending}, timeout=STOP_S)
+            sending.cancel()
+            if sending.cancelled() or sending.exception() is not None:
+                owner.dropped("put_back", len(held))
+            raise
+
+    async def _unblock(self, wire: Wire) -> None:
+        """Make the server answer the blocking pop now; close the socket if it does not."""
+        limit = self.loop.call_later(STOP_S, wire.abort)
+        server = self._node.same_server(self._commands)
+        try:
+            await turn()
+            while self._pops.pending and self._client_id is not None:
+                command = pack("CLIENT", "UNBLOCK", self._client_id)
+                if not await server.call(command):
+                    # Not blocked yet, or not any more: so again, until all have answered.
+                    await asyncio.sleep(0.002)
+        except (RedisError, ConfigurationError):
+            pass
+        finally:
+            limit.cancel()
+            if self._pops.pending:
+                wire.abort()
+
+    def _help(self, coroutine: Any, purpose: str) -> asyncio.Task[None]:
+        name = f"channels_redis {purpose} {self._owner.key}"
+        task: asyncio.Task[None] = begun(coroutine, self.loop, name)
+        self._helpers.add(task)
+        task.add_done_callback(self._helpers.discard)
+        return task
+
+    async def _finish(self) -> None:
+        self._stopping = True
+        self._deliver_popped(self.loop)
+        try:
+            if self._hold is not None:
+                self._hold.cancel()
+                self._give_back()
+            await self._disconnect()
+            if self._unblocking is not None:
+                self._unblocking.cancel()
+            if self._helpers:
+                await asyncio.wait(self._helpers, timeout=STOP_S)
+            for late in self._helpers:
+                late.cancel()
+            if self._helpers:
+                await asyncio.wait(self._helpers)
+        finally:
+            self._node.health.gone(self)
+            self._owner.ended(self)
+
+
+async def _unblock_all(commands: Commands, client_id: int | None) -> bool:
+    """Have the server answer all pops of a connection; tell whether it did."""
+    try:
+        for _ in range(DEPTH):
+            if not await commands.call(pack("CLIENT", "UNBLOCK", client_id or 0)):
+                break
+    except (RedisError, ConfigurationError):
+        return False
+    return True

@@ -1,0 +1,133 @@
+"""One entry of ``hosts`` as one event loop sees it: what sends about a key, where to dial for it.
+
+The entry stands for one server here, which may be whichever primary the Sentinels name.  What
+stands for a cluster is in :mod:`.cluster`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from .._format.slots import Served
+from .commands import Commands
+from .multiplexer import Multiplexer
+from .node import Node
+from .packing import pack
+from .sentinels import SentinelWatch, watch_sentinels
+from .wire import Loop
+
+
+class Shard(Protocol):
+    """What a session needs of an entry of ``hosts``."""
+
+    @property
+    def pending(self) -> int:
+        """Number of commands that wait for their replies."""
+        ...
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The file descriptors of all connections made here."""
+        ...
+
+    def commands(self, key: bytes | str) -> Commands:
+        """Return what sends commands about a key."""
+        ...
+
+    def node(self, key: bytes | str) -> Node:
+        """Return where to dial for a key."""
+        ...
+
+    def served(self) -> Served:
+        """Return who serves which key just now, as far as is known."""
+        ...
+
+    def publish(self, topic: str, payload: bytes) -> Awaitable[Any]:
+        """Publish something."""
+        ...
+
+    async def everywhere(self) -> list[Commands]:
+        """Return what sends to each server that has keys."""
+        ...
+
+    async def rest(self, *, alone: bool) -> None:
+        """Close the connections for commands that nobody needs just now; and what is there for
+        the sake of others, where they are ``alone``.
+        """
+
+    async def aclose(self) -> None:
+        """End all tasks and connections."""
+
+    def abandon(self) -> None:
+        """Let go after the loop was closed without warning."""
+
+
+class SingleServer:
+    """A server that has all keys.  ``make_node`` is told what to call at the first connection."""
+
+    def __init__(self, make_node: Callable[[Callable[[Node], None]], Node], loop: Loop) -> None:
+        self._loop = loop
+        self._node = make_node(self._watch_sentinels)
+        self._multiplexer = Multiplexer(self._node, loop)
+        self._watch: SentinelWatch | None = None
+
+    @property
+    def pending(self) -> int:
+        """Number of commands that wait for their replies."""
+        return self._multiplexer.pending
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The file descriptors of all connections made here."""
+        found = [user.descriptor for user in self._users()]
+        return [descriptor for descriptor in found if descriptor is not None]
+
+    def commands(self, key: bytes | str) -> Commands:
+        """Return what sends commands about a key."""
+        return self._multiplexer
+
+    def node(self, key: bytes | str) -> Node:
+        """Return where to dial for a key."""
+        return self._node
+
+    def served(self) -> Served:
+        """Return that one server serves all keys, whichever it is."""
+        return Served()
+
+    def publish(self, topic: str | bytes, payload: bytes) -> asyncio.Future[Any]:
+        """Publish something."""
+        reply = self._multiplexer.call(pack(b"PUBLISH", topic, payload))
+        self._multiplexer.push()
+        return reply
+
+    async def everywhere(self) -> list[Commands]:
+        """Return what sends to each server that has keys."""
+        return [self._multiplexer]
+
+    def _users(self) -> list[Multiplexer | SentinelWatch]:
+        return [self._multiplexer, *([self._watch] if self._watch is not None else [])]
+
+    def _watch_sentinels(self, node: Node) -> None:
+        self._watch = watch_sentinels(node, self._loop)
+
+    async def rest(self, *, alone: bool) -> None:
+        """Close the connection for commands, unless somebody needs it, and with it the watch."""
+        await self._multiplexer.rest()
+        if alone and self._watch is not None and not self._multiplexer.connected:
+            watch, self._watch = self._watch, None
+            self._node.tell_next_dial(self._watch_sentinels)
+            await watch.aclose()
+
+    async def aclose(self) -> None:
+        """End all tasks and connections."""
+        await asyncio.gather(*[user.aclose() for user in self._users()])
+
+    def abandon(self) -> None:
+        """Let go after the loop was closed without warning."""
+        try:
+            self._multiplexer.abandon()
+        finally:
+            if self._watch is not None:
+                self._watch.abandon()

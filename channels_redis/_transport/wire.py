@@ -1,0 +1,397 @@
+"""One connection, taken from a redis-py pool and then driven by the layer itself.
+
+redis-py's connection objects bring TLS, authentication, Sentinel and the parser; the layer
+owns the timing.  Nothing but this module and :mod:`.replies` touches their private parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio import RedisCluster
+from redis.asyncio.connection import SSLConnection
+from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection
+from redis.exceptions import (
+    ConnectionError,
+    InvalidResponse,
+    ResponseError,
+)
+
+from .. import utils
+from .._config.secrets import Secrets
+from .._runtime.tasks import Deadline, ended, started
+from .credentials import Credentials, renewals_of
+from .foreign import ForeignStream, is_stream
+from .packing import pack
+from .refusals import error_reply, handshake_error, loss
+from .replies import ERROR_REPLIES, UNASKED, Replies, Take, is_unasked, short_way, take_push
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from redis.asyncio.connection import AbstractConnection, ConnectionPool
+
+Loop = asyncio.AbstractEventLoop
+
+#: Why a connection was given up whose server has been silent for too long.
+NO_ANSWER = "no answer within the time-out"
+
+#: How long a handshake over TLS may go on that nobody wants any more.  Where it is cancelled as it
+#: succeeds, asyncio says TLS's farewell in the background, and the loop may end before that does.
+_HANDSHAKE_S = 1.0
+
+#: How reading shows that a connection is lost: its end, what is no reply, a pool that was closed.
+_LOSSES = (ConnectionError, InvalidResponse, OSError, EOFError, AttributeError, ValueError)
+
+#: How long a server that closes new connections may take to say why.
+_LAST_WORDS_S = 0.5
+
+
+class Wire:
+    """A live connection: writes without waiting, reads reply after reply.
+
+    One task reads.  A cancelled read loses nothing: the next one goes on where it stopped.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_connection",
+        "_deadline_s",
+        "_foreign",
+        "_loop",
+        "_pool",
+        "_read_response",
+        "_reason",
+        "_replies",
+        "_secrets",
+        "_settings",
+        "_transport",
+        "renewed",
+    )
+
+    def __init__(
+        self, connection: AbstractConnection, pool: ConnectionPool, loop: Loop, deadline_s: float
+    ) -> None:
+        self._connection = connection
+        self._pool = pool
+        self._loop = loop
+        self._deadline_s = deadline_s
+        self._reason = ""
+        self._secrets = secrets_of(pool)
+        self._foreign = None
+        if not is_stream(connection):
+            self._foreign = ForeignStream(connection, loop, self._secrets)
+        self._replies = self._foreign or short_way(connection, loop, self._secrets)
+        self._read_response = _reading_method(connection)
+        self._settings = (connection.socket_timeout, connection.health_check_interval)
+        parser: Any = connection._parser
+        if hasattr(parser, "handle_push_response"):
+            parser.handle_push_response = take_push
+        # Time-outs and health checks of redis-py would read from under our reading task.
+        connection.socket_timeout = None
+        connection.health_check_interval = 0
+        connection.set_re_auth_token(None)  # type: ignore[arg-type]  # it has just told the newest
+        #: What presents new credentials, as a packed command, in its place among the others.
+        self.renewed: Callable[[bytes], None] | None = None
+        self._transport: Any = self._foreign
+        if self._foreign is None:
+            assert connection._writer is not None
+            self._transport = connection._writer.transport
+
+    @classmethod
+    async def open(cls, pool: ConnectionPool, loop: Loop, deadline_s: float) -> Wire:
+        """Take a connected connection from the pool.
+
+        Raises what redis-py raises, and ``redis.exceptions.ConnectionError`` after
+        ``deadline_s`` seconds: a frozen server accepts connections and never answers.
+        """
+        renewals = renewals_of(pool.connection_kwargs.get("credential_provider"))
+        known = renewals.latest if renewals is not None else None
+        dialling = pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's annotations
+        dial: asyncio.Task[Any] = started(dialling, loop, "channels_redis dial")
+        try:
+            await asyncio.wait({dial}, timeout=deadline_s)
+        except asyncio.CancelledError:
+            await _undo(dial, pool)
+            raise
+        if not dial.done():
+            await _undo(dial, pool)
+            raise ConnectionError(f"no answer to the handshake within {deadline_s:g} s")
+        if dial.cancelled():
+            raise ConnectionError("the connection was given up")
+        error = dial.exception()
+        if error is not None:
+            raise handshake_error(error, secrets_of(pool))
+        connection = dial.result()
+        if not connection.is_connected:
+            await pool.release(connection)
+            raise ConnectionError("the connection broke during the handshake")
+        wire = cls(connection, pool, loop, deadline_s)
+        if renewals is not None:
+            renewals.tell(wire)
+            if renewals.latest is not None and renewals.latest is not known:
+                await wire._authenticate(renewals.latest)
+        return wire
+
+    async def _authenticate(self, credentials: Credentials) -> None:
+        """Present credentials that came during the handshake."""
+        try:
+            reply = await self.ask("AUTH", *credentials)
+            if isinstance(reply, Exception):
+                raise reply
+        except BaseException:
+            await self.close()
+            raise
+
+    def take_token(self, token: Any, credentials: Credentials) -> None:
+        """Present new credentials to the server, if the user of this connection knows how.
+
+        Called from any thread.  redis-py presents them on the other connections of the pool, as
+        each is given back.
+        """
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            self._loop.call_soon_threadsafe(self._present, token, pack("AUTH", *credentials))
+
+    def _present(self, token: Any, command: bytes) -> None:
+        for connection in _connections(self._pool):
+            connection.set_re_auth_token(token)
+        if self.renewed is not None and not self.lost:
+            self.renewed(command)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is known to be closed."""
+        return self._transport.is_closing() or not self._connection.is_connected
+
+    @property
+    def socket_timeout_s(self) -> float | None:
+        """How long the user lets an ordinary command wait for its reply; None for no limit."""
+        limit_s: float | None = self._settings[0]
+        return limit_s or None
+
+    @property
+    def health_check_s(self) -> float:
+        """Seconds of silence after which the user wants a sign of life; 0 for none."""
+        interval_s: float = self._settings[1] or 0
+        return interval_s
+
+    @property
+    def descriptor(self) -> int | None:
+        """The file descriptor of the socket, while it is open."""
+        return _descriptor(self._transport)
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the transport.  Does nothing on a lost connection: reading tells."""
+        if not self.lost:
+            self._transport.write(data)
+
+    async def read(self) -> Any:
+        """Return the next reply; an error reply is returned, not raised.
+
+        Raises ``redis.exceptions.ConnectionError`` when the connection is lost.
+        """
+        try:
+            if self._replies is not None:
+                return await self._replies.read()
+            reply = UNASKED
+            while is_unasked(reply):
+                reply = await self._read_response(
+                    disable_decoding=True, disconnect_on_error=False, push_request=True
+                )
+            return reply
+        except (ResponseError, *ERROR_REPLIES) as reply:
+            return error_reply(reply, self._secrets)
+        except _LOSSES as error:
+            lost = error
+        # Raised outside of the except block: what led to it may quote the server.
+        raise loss(lost, self._reason, self._secrets)
+
+    def arrived(self) -> list[Any]:
+        """Return the replies that nobody has read and that need no wait."""
+        return self._replies.arrived() if self._replies is not None else []
+
+    def arrived_unread(self) -> list[Any]:
+        """The same with what lies in the socket, as far as it can be read here: not TLS, and not
+        without hiredis.  Only while the loop of this connection stands still.
+        """
+        replies, descriptor = self._replies, self.descriptor
+        is_plain = self._transport.get_extra_info("ssl_object") is None
+        if isinstance(replies, Replies) and descriptor is not None and is_plain:
+            replies.read_socket(descriptor)
+        return self.arrived()
+
+    async def hand_over(self, take: Take) -> None:
+        """Call ``take`` with each reply, as soon as it is there, until ``take`` returns False.
+
+        Raises what ``take`` raises, and ``redis.exceptions.ConnectionError`` when the connection
+        is lost.
+        """
+        if self._replies is None:
+            while take(await self.read()):
+                pass
+            return
+        try:
+            await self._replies.hand_over(take)
+            return
+        except _LOSSES as error:
+            lost = error
+        raise loss(lost, self._reason, self._secrets)  # as above
+
+    async def ask(self, *args: bytes | str | int) -> Any:
+        """Send one command on a connection that nobody else uses yet; return the reply."""
+        self.write(pack(*args))
+        # Not a plain timer: where a test freezes time, a loop's clock leaps and all of them go off.
+        deadline = Deadline(self._loop, self._deadline_s, partial(self.abort, NO_ANSWER), grace_s=0)
+        deadline.begin()
+        try:
+            return await self.read()
+        finally:
+            deadline.cancel()
+
+    def abort(self, reason: str = "") -> None:
+        """Close at once, from wherever; the reading task sees a lost connection, and why."""
+        self._reason = self._reason or reason
+        self._transport.abort()
+
+    async def close(self) -> None:
+        """Close and give the connection object back to its pool."""
+        self._transport.abort()
+        if self._foreign is not None:
+            await self._foreign.aclose()
+        self.renewed = None
+        self._connection.set_re_auth_token(None)  # type: ignore[arg-type]  # for its next user
+        vars(self._connection._parser).pop("handle_push_response", None)
+        self._connection.socket_timeout, self._connection.health_check_interval = self._settings
+        # In this very task: one of its own might never start where the loop ends.
+        with contextlib.suppress(Exception):
+            await self._connection.disconnect()
+        with contextlib.suppress(Exception):
+            # The pool may have been closed or replaced meanwhile; then it does not know us.
+            await self._pool.release(self._connection)
+
+    def shut(self) -> None:
+        """Shut the socket, without the loop: the server must see the end of the connection, or
+        a message vanishes into a ghost's blocking pop.
+        """
+        descriptor = self.descriptor
+        if descriptor is not None:
+            shut(descriptor)
+
+    def abandon(self) -> None:
+        """Close the socket after the loop was closed without warning.
+
+        What the transport would do in the loop's next round is done here.
+        """
+        self.shut()
+        if self._foreign is not None:
+            self._foreign.abandon()
+        transport: Any = self._transport
+        while transport is not None:
+            with contextlib.suppress(RuntimeError, AttributeError):
+                transport.abort()
+            with contextlib.suppress(RuntimeError, AttributeError):
+                transport._call_connection_lost(None)
+            transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+        self._connection._reader = self._connection._writer = None
+
+
+def shut(descriptor: int) -> None:
+    """Shut a socket, whoever has it; through a twin, as uvloop's own objects can't do it."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as twin:
+        twin.shutdown(socket.SHUT_RDWR)
+
+
+def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[Any]]:
+    """Return the method that reads a reply and leaves it to us what READONLY means.
+
+    redis-py's Sentinel connections would close themselves, and with it go the replies to all
+    the commands behind the refused one.
+    """
+    if isinstance(connection, SentinelManagedConnection):
+        return super(SentinelManagedConnection, connection).read_response
+    return connection.read_response
+
+
+def secrets_of(pool: ConnectionPool) -> Secrets:
+    """Return the secrets in the settings of a pool, and of the Sentinels behind it."""
+    manager = getattr(pool, "sentinel_manager", None)
+    return Secrets(pool.connection_kwargs, getattr(manager, "sentinel_kwargs", None))
+
+
+def descriptors(pool: ConnectionPool) -> set[int]:
+    """Return the file descriptors of a pool's connections: idle, in use, and being dialled."""
+    return _descriptors(_connections(pool))
+
+
+def descriptors_of(client: Redis | RedisCluster) -> set[int]:
+    """Return the file descriptors of all connections of a redis-py client."""
+    if isinstance(client, RedisCluster):
+        return _descriptors([one for node in utils.nodes_of(client) for one in node._connections])
+    return descriptors(client.connection_pool)
+
+
+def _descriptors(connections: Iterable[AbstractConnection]) -> set[int]:
+    writers = [one._writer for one in connections if one._writer is not None]
+    found = {_descriptor(writer.transport) for writer in writers}
+    return {descriptor for descriptor in found if descriptor is not None}
+
+
+def _connections(pool: ConnectionPool) -> list[AbstractConnection]:
+    return [*pool._available_connections, *pool._in_use_connections]
+
+
+def _descriptor(transport: asyncio.BaseTransport) -> int | None:
+    sock = transport.get_extra_info("socket")
+    return sock.fileno() if sock is not None and sock.fileno() >= 0 else None
+
+
+async def last_words(pool: ConnectionPool) -> str:
+    """Return what a server says by itself to a new connection before it closes it, as one at its
+    limit of clients does; empty if nothing can be heard.
+    """
+    if isinstance(pool, SentinelConnectionPool):
+        return ""
+    connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's own
+    try:
+        await asyncio.wait_for(connection._connect(), _LAST_WORDS_S)
+        said: bytes = await asyncio.wait_for(connection._reader.readline(), _LAST_WORDS_S)
+    except Exception:  # noqa: BLE001 (whatever prevents it)
+        return ""
+    finally:
+        _hang_up([connection])
+        await connection.disconnect(nowait=True)
+    return said[1:].decode("utf-8", "replace").strip().removeprefix("ERR ") if said else ""
+
+
+async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:
+    """End a dial that nobody wants any more, whether or not it succeeds meanwhile."""
+    limit = Deadline(dial.get_loop(), _HANDSHAKE_S, dial.cancel)
+    if utils._is_subclass(pool.connection_class, SSLConnection):
+        limit.begin()
+    else:
+        dial.cancel()
+    try:
+        await ended({dial})
+    finally:
+        limit.cancel()
+        if not dial.cancelled() and dial.exception() is None:
+            _hang_up([dial.result()])
+            await dial.result().disconnect()
+            await pool.release(dial.result())
+        # Cancelled in its handshake, a connection lies in the pool with replies on their way to
+        # it, which the next user would take for the replies to other commands.
+        _hang_up(pool._available_connections)
+        with contextlib.suppress(Exception):
+            await pool.disconnect(inuse_connections=False)
+
+
+def _hang_up(connections: Iterable[AbstractConnection]) -> None:
+    """Close sockets without the farewell of TLS, which waits for the server's."""
+    for connection in connections:
+        if connection._writer is not None and is_stream(connection):
+            connection._writer.transport.abort()

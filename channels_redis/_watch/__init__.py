@@ -1,0 +1,1 @@
+"""What operators see: events, outages and counts."""
