@@ -1,14 +1,12 @@
-"""Tasks, futures and waits whose end somebody has to see to."""
+"""Tasks and futures whose end somebody has to see to."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import types
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Coroutine, Generator, Iterable
 from typing import Any, TypeVar
-
-from . import clock
 
 Loop = asyncio.AbstractEventLoop
 
@@ -81,56 +79,3 @@ async def ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
             cancelled = error
     if cancelled is not None:
         raise cancelled
-
-
-class Deadline:
-    """Calls ``missed`` when something has taken longer than ``limit_s`` seconds, time after time.
-
-    For most of what begins and ends, the loop's timers are left alone: the one that is set looks,
-    when it goes off, what it has to wait for by then.  Where the loop itself was blocked, what
-    came meanwhile may still lie unread: ``grace_s`` more seconds give it the chance.
-    """
-
-    __slots__ = ("_due", "_grace_s", "_granted", "_limit_s", "_loop", "_missed", "_timer")
-
-    def __init__(
-        self, loop: Loop, limit_s: float, missed: Callable[[], object], grace_s: float = 1.0
-    ) -> None:
-        self._loop = loop
-        self._limit_s = limit_s
-        self._missed = missed
-        self._grace_s = grace_s
-        self._due: float | None = None
-        self._granted = False
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self) -> None:
-        """Note that it begins now."""
-        self._due = clock.monotonic() + self._limit_s
-        self._granted = False
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._limit_s, self._check)
-
-    def end(self) -> None:
-        """Note that it has ended."""
-        self._due = None
-
-    def cancel(self) -> None:
-        """Note that nothing will begin any more."""
-        self._due = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _check(self) -> None:
-        self._timer = None
-        if self._due is None:
-            return
-        now = clock.monotonic()
-        if now >= self._due:
-            if self._granted or not self._grace_s:
-                self._missed()
-                return
-            self._granted = True
-            self._due = now + self._grace_s
-        self._timer = self._loop.call_later(self._due - now, self._check)

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from redis.exceptions import ConnectionError, RedisError
 
 from .._runtime import clock
-from .._runtime.tasks import BREATH_S, Deadline, begun, turn
+from .._runtime.tasks import BREATH_S, begun, turn
+from .._runtime.timers import Deadline
 from ..exceptions import ConfigurationError, ConnectionLost, WrongKeyType
 from . import scripts
 from .commands import Commands

@@ -25,7 +25,8 @@ from redis.exceptions import (
 
 from .. import utils
 from .._config.secrets import Secrets
-from .._runtime.tasks import Deadline, ended, started
+from .._runtime.tasks import ended, started
+from .._runtime.timers import Deadline
 from .credentials import Credentials, renewals_of
 from .foreign import ForeignStream, is_stream
 from .packing import pack

@@ -1,0 +1,183 @@
+"""What lives on one event loop for one layer, and its end: the only place where that is done.
+
+There are three ends.  Where the loop runs, :meth:`Scope.aclose` closes everything in order.  After
+a bare ``loop.close()`` nothing can be awaited any more, and :meth:`Scope.abandon` has everything
+forgotten: sockets are shut, so that no server goes on popping messages for nobody, and tasks stay
+pending without a log record.  In a forked child, :meth:`Scope.silence` puts ``/dev/null`` over the
+parent's sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import os
+import socket
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+from . import fork
+from .tasks import started
+from .timers import Timer
+
+Loop = asyncio.AbstractEventLoop
+T = TypeVar("T")
+
+
+class Stage(enum.Enum):
+    """When something is closed, in the order in which that is done."""
+
+    #: Readers and subscribers.  Before all else, as they need the connections for commands: a
+    #: reader has the server unblock its pop, and puts back what it holds.
+    RECEIVING = enum.auto()
+    #: Tasks of :meth:`Scope.start`, which are cancelled.  Before the connections for commands, as
+    #: they await replies there, and would take a connection that we close for one that was lost.
+    TASKS = enum.auto()
+    #: Connections for commands, and what tells where they go (map of a cluster, Sentinels).
+    COMMANDS = enum.auto()
+    #: Clients of redis-py.  Last, as their pools take back the connections of all the others.
+    CLIENTS = enum.auto()
+    #: Connections.  Those who use them have closed them by now; nothing is left open if not.
+    CONNECTIONS = enum.auto()
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def no_descriptors() -> Iterable[int]:
+    """Return no file descriptors."""
+    return ()
+
+
+class Part:
+    """Something in a scope, until it is released."""
+
+    __slots__ = ("_scope", "aclose", "descriptors", "forget", "stage")
+
+    def __init__(
+        self,
+        scope: Scope,
+        stage: Stage,
+        aclose: Callable[[], Awaitable[object]],
+        forget: Callable[[], object],
+        descriptors: Callable[[], Iterable[int]],
+    ) -> None:
+        self._scope = scope
+        self.stage = stage
+        self.aclose = aclose
+        self.forget = forget
+        self.descriptors = descriptors
+
+    def release(self) -> None:
+        """Take it out of its scope, as it has ended."""
+        self._scope.parts.pop(self, None)
+
+
+class Scope:
+    """Everything of a layer on one event loop: its tasks, connections and timers."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        #: Whether it is being ended, or has ended.
+        self.ended = False
+        #: In the order in which they came; the values mean nothing.
+        self.parts: dict[Part, None] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        # Known weakly, as who has a timer holds it, and it may have ended long ago.
+        self._timers: weakref.WeakSet[Timer] = weakref.WeakSet()
+
+    def hold(
+        self,
+        stage: Stage,
+        aclose: Callable[[], Awaitable[object]],
+        *,
+        forget: Callable[[], object] = nothing,
+        descriptors: Callable[[], Iterable[int]] = no_descriptors,
+    ) -> Part:
+        """Own something until it is released.
+
+        ``aclose()`` closes it, and may be called again where a call was cancelled; ``forget()``
+        does what can be done without the loop; ``descriptors()`` returns those of its sockets,
+        and may be called on any thread.
+        """
+        part = Part(self, stage, aclose, forget, descriptors)
+        self.parts[part] = None
+        return part
+
+    def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run something in a task whose end this scope awaits; the name follows
+        ``channels_redis``.
+        """
+        task = started(work, self.loop, f"channels_redis {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def timer(self, callback: Callable[..., object]) -> Timer:
+        """Return a timer, not started, that does not outlive this scope."""
+        timer = Timer(self.loop, callback)
+        self._timers.add(timer)
+        return timer
+
+    async def aclose(self) -> None:
+        """Close everything, stage by stage.
+
+        Where this is cancelled, what is still here is closed by the next call.
+        """
+        self.ended = True
+        for stage in Stage:
+            if stage is Stage.TASKS:
+                await self._end_tasks()
+            # What one stage starts as it ends (a multiplexer for the last command of a reader)
+            # belongs to a later stage, and is seen there.
+            parts = [part for part in self.parts if part.stage is stage]
+            await asyncio.gather(*[part.aclose() for part in parts])
+            for part in parts:
+                part.release()
+        # Last: until here, timers bound how long an end may take.
+        for timer in tuple(self._timers):
+            timer.cancel()
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def abandon(self) -> None:
+        """Forget everything after the loop was closed without warning, and shut all sockets.
+
+        In the same order as above: a reader takes what its connection has received before that
+        connection is gone.
+        """
+        self.ended = True
+        for stage in Stage:
+            for part in [part for part in self.parts if part.stage is stage]:
+                # One that can't be forgotten properly is no reason to keep the others.
+                with contextlib.suppress(Exception):
+                    part.forget()
+        # What came into being without a connection of ours: redis-py's own, and handshakes.
+        self.shut()
+
+    def shut(self) -> None:
+        """Let servers see the end of all connections, while the loop stands still or is closed."""
+        for descriptor in self.descriptors():
+            shut(descriptor)
+
+    def silence(self) -> None:
+        """Put ``/dev/null`` over all sockets, in a forked child."""
+        for descriptor in self.descriptors():
+            fork.silence(descriptor)
+
+    def descriptors(self) -> set[int]:
+        """Return the file descriptors of all connections.  May be called on any thread."""
+        return {descriptor for part in tuple(self.parts) for descriptor in part.descriptors()}
+
+
+def shut(descriptor: int) -> None:
+    """Shut a socket, whoever has it; through a twin, as uvloop's own objects can't do it."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as twin:
+        twin.shutdown(socket.SHUT_RDWR)

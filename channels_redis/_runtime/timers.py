@@ -1,0 +1,95 @@
+"""Timers: one that is set again and again, and one for what must not take too long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from . import clock
+
+Loop = asyncio.AbstractEventLoop
+
+
+class Timer:
+    """Calls ``callback`` once, ``delay_s`` seconds after the last :meth:`start`."""
+
+    __slots__ = ("__weakref__", "_callback", "_handle", "_loop")
+
+    def __init__(self, loop: Loop, callback: Callable[..., object]) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._handle: asyncio.TimerHandle | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the callback is still to be called."""
+        return self._handle is not None
+
+    def start(self, delay_s: float, *args: Any) -> None:
+        """Call the callback with ``args`` after ``delay_s`` seconds; a start before is void."""
+        self.cancel()
+        self._handle = self._loop.call_later(delay_s, self._fire, *args)
+
+    def cancel(self) -> None:
+        """Call nothing until the next start."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _fire(self, *args: Any) -> None:
+        # Before the callback, which may start it again.
+        self._handle = None
+        self._callback(*args)
+
+
+class Deadline:
+    """Calls ``missed`` when something has taken longer than ``limit_s`` seconds, time after time.
+
+    For most of what begins and ends, the loop's timers are left alone: the one that is set looks,
+    when it goes off, what it has to wait for by then.  Where the loop itself was blocked, what
+    came meanwhile may still lie unread: ``grace_s`` more seconds give it the chance.
+
+    Times are compared with the real clock: where a test freezes time, a loop's clock leaps, and all
+    of its timers go off at once.
+    """
+
+    __slots__ = ("_due", "_grace_s", "_granted", "_limit_s", "_missed", "_timer")
+
+    def __init__(
+        self, loop: Loop, limit_s: float, missed: Callable[[], object], grace_s: float = 1.0
+    ) -> None:
+        self._limit_s = limit_s
+        self._missed = missed
+        self._grace_s = grace_s
+        self._due: float | None = None
+        self._granted = False
+        self._timer = Timer(loop, self._check)
+
+    def begin(self) -> None:
+        """Note that it begins now."""
+        self._due = clock.monotonic() + self._limit_s
+        self._granted = False
+        if not self._timer.running:
+            self._timer.start(self._limit_s)
+
+    def end(self) -> None:
+        """Note that it has ended."""
+        self._due = None
+
+    def cancel(self) -> None:
+        """Note that nothing will begin any more."""
+        self._due = None
+        self._timer.cancel()
+
+    def _check(self) -> None:
+        if self._due is None:
+            return
+        now = clock.monotonic()
+        if now >= self._due:
+            if self._granted or not self._grace_s:
+                self._missed()
+                return
+            self._granted = True
+            self._due = now + self._grace_s
+        self._timer.start(self._due - now)
