@@ -104,6 +104,8 @@ class BroadcastMixin:
     # Channels' attributes of a consumer.
     _sync: ClassVar[bool]
     channel_layer_alias: ClassVar[str]
+    channel_layer: Any
+    channel_receive: Any
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

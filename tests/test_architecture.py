@@ -16,7 +16,7 @@ PACKAGE = ROOT / "channels_redis"
 # its own floor and from those below. A folder owns what lies in it.
 FLOORS = [
     ["__main__", "apps", "checks", "management", "opentelemetry", "doctor", "testing"],
-    ["core", "pubsub", "consumers", "sync", "_layer", "_broadcast", "_compat"],
+    ["core", "pubsub", "consumers", "layers", "sync", "_layer", "_broadcast", "_compat"],
     ["_receiving", "_groups"],
     ["_session"],
     ["_transport"],

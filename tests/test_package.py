@@ -158,7 +158,10 @@ def test_the_hooks_before_a_commit_take_the_same_tools() -> None:
     assert set(versions) == set(re.findall(r"ruff==[\d.*]+", (ROOT / "tox.ini").read_text()))
 
 
-PUBLIC = ["core", "pubsub", "serializers", "utils", "exceptions", "events", "stats", "__main__"]
+PUBLIC = [
+    *("core", "pubsub", "layers", "serializers", "utils", "exceptions", "events", "stats"),
+    "__main__",
+]
 
 
 @pytest.mark.parametrize("module", PUBLIC)

@@ -10,14 +10,14 @@ from types import ModuleType
 
 import pytest
 
-from channels_redis import events, exceptions, serializers, stats, sync
+from channels_redis import events, exceptions, layers, serializers, stats, sync
 from channels_redis._layer.base import BaseRedisLayer
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.testing import recording, resilience, servers
 
 TREE = ast.parse((Path(__file__).parent / "typing_api.py").read_text())
-MODULES = [events, exceptions, serializers, servers, stats]
+MODULES = [events, exceptions, layers, serializers, servers, stats]
 CLASSES = [
     RedisChannelLayer,
     RedisPubSubChannelLayer,
@@ -58,6 +58,11 @@ def members(owner: type) -> Iterator[str]:
             yield from getattr(one, "__annotations__", {})
 
 
+def options_of(layer: type) -> set[str]:
+    parameters = inspect.signature(layer).parameters.values()
+    return {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_the_typing_test_uses_every_name_of_a_module(module: ModuleType) -> None:
     """What a module offers is typed as we promise."""
@@ -72,6 +77,11 @@ def test_the_typing_test_uses_every_member_of_a_class(owner: type) -> None:
 
 def test_the_typing_test_uses_every_option() -> None:
     """Each option takes what the reference says."""
-    parameters = inspect.signature(BaseRedisLayer).parameters.values()
-    options = {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
-    assert options - used() == set()
+    assert options_of(BaseRedisLayer) - used() == set()
+
+
+@pytest.mark.parametrize("layer", [RedisChannelLayer, RedisPubSubChannelLayer])
+def test_the_options_in_settings_are_those_of_the_constructors(layer: type) -> None:
+    """A typo in settings is found, and what is right is not called wrong."""
+    assert layers.LayerOptions.__optional_keys__ == options_of(layer)
+    assert layers.LayerOptions.__required_keys__ == frozenset()

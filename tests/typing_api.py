@@ -18,6 +18,7 @@ from typing_extensions import assert_never, assert_type
 from channels_redis import events, exceptions
 from channels_redis.core import RedisChannelLayer
 from channels_redis.events import Event, Operation
+from channels_redis.layers import LayerOptions, get_layer
 from channels_redis.opentelemetry import instrument
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.serializers import (
@@ -82,6 +83,52 @@ def options() -> tuple[RedisChannelLayer, RedisPubSubChannelLayer]:
         encryption_binding="write",
     )
     return core, RedisPubSubChannelLayer()
+
+
+def settings(hosts: list[str]) -> LayerOptions:
+    """Literals and variables of every kind that the reference shows."""
+    few: LayerOptions = {"hosts": hosts}
+    few["hosts"] = ["redis://localhost:6379", ("localhost", 6380), {"address": "valkey://other"}]
+    few["hosts"] = [{"sentinels": [("sentinel-1", 26379)], "master_name": "main"}]
+    few["serializer_default"] = True
+    return {
+        "hosts": ["redis://localhost:6379"],
+        "prefix": "chat",
+        "expiry": 60,
+        "group_expiry": 3600,
+        "capacity": 10,
+        "channel_capacity": {"http.request": 200},
+        "symmetric_encryption_keys": ["secret"],
+        "random_prefix_length": 12,
+        "serializer_format": "json",
+        "on_disconnect": "redis.away",
+        "on_reconnect": "redis.back",
+        "max_message_bytes": 1024,
+        "max_buffered_bytes": 1024,
+        "max_queued_bytes": 1024,
+        "connect_wait_s": 1.5,
+        "command_timeout_s": 2.5,
+        "serializer_default": encode_default,
+        "encryption_binding": "write",
+    }
+
+
+def wrong_settings() -> list[LayerOptions]:
+    """Each line is an error; a checker that no longer finds it complains of the comment."""
+    return [
+        {"capcity": 10},  # type: ignore[typeddict-unknown-key]  # an option that does not exist
+        {"capacity": "10"},  # type: ignore[typeddict-item]  # a value of another type
+        {"hosts": "redis://localhost"},  # type: ignore[typeddict-item]  # no list
+        {"encryption_binding": "on"},  # type: ignore[typeddict-item]  # not one of the words
+    ]
+
+
+async def layers_of_the_settings() -> None:
+    """What README does, which is an error with ``get_channel_layer()`` of types-channels."""
+    layer = get_layer()
+    assert_type(layer, RedisChannelLayer | RedisPubSubChannelLayer)
+    await layer.group_send("lobby", {"type": "chat.message"}, exclude=["someone"])
+    get_layer("other").sync.group_send("lobby", {"type": "chat.message"})
 
 
 def attributes(layer: Layer) -> None:
