@@ -24,6 +24,12 @@ from tests.postgresql.server import Postgres
 
 MEMBERS = 10
 
+SETTINGS = pytest.mark.parametrize(
+    "options",
+    [{}, {"CONN_MAX_AGE": 600}, {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}],
+    ids=["new ones", "kept", "health checks"],
+)
+
 
 class Plain(AsyncWebsocketConsumer):
     """Asks the database as the ORM's coroutines do."""
@@ -89,12 +95,16 @@ async def failures(
     return failed
 
 
+def use(postgres: Postgres, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the server the database of Django."""
+    handler = ConnectionHandler({"default": {**postgres.options, **options}})
+    monkeypatch.setattr(apps, "ready", True)
+    monkeypatch.setattr(django.db, "connections", handler)
+    monkeypatch.setattr(databases, "connections", handler)
+
+
 @pytest.mark.parametrize("way", ["ask", "ask.carefully"])
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"CONN_MAX_AGE": 600}, {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}],
-    ids=["new ones", "kept", "health checks"],
-)
+@SETTINGS
 async def test_a_restart_fails_no_more_handlers_than_in_channels(
     layer: Any,
     join: Callable[..., Any],
@@ -104,10 +114,48 @@ async def test_a_restart_fails_no_more_handlers_than_in_channels(
     way: str,
 ) -> None:
     """Whatever is set of connections, and whether or not handlers catch what a query raises."""
-    handler = ConnectionHandler({"default": {**postgres.options, **options}})
-    monkeypatch.setattr(apps, "ready", True)
-    monkeypatch.setattr(django.db, "connections", handler)
-    monkeypatch.setattr(databases, "connections", handler)
+    use(postgres, options, monkeypatch)
     in_channels = await failures(Plain, way, layer, join, postgres)
     assert channels_db.close_old_connections is django.db.close_old_connections
     assert await failures(Ours, way, layer, join, postgres) <= in_channels
+
+
+async def ask_all(clients: list[Client], layer: Any) -> list[str]:
+    """Have all members ask once, and return their answers."""
+    before = [len(one.frames) for one in clients]
+    await layer.group_send("asking", {"type": "ask.carefully"})
+    await wait_for(
+        lambda: all(len(one.frames) > asked for one, asked in zip(clients, before, strict=True)),
+        60,
+    )
+    return [one.frames[-1] for one in clients]
+
+
+@SETTINGS
+@pytest.mark.parametrize("kind", [Plain, Ours])
+async def test_after_a_restart_under_traffic_only_the_first_queries_may_fail(
+    layer: Any,
+    join: Callable[..., Any],
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    kind: type[Any],
+) -> None:
+    """As in Channels: one on each connection that the restart has ended."""
+    use(postgres, options, monkeypatch)
+    clients = await join(kind, MEMBERS)
+    assert await ask_all(clients, layer) == ["1"] * MEMBERS
+    restart = asyncio.create_task(asyncio.to_thread(postgres.restart))
+    asked_meanwhile = 0
+    while not restart.done():
+        await ask_all(clients, layer)
+        asked_meanwhile += 1
+    await restart
+    assert asked_meanwhile > 1
+    await ask_all(clients, layer)
+    for _ in range(5):
+        assert await ask_all(clients, layer) == ["1"] * MEMBERS
+    await sync_to_async(close)()
+    for one in clients:
+        one.task.cancel()
+        await asyncio.wait({one.task})
