@@ -1,4 +1,4 @@
-"""Measured points for the model in :mod:`benchmarks.scaling`: one group in some processes.
+"""Measured points for the model in :mod:`benchmarks.model`: one group in some processes.
 
 Layer objects stand for processes: a server sees the same connections and commands.
 """
@@ -16,10 +16,7 @@ from typing import Any
 import msgpack
 
 from benchmarks.commands import CommandCounter
-from benchmarks.probe.bench import MESSAGE, Bench
-from benchmarks.probe.groups import CAPACITY, GROUP, join
-from benchmarks.probe.registry import BOTH
-from benchmarks.scaling import (
+from benchmarks.model import (
     MEASURED,
     Costs,
     Site,
@@ -29,6 +26,9 @@ from benchmarks.scaling import (
     kept_bytes,
     round_trips,
 )
+from benchmarks.probe.bench import MESSAGE, Bench
+from benchmarks.probe.groups import CAPACITY, GROUP, join
+from benchmarks.probe.registry import BOTH
 from channels_redis.testing.servers import ClusterSet, RedisServer
 
 WARM_UP = 3

@@ -47,6 +47,30 @@ PREFIX_ADDERS = ("_format.keyspace",)
 
 FUNCTION_LINES = 45
 
+# How often a module touches a private attribute of another object (`other._name`), and why. A
+# number may only become smaller; a line goes when nothing is left.
+PRIVATE_ACCESSES = {
+    "_broadcast.attending": (1, "leaves a frame where the handler of the consumer finds it"),
+    "_broadcast.inbox": (2, "is handed a layer, and asks it for its mailboxes"),
+    "_compat": (7, "shows the mailboxes as 4.3.0 did"),
+    "_groups.leases": (4, "writes the memberships of a layer"),
+    "_layer.encoding": (2, "has a serializer bind what it encrypts to its place"),
+    "_receiving.queues": (10, "asks the layer that it receives for"),
+    "_receiving.topics": (7, "asks the layer that it receives for"),
+    "_runtime.fork": (1, "tells who is watched that it was forked"),
+    "_runtime.loops": (3, "two functions of one module, held apart by a weak reference"),
+    "_runtime.tasks": (1, "asyncio's, so that it does not complain of a task that a loop left"),
+    "_session": (9, "serves a layer"),
+    "_transport.replies": (7, "redis-py's connections have no public way to their streams"),
+    "_transport.wire": (17, "redis-py's connections have no public way to their streams"),
+    "consumers": (3, "fits broadcasts into Channels' consumers"),
+    "doctor.census": (2, "counts the keys of a layer"),
+    "doctor.probe": (1, "tries the keys of a layer"),
+    "sync": (2, "is the layer, for callers without an event loop"),
+    "testing._sentinel": (1, "two classes of servers that work as one"),
+    "testing.recording": (2, "two classes that record as one"),
+}
+
 Finding = tuple[int, str]
 Rule = Callable[[str, ast.Module], Iterator[Finding]]
 
@@ -177,6 +201,51 @@ def functions_are_short(module: str, tree: ast.Module) -> Iterator[Finding]:
             yield node.lineno, f"{node.name} has {lines} lines; {FUNCTION_LINES} are the limit"
 
 
+def private_accesses(tree: ast.Module) -> list[Finding]:
+    """Return where code touches private attributes of objects that are not of its own class."""
+    modules = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").strip(".")
+        for alias in node.names
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            owner = node.value
+            if isinstance(owner, ast.Name) and owner.id in {"self", "cls"} | modules:
+                continue
+            if ast.unparse(owner) != "super()":
+                found.add((node.lineno, node.col_offset, ast.unparse(node)))
+    for kind in ast.walk(tree):
+        if isinstance(kind, ast.ClassDef):
+            found -= own_accesses(kind)
+    return [(line, what) for line, _, what in sorted(found)]
+
+
+def own_accesses(kind: ast.ClassDef) -> set[tuple[int, int, str]]:
+    """Return where a class touches another instance of its own, where that is plain: one that it
+    has made, or that it was given as such.
+    """
+    makers = "cls", f"{kind.name}", "type(self)", "cls.__new__", "type(self).__new__"
+    own = {"other"}
+    for node in ast.walk(kind):
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            own |= {node.arg} if ast.unparse(node.annotation).strip("'") == kind.name else set()
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            made = ast.unparse(node.value.func) in makers
+            own |= {ast.unparse(target) for target in node.targets if made}
+    return {
+        (node.lineno, node.col_offset, ast.unparse(node))
+        for node in ast.walk(kind)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in own
+    }
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
 RULES: list[Rule] = [
     imports_go_down,
     only_the_transport_knows_redis,
@@ -229,6 +298,44 @@ def imports_of_all() -> dict[str, set[str]]:
 def test_no_modules_import_each_other() -> None:
     """Not in annotations either."""
     assert sorted(map(sorted, circles(imports_of_all()))) == sorted(map(sorted, STILL_CIRCLES))
+
+
+def test_no_benchmarks_import_each_other() -> None:
+    """Nor do the modules that measure."""
+    paths = sorted((ROOT / "benchmarks").rglob("*.py"))
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+    imports = {}
+    for name, path in names.items():
+        found = {other for _, other in imported(name, ast.parse(path.read_text()))}
+        # `from module import name` names a module too.
+        imports[name] = (found | {other.rpartition(".")[0] for other in found}) & names.keys()
+    assert imports["benchmarks.scaling"] >= {"benchmarks.model", "benchmarks.points"}
+    assert circles(imports) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_objects_leave_private_parts_of_others_alone(module: str) -> None:
+    """What is left has a reason, and only becomes less."""
+    found = private_accesses(ast.parse(MODULES[module].read_text()))
+    allowed, reason = PRIVATE_ACCESSES.get(module, (0, "no reason is known"))
+    assert len(found) <= allowed, f"{reason}: {found}"
+
+
+@pytest.mark.parametrize(
+    ("code", "count"),
+    [
+        ("def f(x):\n    return x._a + x.b._c", 2),
+        ("class A:\n    def f(self):\n        return self.other._a", 1),
+        ("from .. import utils\nfrom ..other import thing\nutils._a(thing._b)", 1),
+        ("class A:\n    def f(self):\n        self._a, cls._b, super()._c, x.__class__", 0),
+        ("class A:\n    def f(cls):\n        made = cls()\n        return made._a", 0),
+        ("class A:\n    def f(self, one: A):\n        return one._a", 0),
+        ("class A:\n    def __eq__(self, other):\n        return other._b", 0),
+    ],
+)
+def test_what_touches_private_parts_is_counted(code: str, count: int) -> None:
+    """But not what a class does with another instance of its own."""
+    assert len(private_accesses(ast.parse(code))) == count
 
 
 def test_a_circle_is_found() -> None:

@@ -8,17 +8,16 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.points import Place, comparison_lines, measure, predicted
-from benchmarks.scaling import (
+from benchmarks.model import (
     DEFAULTS,
     Site,
     connections,
     group_message,
-    growth,
-    main,
     predict,
     servers_needed,
 )
+from benchmarks.points import Place, comparison_lines, measure, predicted
+from benchmarks.scaling import growth, main
 from tests.conftest import find_server_or_skip
 
 
