@@ -1,0 +1,217 @@
+"""Commands over a connection that may fail at any await, and in any order of events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis.exceptions import ConnectionError, ReadOnlyError, ResponseError
+
+from channels_redis._transport.multiplexer import Multiplexer
+from channels_redis._transport.packing import pack
+from channels_redis.exceptions import ConnectionLost
+
+from .chance import Action, Player, actions
+from .loop import Injection
+from .world import World, at_every_await
+
+TASK = "channels_redis multiplexer"
+
+
+class Call:
+    """One command, its future, and how often it was written when its caller went away."""
+
+    def __init__(self, number: int, future: asyncio.Future[Any], repeatable: bool) -> None:
+        self.args = (b"ECHO", b"%d" % number)
+        self.future = future
+        self.repeatable = repeatable
+        self.written_before_cancel: int | None = None
+        self.ended = 0
+        future.add_done_callback(self._end)
+
+    def _end(self, future: asyncio.Future[Any]) -> None:
+        self.ended += 1
+
+
+class Caller:
+    """Makes calls, and compares what becomes of them with what the server did."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.node = world.node()
+        self.multiplexer = Multiplexer(self.node, world.loop)
+        self.calls: list[Call] = []
+
+    def call(self, *, repeatable: bool = False) -> Call:
+        number = len(self.calls)
+        future = self.multiplexer.call(pack("ECHO", number), repeatable)
+        self.calls.append(Call(number, future, repeatable))
+        return self.calls[-1]
+
+    def cancel(self, call: Call) -> None:
+        if call.future.cancel():
+            call.written_before_cancel = self.written(call)
+
+    def written(self, call: Call) -> int:
+        """Return how often a command was written, on all connections together."""
+        return sum(wire.log.count(list(call.args)) for wire in self.node.wires)
+
+    def close(self) -> None:
+        self.world.finish(self.multiplexer.aclose())
+        self.world.loop.settle()
+
+    def check(self) -> None:
+        """Compare everything with the promises, once all calls have ended."""
+        assert all(wire.lost for wire in self.node.wires)
+        for call in self.calls:
+            assert call.ended == 1, call.args
+            for wire in self.node.wires:
+                assert wire.log.count(list(call.args)) <= 1
+            self._check_fate(call)
+
+    def _check_fate(self, call: Call) -> None:
+        ran = self.world.server.ran[call.args]
+        refused = self.world.server.refused[call.args]
+        written = self.written(call)
+        if not call.repeatable:
+            assert ran <= 1
+            assert written <= 1 + refused
+        if call.future.cancelled():
+            assert written == call.written_before_cancel
+            return
+        error = call.future.exception()
+        if error is None:
+            assert call.future.result() == call.args[1]
+            assert ran >= 1
+        elif isinstance(error, ConnectionLost):
+            assert written >= 1 if error.maybe_executed else ran == 0
+        else:
+            assert isinstance(error, ResponseError)
+            assert refused >= 1
+            assert call.repeatable or written == refused
+
+
+def play(injection: Injection) -> None:
+    """Send on a connection that is new, lost, refused, refusing, idle, and given up for another."""
+    with World(injection) as world:
+        caller = injection.subject = Caller(world)
+        server, loop = world.server, world.loop
+        caller.call()
+        caller.call(repeatable=True)
+        world.quiet()
+        for repeatable in (True, False):
+            # Ran, but nobody heard of it; and one behind it that is only written.
+            caller.call(repeatable=repeatable)
+            caller.call(repeatable=repeatable)
+            loop.settle()
+            for wire in caller.node.wires[-1:]:
+                wire.run(1)
+                wire.break_off()
+            caller.node.outcomes.append(ConnectionError("refused"))
+            loop.settle()
+            caller.cancel(caller.call())
+            caller.call()
+            world.flow(1)
+        server.refusals += [ReadOnlyError("a replica by now"), ResponseError("wrong")]
+        caller.call()
+        caller.call()
+        world.flow(5)
+        caller.call()
+        world.quiet()
+        caller.multiplexer.renew("elsewhere")
+        caller.call()
+        world.flow(10)
+        assert all(call.future.done() for call in caller.calls)
+        caller.call()
+        loop.settle()
+        caller.close()
+        caller.check()
+
+
+def cancel(task: asyncio.Task[Any], caller: Caller) -> None:
+    """Cancel the task from outside, as asyncio.run() does at its end."""
+    task.cancel()
+
+
+def lose(task: asyncio.Task[Any], caller: Caller) -> None:
+    """Lose the connection."""
+    if caller.node.wires:
+        caller.node.wire.break_off()
+
+
+def renew(task: asyncio.Task[Any], caller: Caller) -> None:
+    """Go to another server."""
+    caller.node.renew("another primary")
+
+
+def close(task: asyncio.Task[Any], caller: Caller) -> None:
+    """Close while everything goes on; what is called from then on fails at once."""
+    caller.world.start(caller.multiplexer.aclose())
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("action", [cancel, lose, renew, close])
+def test_whatever_happens_at_any_await_of_its_task_each_call_ends_as_promised(
+    action: Callable[..., None], late: bool
+) -> None:
+    """It ends once; what may have run is not written again, nor is what its caller took back."""
+    assert at_every_await(play, TASK, action, late=late) > 10
+
+
+class Calling(Player):
+    """Makes calls and cancels some, over a connection that fails."""
+
+    def __init__(self, world: World) -> None:
+        self.caller = Caller(world)
+        super().__init__(world, self.caller.node)
+
+    def call(self, number: int) -> None:
+        for _ in range(number + 1):
+            self.caller.call()
+
+    def call_repeatable(self, number: int) -> None:
+        for _ in range(number + 1):
+            self.caller.call(repeatable=True)
+
+    def cancel(self, number: int) -> None:
+        calls = self.caller.calls
+        if calls:
+            self.caller.cancel(calls[-1 - number % len(calls)])
+
+    def refuse(self, number: int) -> None:
+        """Have the next command run nowhere, and be sent to the next server."""
+        self._reply(ReadOnlyError("a replica"))
+
+    def fail(self, number: int) -> None:
+        """Reply with an error to the next command."""
+        self._reply(ResponseError("wrong"))
+
+    def _reply(self, error: Exception) -> None:
+        if self.node.wires and self.node.wire.written:
+            self.world.server.refusals.append(error)
+            self.node.wire.run(1)
+
+
+OFTEN = "call call_repeatable step run deliver"
+SOMETIMES = "cancel wait flow lose renew refuse fail refuse_dial hold_dial let_dial cancel_tasks"
+
+
+@settings(deadline=None)
+@given(actions(OFTEN, SOMETIMES), st.booleans())
+def test_in_any_order_of_events_each_call_ends_as_promised(
+    chosen: list[Action], closes: bool
+) -> None:
+    """The same promises, where calls, losses, refusals and replies come in any order."""
+    with World() as world:
+        player = Calling(world)
+        player.play(chosen)
+        if not closes:
+            player.let_dial()
+            world.flow(6)
+            assert all(call.future.done() for call in player.caller.calls)
+        player.caller.close()
+        player.caller.check()
