@@ -8,6 +8,7 @@ calling thread.  Operations that a subclass overrides are run as it defines them
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from types import MethodType
@@ -59,6 +60,39 @@ class SyncFace:
         keywords = {} if exclude == () else {"exclude": exclude}
         self._call("group_send", timeout_s, group, message, **keywords)
 
+    def group_send_on_commit(
+        self,
+        group: str,
+        message: dict[str, Any],
+        *,
+        exclude: Iterable[str] = (),
+        timeout_s: float | None = None,
+        using: str | None = None,
+        robust: bool = True,
+    ) -> None:
+        """Send to a group when the transaction of the database ``using`` is committed, never if it
+        is rolled back, and at once where there is none: Django's ``transaction.on_commit()``.
+
+        The message is checked and copied now, so :class:`InvalidMessage`,
+        :class:`MessageTooLarge` and :class:`SerializationError` are raised here.  With ``robust``,
+        an error while it is sent is logged by Django and not raised, as the commit stands.
+        """
+        _refuse_running_loop()
+        self._layer._check_group(group)
+        self._layer.serialize(message)
+        # The caller may use up the iterable, or change the message, before the commit.
+        when_committed(
+            partial(
+                self.group_send,
+                group,
+                copy.deepcopy(message),
+                exclude=tuple(exclude),
+                timeout_s=timeout_s,
+            ),
+            using=using,
+            robust=robust,
+        )
+
     def group_add(self, group: str, channel: str, *, timeout_s: float | None = None) -> None:
         """Add a channel to a group."""
         self._call("group_add", timeout_s, group, channel)
@@ -86,11 +120,7 @@ class SyncFace:
         self._call("close", timeout_s)
 
     def _call(self, name: str, timeout_s: float | None, *args: Any, **keywords: Any) -> Any:
-        if running_loop_or_none() is not None:
-            raise LoopRunning(
-                "An event loop runs in this thread, and layer.sync would block it: "
-                "await the layer's own method instead."
-            )
+        _refuse_running_loop()
         fork.check()
         method = getattr(self._layer, name)
         if not _is_ours(method):
@@ -98,6 +128,25 @@ class SyncFace:
         steps: Steps[Any] = getattr(self._layer, f"_{name}_steps")(*args, **keywords)
         with self._layer._timed(name):
             return run_blocking(steps, self._layer._sessions, timeout_s)
+
+
+def when_committed(send: Callable[[], None], *, using: str | None, robust: bool) -> None:
+    """Call ``send`` when the current transaction of Django is committed."""
+    from django.db import transaction  # Only here: most users of this module have no database.
+
+    # A function, as Django names it in the log, and a partial has no name.
+    def group_send_after_commit() -> None:
+        send()
+
+    transaction.on_commit(group_send_after_commit, using=using, robust=robust)
+
+
+def _refuse_running_loop() -> None:
+    if running_loop_or_none() is not None:
+        raise LoopRunning(
+            "An event loop runs in this thread, and layer.sync would block it: "
+            "await the layer's own method instead."
+        )
 
 
 def _is_ours(method: Any) -> bool:

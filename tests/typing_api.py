@@ -174,6 +174,7 @@ def blocking_messages(layer: Layer) -> None:
     face.send("worker", {"type": "job"}, timeout_s=0.5)
     face.group_add("room", "worker")
     face.group_send("room", {"type": "greeting"}, exclude={"worker"}, timeout_s=None)
+    face.group_send_on_commit("room", {"type": "greeting"}, using="default", robust=False)
     face.group_discard("room", "worker")
     assert_type(face.group_channels("room"), list[str])
     assert_type(face.group_size("room"), int)

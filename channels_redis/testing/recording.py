@@ -14,10 +14,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from channels import DEFAULT_CHANNEL_LAYER
 from channels.layers import channel_layers
+
+from ..sync import when_committed
 
 #: Messages that an error shows.
 _SHOWN = 10
@@ -142,6 +145,19 @@ class RecordingSyncFace:
         record = _to_group(group, message, keywords)
         self._face.group_send(group, message, **keywords)
         self._recorder._add(record)
+
+    def group_send_on_commit(
+        self,
+        group: str,
+        message: Any,
+        *,
+        using: str | None = None,
+        robust: bool = True,
+        **keywords: Any,
+    ) -> None:
+        """Send to a group when the transaction is committed, and remember it then."""
+        send = partial(self.group_send, group, copy.deepcopy(message), **keywords)
+        when_committed(send, using=using, robust=robust)
 
 
 @contextmanager
