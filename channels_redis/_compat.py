@@ -10,8 +10,8 @@ from typing import Any
 from ._layer.base import BaseRedisLayer
 from ._receiving.mailbox import Mailbox
 from ._receiving.messages import Message, Whole
-from ._runtime.steps import Steps, run
-from ._session import Frame
+from ._runtime.plans import run
+from ._session import Frame, Session
 
 #: How long 4.3.0 blocks, in seconds.
 _BLOCK_S = 5
@@ -43,7 +43,7 @@ class CoreNames(BaseRedisLayer):
         Receivers and senders are not touched; the layer stays usable.
         """
         if self._sessions.all():
-            await run(_close_pools_steps(), self._sessions)
+            await run(lambda: Session.rest, self._sessions)
 
     async def wait_received(self) -> None:
         """Return at once: nothing is received in the background without an owner."""
@@ -66,10 +66,6 @@ class CoreNames(BaseRedisLayer):
             keys[frame.shard].append(key)
             packed[key], capacities[key] = frame.member, frame.bound.messages
         return keys, packed, capacities
-
-
-def _close_pools_steps() -> Steps[None]:
-    yield lambda session: session.rest()
 
 
 class BoundedQueue(asyncio.Queue[Any]):

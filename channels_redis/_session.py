@@ -10,6 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import ref
 
+from channels.exceptions import ChannelFull
+
 from . import utils
 from ._format.slots import Address
 from ._receiving.queues import LocalQueue
@@ -40,7 +42,7 @@ MIN_SWEEP_S = 0.05
 
 
 class Frame(NamedTuple):
-    """A group message for one queue."""
+    """A message for one queue."""
 
     shard: int
     name: str
@@ -209,11 +211,12 @@ class Session:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def enqueue(self, shard: int, name: str, member: bytes, bound: scripts.Bound) -> bool:
-        """Add a message to a queue; False if the queue is full."""
-        return self._added(shard, await self._issue(shard, name, member, bound))
+    async def send(self, channel: str, frame: Frame) -> None:
+        """Add a message for a channel to its queue; raise ``ChannelFull`` if that is full."""
+        if not self._added(frame.shard, await self._issue(*frame)):
+            raise ChannelFull(channel)
 
-    async def enqueue_all(self, frames: list[Frame]) -> list[bool | Exception]:
+    async def send_all(self, frames: list[Frame]) -> list[bool | Exception]:
         """Add messages to many queues, all in one tick; tell which were added, or why not."""
         issued = [self._issue(*frame) for frame in frames]
         outcomes: list[bool | Exception] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from channels.exceptions import ChannelFull
@@ -34,7 +35,7 @@ from ._receiving.messages import (
 )
 from ._receiving.queues import LocalQueue
 from ._runtime import fork
-from ._runtime.steps import Steps
+from ._runtime.plans import Plan, Then
 from ._session import Frame, Session, failure_of
 from ._transport import scripts
 from ._transport.scripts import Bound
@@ -69,9 +70,9 @@ class RedisChannelLayer(CoreNames):
         :class:`WrongKeyType`, and :class:`ConnectionLost` when Redis could not be reached or did
         not answer.
         """
-        await self._run("send", self._send_steps(channel, message))
+        await self._run("send", self._send_plan, channel, message)
 
-    def _send_steps(self, channel: str, message: dict[str, Any]) -> Steps[None]:
+    def _send_plan(self, channel: str, message: dict[str, Any]) -> Plan:
         self._check_channel(channel)
         check_message(message)
         name = non_local_name(channel)
@@ -80,8 +81,7 @@ class RedisChannelLayer(CoreNames):
         self._check_size(message, len(member))
         shard = self.consistent_hash(name) if specific else self._next_shard()
         bound = self._queue_bound([channel], len(member))
-        if not (yield lambda session: session.enqueue(shard, name, member, bound)):
-            raise ChannelFull(channel)
+        return partial(Session.send, channel=channel, frame=Frame(shard, name, member, bound))
 
     async def _open(self, channel: str) -> Mailbox:
         self._check_channel(channel)
@@ -121,17 +121,15 @@ class RedisChannelLayer(CoreNames):
         something else, and :class:`ConnectionLost` when Redis could not be reached
         or did not answer.
         """
-        await self._run("group_add", self._group_add_steps(group, channel))
+        await self._run("group_add", self._group_add_plan, group, channel)
 
-    def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
+    def _group_add_plan(self, group: str, channel: str) -> Plan:
         self._check_group(group)
         self._check_channel(channel)
         if self._is_own(channel):
-            box = self._open_own(channel)
-            yield lambda session: self._keepers.of(group).join(session, group, box)
-            return
+            return partial(self._keepers.of(group).join, group=group, box=self._open_own(channel))
         key, shard = self._group_key(group), self.consistent_hash(group)
-        yield lambda session: scripts.join(
+        return lambda session: scripts.join(
             session.commands(shard, key), key, channel, self.group_expiry
         )
 
@@ -140,16 +138,15 @@ class RedisChannelLayer(CoreNames):
 
         Raises what :meth:`group_add` raises.
         """
-        await self._run("group_discard", self._group_discard_steps(group, channel))
+        await self._run("group_discard", self._group_discard_plan, group, channel)
 
-    def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
+    def _group_discard_plan(self, group: str, channel: str) -> Plan:
         self._check_group(group)
         self._check_channel(channel)
         if self._is_own(channel):
-            yield lambda session: self._keepers.of(group).leave(session, group, channel)
-            return
+            return partial(self._keepers.of(group).leave, group=group, channel=channel)
         key, shard = self._group_key(group), self.consistent_hash(group)
-        yield lambda session: scripts.leave(session.commands(shard, key), key, channel)
+        return lambda session: scripts.leave(session.commands(shard, key), key, channel)
 
     async def group_send(
         self, group: str, message: dict[str, Any], *, exclude: Iterable[str] = ()
@@ -160,23 +157,29 @@ class RedisChannelLayer(CoreNames):
         Raises what :meth:`send` raises but ``ChannelFull``.  Where some have the message and
         others could not be reached, ``ConnectionLost.maybe_executed`` is true.
         """
-        await self._run("group_send", self._group_send_steps(group, message, exclude))
+        await self._run("group_send", self._group_send_plan, group, message, exclude)
 
-    def _group_send_steps(
+    def _group_send_plan(
         self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()
-    ) -> Steps[None]:
+    ) -> Plan:
         self._check_group(group)
         excluded = self._check_exclude(exclude)
         check_message(message)
         body = self._body(message)
         if self._separable and runs_no_user_code(self._serializer):
-            # What comes back is plain, so the rest can be one step, wherever it runs.
+            # What comes back is plain, so all can be one plan, wherever it runs.
             plain = self._serializer.from_bytes(body)
-            yield lambda session: self._send_to_group(session, group, plain, excluded)
-            return
-        members = without((yield lambda session: self._members(session, group)), excluded)
+            return partial(self._send_to_group, group=group, message=plain, excluded=excluded)
+
+        async def read_members(session: Session) -> Then:
+            members = without(await self._members(session, group), excluded)
+            return Then(partial(self._send_to_plan, group, message, members))
+
+        return read_members
+
+    def _send_to_plan(self, group: str, message: Message, members: list[str]) -> Plan:
         frames = self._frames(message, members)
-        yield lambda session: self._send_frames(session, group, frames, len(members))
+        return partial(self._send_frames, group=group, frames=frames, members=len(members))
 
     async def _send_to_group(
         self, session: Session, group: str, message: Message, excluded: frozenset[str]
@@ -206,7 +209,7 @@ class RedisChannelLayer(CoreNames):
     async def _send_frames(
         self, session: Session, group: str, frames: list[Frame], members: int
     ) -> None:
-        outcomes = await session.enqueue_all(frames)
+        outcomes = await session.send_all(frames)
         full = sum(outcome is False for outcome in outcomes)
         if full:
             self._report(GroupOverCapacity(group, full, members))
@@ -214,18 +217,14 @@ class RedisChannelLayer(CoreNames):
         if failure is not None:
             raise failure
 
-    def _group_channels_steps(self, group: str) -> Steps[list[str]]:
+    def _group_channels_plan(self, group: str) -> Plan:
         self._check_group(group)
-        channels: list[str] = yield lambda session: self._members(session, group)
-        return channels
+        return partial(self._members, group=group)
 
-    def _group_size_steps(self, group: str) -> Steps[int]:
+    def _group_size_plan(self, group: str) -> Plan:
         self._check_group(group)
         key, shard = self._group_key(group), self.consistent_hash(group)
-        size: int = yield lambda session: scripts.size(
-            session.commands(shard, key), key, self.group_expiry
-        )
-        return size
+        return lambda session: scripts.size(session.commands(shard, key), key, self.group_expiry)
 
     # What the machinery calls
 

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from channels.exceptions import ChannelFull
-
 from ._config.options import given
 from ._format.keyspace import EXCLUDE_KEY, NO_BEGINNING, NONCE_KEY, random_hex
 from ._layer.base import CLOSED, BaseRedisLayer, Loop
@@ -21,10 +19,10 @@ from ._receiving.messages import Item, Packed, check_message
 from ._receiving.queues import LocalQueue
 from ._receiving.topics import ShardView, TopicSession
 from ._runtime import fork
+from ._runtime.plans import Plan, run, submit
 from ._runtime.portal import portal
-from ._runtime.steps import Steps, run, submit
 from ._runtime.weakly import weakly
-from ._session import Session, SessionEnded
+from ._session import Frame, Session, SessionEnded
 from ._transport.scripts import Bound
 from .exceptions import ConnectionLost, ForeignChannelError, InvalidName, LayerClosed, Unsupported
 from .serializers import BaseMessageSerializer, registry
@@ -58,31 +56,30 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         Redis holds something else, and :class:`ConnectionLost` when Redis could not be
         reached or did not answer.
         """
-        await self._run("send", self._send_steps(channel, message))
+        await self._run("send", self._send_plan, channel, message)
 
-    def _send_steps(self, channel: str, message: Any) -> Steps[None]:
+    def _send_plan(self, channel: str, message: Any) -> Plan:
         self._check_channel(channel)
         if self._is_specific(channel):
-            yield from self._publish_steps(channel, message)
-            return
+            return self._publish_plan(channel, message)
         if not self._lets_pass(channel, message):
             check_message(message)
         member = self._member(channel, message)
         self._check_size(message, len(member))
         self._remember(channel)
-        shard, bound = self._next_shard(), Bound(self.get_capacity(channel))
-        if not (yield lambda session: session.enqueue(shard, channel, member, bound)):
-            raise ChannelFull(channel)
+        bound = Bound(self.get_capacity(channel))
+        frame = Frame(self._next_shard(), channel, member, bound)
+        return partial(Session.send, channel=channel, frame=frame)
 
-    def _publish_steps(
+    def _publish_plan(
         self, topic: str, message: Any, excluded: frozenset[str] = frozenset()
-    ) -> Steps[None]:
+    ) -> Plan:
         check_message(message)
         frame = {**message, EXCLUDE_KEY: sorted(excluded)} if excluded else message
         payload = self._encode(frame, self._keys.topic_place(topic))
         self._check_size(message, len(payload))
         shard = self.consistent_hash(topic)
-        yield lambda session: session.publish(shard, topic, payload)
+        return partial(Session.publish, shard=shard, topic=topic, payload=payload)
 
     async def _open(self, channel: str) -> Mailbox:
         self._check_channel(channel)
@@ -96,7 +93,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         closings = self._closings
         while True:
             try:
-                return await run(self._listen_steps(channel, None), self._sessions)
+                return await self._listen_within(channel, None)
             except SessionEnded:
                 if self._closings != closings:
                     raise LayerClosed(CLOSED) from None
@@ -112,12 +109,13 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         except ValueError:
             raise InvalidName(NO_BEGINNING) from None
         self._mailboxes.check_room()
-        box = await run(self._listen_steps(channel, self.connect_wait_s), self._sessions)
+        box = await self._listen_within(channel, self.connect_wait_s)
         self._mailboxes.made_here(box)
         return channel
 
-    def _listen_steps(self, channel: str, limit_s: float | None) -> Steps[Mailbox]:
-        box: Mailbox = yield lambda session: session.listen(channel, limit_s)
+    async def _listen_within(self, channel: str, limit_s: float | None) -> Mailbox:
+        plan = partial(TopicSession.listen, channel=channel, limit_s=limit_s)
+        box: Mailbox = await run(lambda: plan, self._sessions)
         return box
 
     # Groups
@@ -129,9 +127,9 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         does not receive, and :class:`ConnectionLost` when the server could not be reached or did
         not confirm.
         """
-        await self._run("group_add", self._group_add_steps(group, channel))
+        await self._run("group_add", self._group_add_plan, group, channel)
 
-    def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
+    def _group_add_plan(self, group: str, channel: str) -> Plan:
         self._check_group(group)
         self._check_channel(channel)
         box = self._mailboxes.boxes.get(channel)
@@ -140,7 +138,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
                 f"group_add() of {channel!r}: a channel joins a group in the process that "
                 "receives it, and this one does not."
             )
-        yield lambda session: self._at_home(session, box, TopicSession.group_add, group, box)
+        return lambda session: self._at_home(session, box, TopicSession.group_add, group, box)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member.
@@ -148,16 +146,15 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         Raises :class:`InvalidName`, and :class:`ConnectionLost` when the event loop on which the
         channel is received does not respond; not because of the network.
         """
-        await self._run("group_discard", self._group_discard_steps(group, channel))
+        await self._run("group_discard", self._group_discard_plan, group, channel)
 
-    def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
+    def _group_discard_plan(self, group: str, channel: str) -> Plan:
         self._check_group(group)
         self._check_channel(channel)
         box = self._mailboxes.boxes.get(channel)
-        if box is not None:
-            yield lambda session: self._at_home(
-                session, box, TopicSession.group_discard, group, box
-            )
+        if box is None:
+            return _nothing
+        return lambda session: self._at_home(session, box, TopicSession.group_discard, group, box)
 
     async def group_send(
         self, group: str, message: dict[str, Any], *, exclude: Iterable[str] = ()
@@ -167,19 +164,19 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         too, with the key ``__asgi_exclude__`` in it.  Raises what :meth:`send` raises but
         ``ChannelFull``.
         """
-        await self._run("group_send", self._group_send_steps(group, message, exclude))
+        await self._run("group_send", self._group_send_plan, group, message, exclude)
 
-    def _group_send_steps(
+    def _group_send_plan(
         self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()
-    ) -> Steps[None]:
+    ) -> Plan:
         self._check_group(group)
         excluded = self._check_exclude(exclude)
-        yield from self._publish_steps(self._keys.group_topic(group), message, excluded)
+        return self._publish_plan(self._keys.group_topic(group), message, excluded)
 
-    def _group_channels_steps(self, group: str) -> Steps[list[str]]:
+    def _group_channels_plan(self, group: str) -> Plan:
         raise self._knows_no_members("group_channels")
 
-    def _group_size_steps(self, group: str) -> Steps[int]:
+    def _group_size_plan(self, group: str) -> Plan:
         raise self._knows_no_members("group_size")
 
     @staticmethod
@@ -343,6 +340,10 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
     def _get_layer(self) -> TopicSession:
         session: TopicSession = self._sessions.get()
         return session
+
+
+async def _nothing(_: Session) -> None:
+    """A plan without anything to do."""
 
 
 #: What a layer has on one event loop.  Subclassing it is no longer supported.

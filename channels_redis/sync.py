@@ -20,7 +20,6 @@ from ._config.options import check_seconds
 from ._runtime import fork
 from ._runtime.loops import running_loop_or_none
 from ._runtime.portal import out_of_time
-from ._runtime.steps import Steps, run_blocking
 from .exceptions import LoopRunning
 
 if TYPE_CHECKING:
@@ -125,9 +124,8 @@ class SyncFace:
         method = getattr(self._layer, name)
         if not _is_ours(method):
             return _run_overriding(partial(method, *args, **keywords), timeout_s)
-        steps: Steps[Any] = getattr(self._layer, f"_{name}_steps")(*args, **keywords)
-        with self._layer._timed(name):
-            return run_blocking(steps, self._layer._sessions, timeout_s)
+        prepare = getattr(self._layer, f"_{name}_plan")
+        return self._layer._run_blocking(name, partial(prepare, *args, **keywords), timeout_s)
 
 
 def when_committed(send: Callable[[], None], *, using: str | None, robust: bool) -> None:

@@ -21,7 +21,7 @@ from .._receiving.mailboxes import Mailboxes
 from .._receiving.queues import LocalQueue
 from .._runtime import fork
 from .._runtime.loops import LoopStates
-from .._runtime.steps import Plan, Steps, submit
+from .._runtime.plans import Plan, submit
 from .._runtime.weakly import weakly
 from .._session import Session
 from .._watch.events import Reporter
@@ -236,14 +236,16 @@ class BaseRedisLayer(ObservedLayer):
         process has died stays for ``group_expiry`` seconds after its last ``group_add()``.
         pubsub: raises :class:`Unsupported`, as no process knows the members of others.
         """
-        return await self._run("group_channels", self._group_channels_steps(group))
+        channels: list[str] = await self._run("group_channels", self._group_channels_plan, group)
+        return channels
 
     async def group_size(self, group: str) -> int:
         """Return how many names :meth:`group_channels` would return, without fetching them.
 
         Raises :class:`Unsupported` on pubsub.
         """
-        return await self._run("group_size", self._group_size_steps(group))
+        size: int = await self._run("group_size", self._group_size_plan, group)
+        return size
 
     # Ends
 
@@ -254,10 +256,10 @@ class BaseRedisLayer(ObservedLayer):
         process, and deletes the queues of the general channels that were used here.  Receivers
         that wait go on waiting.
         """
-        await self._run("flush", self._flush_steps())
+        await self._run("flush", self._flush_plan)
 
-    def _flush_steps(self) -> Steps[None]:
-        yield self._flush_here
+    def _flush_plan(self) -> Plan:
+        return self._flush_here
 
     async def _flush_here(self, session: Any) -> None:
         try:
@@ -285,10 +287,10 @@ class BaseRedisLayer(ObservedLayer):
 
         Receivers that wait get :class:`LayerClosed`.  The layer works again if used again.
         """
-        await self._run("close", self._close_steps())
+        await self._run("close", self._close_plan)
 
-    def _close_steps(self) -> Steps[None]:
-        yield self._close_here
+    def _close_plan(self) -> Plan:
+        return self._close_here
 
     async def _close_here(self, session: Any) -> None:
         self._closings += 1
@@ -318,24 +320,22 @@ class BaseRedisLayer(ObservedLayer):
         self._start_afresh()
         return inherited
 
-    # Operations as steps, which both layers define; the blocking face runs the same ones
+    # The first parts of operations, which both layers define
 
-    def _send_steps(self, channel: str, message: Any) -> Steps[None]:
+    def _send_plan(self, channel: str, message: Any) -> Plan:
         raise NotImplementedError
 
-    def _group_add_steps(self, group: str, channel: str) -> Steps[None]:
+    def _group_add_plan(self, group: str, channel: str) -> Plan:
         raise NotImplementedError
 
-    def _group_discard_steps(self, group: str, channel: str) -> Steps[None]:
+    def _group_discard_plan(self, group: str, channel: str) -> Plan:
         raise NotImplementedError
 
-    def _group_send_steps(
-        self, group: str, message: Any, exclude: Iterable[str] = ()
-    ) -> Steps[None]:
+    def _group_send_plan(self, group: str, message: Any, exclude: Iterable[str] = ()) -> Plan:
         raise NotImplementedError
 
-    def _group_channels_steps(self, group: str) -> Steps[list[str]]:
+    def _group_channels_plan(self, group: str) -> Plan:
         raise NotImplementedError
 
-    def _group_size_steps(self, group: str) -> Steps[int]:
+    def _group_size_plan(self, group: str) -> Plan:
         raise NotImplementedError

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 from .._runtime import fork
-from .._runtime.steps import Steps, run
+from .._runtime.plans import Decide, Plan, run, run_blocking
 from .._watch.events import Event, Hooks, Operation, timed
 from .._watch.outages import Health, Outage
 from .._watch.tally import Tallies
 from ..stats import LayerStats, NodeStats
 from .receiving import ReceivingLayer
-
-T = TypeVar("T")
 
 
 class ObservedLayer(ReceivingLayer):
@@ -85,15 +84,16 @@ class ObservedLayer(ReceivingLayer):
         """The same for each :class:`~channels_redis.events.Operation` that ends."""
         return self._on_operation.add(callback)
 
-    def _run(self, operation: str, steps: Steps[T]) -> Coroutine[Any, Any, T]:
+    async def _run(self, operation: str, prepare: Callable[..., Plan], *args: Any) -> Any:
+        """Do an operation: ``prepare(*args)`` is its first part."""
         fork.check()
-        work = run(steps, self._sessions)
-        return self._run_timed(operation, work) if self._on_operation else work
-
-    async def _run_timed(self, operation: str, work: Coroutine[Any, Any, T]) -> T:
+        if not self._on_operation:
+            return await run(partial(prepare, *args), self._sessions)
         with timed(operation, self._on_operation):
-            return await work
+            return await run(partial(prepare, *args), self._sessions)
 
-    def _timed(self, operation: str) -> AbstractContextManager[None]:
-        """Return a clock for one blocking call."""
-        return timed(operation, self._on_operation) if self._on_operation else nullcontext()
+    def _run_blocking(self, operation: str, decide: Decide, timeout_s: float | None) -> Any:
+        """Do an operation in a thread without an event loop."""
+        clock = timed(operation, self._on_operation) if self._on_operation else nullcontext()
+        with clock:
+            return run_blocking(decide, self._sessions, timeout_s)
