@@ -66,7 +66,7 @@ PRIVATE_ACCESSES = {
     "consumers": (3, "fits broadcasts into Channels' consumers"),
     "doctor.census": (2, "counts the keys of a layer"),
     "doctor.probe": (1, "tries the keys of a layer"),
-    "sync": (2, "is the layer, for callers without an event loop"),
+    "sync": (3, "is the layer, for callers without an event loop"),
     "testing._sentinel": (1, "two classes of servers that work as one"),
     "testing.recording": (2, "two classes that record as one"),
 }
