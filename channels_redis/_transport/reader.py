@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from redis.exceptions import ConnectionError, RedisError
 
 from .._runtime import clock
-from .._runtime.tasks import BREATH_S, begun, turn
+from .._runtime.tasks import BREATH_S, begun, ended, turn
 from .._runtime.timers import Deadline
 from ..exceptions import ConfigurationError, ConnectionLost, WrongKeyType
 from . import scripts
@@ -459,22 +459,28 @@ class QueueReader:
     async def _finish(self) -> None:
         self._stopping = True
         self._deliver_popped(self.loop)
+        if self._hold is not None:
+            self._hold.cancel()
+            self._give_back()
         try:
-            if self._hold is not None:
-                self._hold.cancel()
-                self._give_back()
             await self._disconnect()
+        finally:
+            # The tasks that help have to end first, though this one be cancelled meanwhile: where
+            # the owner hears of the end, another reader starts, and a layer may close.
             if self._unblocking is not None:
                 self._unblocking.cancel()
-            if self._helpers:
-                await asyncio.wait(self._helpers, timeout=STOP_S)
-            for late in self._helpers:
-                late.cancel()
-            if self._helpers:
-                await asyncio.wait(self._helpers)
-        finally:
-            self._node.health.gone(self)
-            self._owner.ended(self)
+            limit = self.loop.call_later(STOP_S, _cancel_all, self._helpers)
+            try:
+                await ended(self._helpers)
+            finally:
+                limit.cancel()
+                self._node.health.gone(self)
+                self._owner.ended(self)
+
+
+def _cancel_all(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
 
 
 async def _unblock_all(commands: Commands, client_id: int | None) -> bool:

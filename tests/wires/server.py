@@ -56,7 +56,8 @@ SCRIPTS = _scripts()
 class Server:
     """Sorted sets, Pub/Sub and scripts, on the clock of a loop.
 
-    ``refusals`` holds errors for the next commands, in their order: None lets one through.
+    ``refusals`` holds errors for the next commands, in their order: None lets one through, and
+    CLIENT and PING are never refused.
     """
 
     def __init__(self, time: Callable[[], float]) -> None:
@@ -89,7 +90,8 @@ class Server:
     def run(self, wire: FakeWire) -> None:
         """Run the next command of a connection, unless that is blocked."""
         args = wire.written.popleft()
-        refusal = self.refusals.popleft() if self.refusals else None
+        is_refused = self.refusals and args[0] not in {b"CLIENT", b"PING"}
+        refusal = self.refusals.popleft() if is_refused else None
         if refusal is not None:
             self.refused[tuple(args)] += 1
             wire.replies.append(refusal)

@@ -82,7 +82,7 @@ class FakeWire:
         self.written: deque[Args] = deque()
         #: All commands that were ever written.
         self.log: list[Args] = []
-        #: Replies that have not arrived yet.
+        #: Replies that have not arrived yet; after the end, that never will.
         self.replies: deque[Any] = deque()
         server.accept(self)
 

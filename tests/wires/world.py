@@ -41,14 +41,16 @@ class World:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._patches.close()
         left = [task.get_name() for task in asyncio.all_tasks(self.loop)]
-        complaints = [context["message"] for context in self.loop.complaints]
+        complaints = [
+            (context["message"], context.get("exception")) for context in self.loop.complaints
+        ]
         if kind is not None:
             for task in asyncio.all_tasks(self.loop):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # one error will do
         self.loop.close()
         if kind is None:
-            assert left == []
-            assert complaints == []
+            assert left == [], left
+            assert complaints == [], complaints
 
     def node(self, name: str = "fake") -> FakeNode:
         """Return a node to dial for a connection to the server."""
