@@ -19,13 +19,13 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url",
         action="append",
-        help="a server; repeat it for each shard. The default is $REDIS_URL, where a password is "
-        "out of sight of others on this machine, or redis://localhost:6379",
+        help="a server; repeat it for each shard. The default is $REDIS_URL, which other users "
+        "of this machine cannot see, or redis://localhost:6379",
     )
     parser.add_argument(
         "--sentinel", action="append", metavar="HOST:PORT", help="a Sentinel; may be repeated"
     )
-    parser.add_argument("--master-name", help="the name under which Sentinels know the primary")
+    parser.add_argument("--master-name", help="the name of the primary at the Sentinels")
     parser.add_argument("--layer", choices=_LAYERS, default="core", help="default: core")
     parser.add_argument("--prefix", default="asgi", help="the layer's prefix (default: asgi)")
 

@@ -1,5 +1,5 @@
-"""For ``INSTALLED_APPS``: system checks and the command ``channel_layer``.  The layers need none
-of it.
+"""For ``INSTALLED_APPS``: system checks and the command ``channel_layer``.  The layers work
+without it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,6 @@ class ChannelsRedisConfig(AppConfig):  # type: ignore[misc]  # Django has no ann
 
     def ready(self) -> None:
         """Register the checks."""
-        from .checks import register  # imports the layers, which need no registry of apps
+        from .checks import register  # imports the layers, which don't need the app registry
 
         register()

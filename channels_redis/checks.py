@@ -18,17 +18,17 @@ _MESSAGES = {Level.ERROR: checks.Error, Level.WARNING: checks.Warning}
 
 
 def check_settings(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Find what is wrong with the settings, and what looks wrong."""
+    """Find errors and probable mistakes in the settings."""
     return _messages(examine)
 
 
 def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Find what must not be so where others can listen."""
+    """Find settings that are insecure in production."""
     return _messages(examine_for_deployment)
 
 
 def register() -> None:
-    """Have Django run the checks."""
+    """Register the checks with Django."""
     checks.register(check_settings, TAG)
     checks.register(check_deployment, TAG, checks.Tags.security, deploy=True)
 

@@ -1,5 +1,5 @@
-"""Looks at the settings of channel layers and at their servers, and says what is right and wrong.
+"""Checks the settings of channel layers and their servers, and reports problems.
 
-Django's system checks, ``manage.py channel_layer`` and ``python -m channels_redis`` are doors to
-this one house.  Facts are gathered first; what they mean is decided without I/O.
+Used by Django's system checks, ``manage.py channel_layer`` and ``python -m channels_redis``.
+Facts are gathered first, and then judged without I/O.
 """

@@ -1,4 +1,4 @@
-"""What lies on the servers: queues by depth, groups by size.  Reads only."""
+"""Counts what is stored on the servers: queues by depth, groups by size.  Only reads."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _SCAN_COUNT = 1000
 class Count:
     """One queue with its messages, or one group with its members.
 
-    A group of pubsub is no key: ``is_topic``, and the number is that of the event loops that
-    have members in it.
+    For a group of pubsub, which is not a key, ``is_topic`` is true, and the number is that of the
+    event loops that have members in it.
     """
 
     number: int
@@ -35,7 +35,7 @@ class Count:
 async def count_shard(layer: BaseRedisLayer, index: int, *, is_pubsub: bool) -> list[Count]:
     """Return the queues and groups of a layer on one shard, the largest first.
 
-    Raises ``redis.exceptions.RedisError`` or ``OSError`` where the server does not tell.
+    Raises ``redis.exceptions.RedisError`` or ``OSError`` if the server can't be queried.
     """
     counts = []
     for pool in await pools_of(layer, index):
@@ -62,7 +62,7 @@ async def _keys(wire: Wire, keyspace: Keyspace) -> AsyncIterator[Count]:
         named = keyspace.name_of(key.decode("utf-8", "replace"))
         if named is None:
             continue
-        # Unlike ZCARD, every user of a layer may call it; other types are refused.
+        # Unlike ZCARD, ZCOUNT is allowed for every user of a layer.  It fails for other types.
         number = await wire.ask("ZCOUNT", key, "-inf", "+inf")
         if isinstance(number, int):
             yield Count(number, named[1], named[0] == "group")
@@ -75,7 +75,7 @@ async def _scan(wire: Wire, pattern: str) -> AsyncIterator[bytes]:
         try:
             cursor, found = _or_raise(reply)
         except (TypeError, ValueError):
-            raise RedisError("the answer to SCAN makes no sense") from None
+            raise RedisError("the reply to SCAN is invalid") from None
         for key in found:
             if key not in seen:
                 seen.add(key)
@@ -89,7 +89,7 @@ async def _topics(wire: Wire, keyspace: Keyspace) -> list[Count]:
     pattern = glob_escape(start) + "*"
     found = _or_raise(await wire.ask("PUBSUB", "CHANNELS", pattern))
     counted = _or_raise(await wire.ask("PUBSUB", "NUMSUB", *found)) if found else []
-    # Refused by servers that have no sharded Pub/Sub.
+    # Servers without sharded Pub/Sub refuse this.
     sharded = await wire.ask("PUBSUB", "SHARDCHANNELS", pattern)
     if isinstance(sharded, list) and sharded:
         counted += _or_raise(await wire.ask("PUBSUB", "SHARDNUMSUB", *sharded))

@@ -1,6 +1,6 @@
-"""The commands ``doctor`` and ``queues``, whichever door they come through.
+"""The commands ``doctor`` and ``queues``, used by ``manage.py`` and ``python -m channels_redis``.
 
-Prints one finding after the other, and ends with a status for scripts.
+Prints one finding after the other, and returns an exit status for scripts.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from .trouble import first_line
 
 Style = Callable[[str], str]
 
-#: Lines of ``queues`` for each kind and layer, unless asked for more.
+#: Default number of lines of ``queues`` for each kind and layer.
 SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where lines go, and how the word for a level is coloured."""
+    """Where lines are written, and how the name of a level is coloured."""
 
     write: Callable[[str], object]
     styles: Mapping[Level, Style] = field(default_factory=dict)
 
     def show(self, finding: Finding) -> None:
-        """Write a finding, and what to do."""
+        """Write a finding and its advice."""
         word = self.styles.get(finding.level, str)(finding.level.name)
         self.write(f"{word} {finding.where}: {finding.text} [{finding.id}]")
         if finding.advice and finding.level is not Level.OK:
@@ -44,15 +44,15 @@ class Output:
 def add_commands(
     parser: argparse.ArgumentParser, add_target: Callable[[argparse.ArgumentParser], None]
 ) -> None:
-    """Teach a parser the commands; ``add_target`` adds the options that say which layers."""
+    """Add the commands to a parser.  ``add_target`` adds the options that select layers."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="doctor | queues")
-    text = "Connect to every server and say what is right and wrong."
+    text = "Connect to every server and report what works and what does not."
     doctor = commands.add_parser("doctor", help=text, description=text)
     doctor.add_argument(
         "--fail-level",
         choices=["WARNING", "ERROR"],
         default="ERROR",
-        help="end with status 1 if anything of this level was found (default: ERROR)",
+        help="exit with status 1 if there are findings of this level or above (default: ERROR)",
     )
     text = "List queues by depth, and groups by size."
     queues = commands.add_parser("queues", help=text, description=text)
@@ -71,7 +71,7 @@ def run(
     fail_level: str = "ERROR",
     limit: int = SHOWN,
 ) -> int:
-    """Do what was asked; return the exit status."""
+    """Run an action; return the exit status."""
     if action == "queues":
         return asyncio.run(_queues(setups, output, limit))
     return asyncio.run(_doctor(setups, output, Level[fail_level]))
@@ -116,7 +116,7 @@ async def _queues(setups: list[Setup], output: Output, limit: int) -> int:
 
 
 async def _count(setup: Setup, layer: BaseRedisLayer, output: Output, limit: int) -> bool:
-    """Write what lies on each shard; tell whether all of them answered."""
+    """Write the queues and groups of each shard; return whether all shards replied."""
     complete = True
     for index in range(layer.ring_size):
         try:
@@ -124,7 +124,7 @@ async def _count(setup: Setup, layer: BaseRedisLayer, output: Output, limit: int
         except (*COMMAND_ERRORS, OSError) as error:
             complete = False
             reason = setup.secrets.text(first_line(error))
-            output.write(f"{setup.alias}: {reason}; the doctor may know more.")
+            output.write(f"{setup.alias}: {reason}; run the doctor for details.")
             continue
         shard = describe_host(layer.hosts[index])
         for line in _lines(setup.alias, shard, counts, limit):
@@ -133,7 +133,7 @@ async def _count(setup: Setup, layer: BaseRedisLayer, output: Output, limit: int
 
 
 def _lines(alias: str, shard: str, counts: list[Count], limit: int) -> Iterator[str]:
-    """Yield lines of words that a shell can take apart: what, number, unit, name."""
+    """Yield lines that a shell can split into words: kind, number, unit, name."""
     queues = [one for one in counts if not one.is_group]
     groups = [one for one in counts if one.is_group]
     for kind, some in (("queue", queues), ("group", groups)):
@@ -142,6 +142,6 @@ def _lines(alias: str, shard: str, counts: list[Count], limit: int) -> Iterator[
             yield f"{kind} {one.number} {unit} {one.name} ({alias}, {shard})"
         if len(some) > limit:
             rest = sum(one.number for one in some[limit:])
-            yield f"{len(some) - limit} more {kind}s with {rest} in all ({alias}, {shard})"
+            yield f"{len(some) - limit} more {kind}s with {rest} in total ({alias}, {shard})"
     if not counts:
         yield f"nothing on {shard} ({alias})"

@@ -1,8 +1,8 @@
-"""What the settings alone tell.  Opens nothing.
+"""Checks the settings without opening a connection.
 
-What can't work is found by the layer's own constructor, which names the option and says what
-would be right; here it is only asked about each option by itself, so that one mistake does not
-hide the next.  What works and will hurt is found here.
+Invalid options are found by the layer's constructor, whose error names the option and the valid
+values.  This module calls it with each option separately, so that one mistake does not hide the
+next, and finds settings that work but are likely to cause problems.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ..pubsub import RedisPubSubChannelLayer
 from .endpoints import Endpoint, endpoints_of
 from .findings import Finding, Level
 
-#: Bounds of what makes sense; outside of them something else was probably meant.
+#: Values outside of these bounds are probably mistakes.
 EXPIRY_S = 5, 3600
 CAPACITY_MAX = 100_000
 KEY_LENGTH_MIN, KEY_SIGNS_MIN = 16, 8
 
-#: Options that are refused without others.
+#: Options that require other options.
 _NEEDS = {"encryption_binding": ("symmetric_encryption_keys",)}
 
 _ERROR_IDS = {"hosts": "E003", "symmetric_encryption_keys": "E004"}
@@ -38,27 +38,27 @@ _ERROR_IDS = {"hosts": "E003", "symmetric_encryption_keys": "E004"}
 
 @dataclass(frozen=True)
 class Setup:
-    """One layer of the settings; ``layer`` is None where it can't be constructed."""
+    """One layer of the settings; ``layer`` is None if it can't be constructed."""
 
     alias: str
-    #: Not shown, as it holds passwords and keys.
+    #: Not shown, because it contains passwords and keys.
     config: Mapping[str, Any] = field(repr=False)
     layer: BaseRedisLayer | None
     refusals: tuple[Finding, ...] = ()
 
     @property
     def secrets(self) -> Secrets:
-        """What nothing that is said of the layer may hold."""
+        """The secrets that no text about the layer may contain."""
         return Secrets(self.config)
 
     @property
     def is_pubsub(self) -> bool:
-        """Whether messages to consumers travel through Pub/Sub."""
+        """Whether messages to consumers are sent with Pub/Sub."""
         return isinstance(self.layer, RedisPubSubChannelLayer)
 
 
 def read_settings(settings: Mapping[str, Mapping[str, Any]]) -> list[Setup]:
-    """Return the layers of ``CHANNEL_LAYERS`` that are this package's."""
+    """Return the layers of ``CHANNEL_LAYERS`` that belong to this package."""
     found = (_read(alias, entry) for alias, entry in settings.items())
     return [setup for setup in found if setup is not None]
 
@@ -81,9 +81,9 @@ def _read(alias: str, entry: Mapping[str, Any]) -> Setup | None:
 
 
 def _missing(alias: str, layer: BaseRedisLayer) -> Iterator[Finding]:
-    """Find entries of ``hosts`` that have no value, which the constructor lets pass."""
+    """Find entries of ``hosts`` without a value, which the constructor accepts."""
     if type(layer).create_pool is not BaseRedisLayer.create_pool:
-        return  # It may know where the servers are.
+        return  # It may determine the servers itself.
     for index, host in enumerate(layer.hosts):
         missing = missing_value(host)
         if missing is not None:
@@ -104,18 +104,18 @@ def _refusals(
             found = True
             id = _ERROR_IDS.get(name, "E002") if name in known else "E001"
             yield Finding(Level.ERROR, id, alias, str(error))
-        except Exception:  # noqa: BLE001 (a subclass may need the others; the whole tells)
+        except Exception:  # noqa: BLE001 (a subclass may need the others; ``whole`` is reported)
             continue
     if not found:
         text = f"{layer_class.__name__} can't be constructed: {type(whole).__name__}: {whole}"
         yield Finding(Level.ERROR, "E005", alias, text)
 
 
-# What will hurt
+# Settings that work but are likely to cause problems
 
 
 def examine(setups: list[Setup]) -> list[Finding]:
-    """Return what is wrong with the settings of these layers, and what looks wrong."""
+    """Return the errors and probable mistakes in the settings of these layers."""
     findings = [one.without(setup.secrets) for setup in setups for one in setup.refusals]
     sound = [setup for setup in setups if setup.layer is not None]
     for setup in sound:
@@ -126,7 +126,7 @@ def examine(setups: list[Setup]) -> list[Finding]:
 
 
 def examine_for_deployment(setups: list[Setup]) -> list[Finding]:
-    """Return what must not be so where others can listen: for Django's ``check --deploy``."""
+    """Return settings that are insecure in production: for Django's ``check --deploy``."""
     findings: list[Finding] = []
     for setup in setups:
         if setup.layer is not None:
@@ -144,24 +144,24 @@ def _odd_numbers(setup: Setup) -> Iterator[Finding]:
         yield warning(
             "W001",
             f"group_expiry ({layer.group_expiry:g} s) is below expiry ({layer.expiry:g} s): "
-            "members leave their groups while messages still wait for them.",
-            "Make group_expiry as long as the longest connection of a client (default: a day).",
+            "members are removed from groups while messages still wait for them.",
+            "Set group_expiry to at least the longest connection of a client (default: a day).",
         )
     if not EXPIRY_S[0] <= layer.expiry <= EXPIRY_S[1]:
         hint = " It is in seconds, not in milliseconds." if layer.expiry > EXPIRY_S[1] else ""
         yield warning(
             "W002",
-            f"expiry is {layer.expiry:g} s: messages are lost in the first pause of a reader, or "
-            "lie in Redis long after their reader has gone.",
+            f"expiry is {layer.expiry:g} s: messages expire in short pauses of a reader, or stay "
+            "in Redis long after their reader has ended.",
             f"Choose {EXPIRY_S[0]} to {EXPIRY_S[1]} s; the default is 60.{hint}",
         )
     for name, capacity in _capacities(layer):
         if capacity > CAPACITY_MAX:
             yield warning(
                 "W003",
-                f"{name} is {capacity}: a channel that nobody reads may take the memory of the "
+                f"{name} is {capacity}: a channel that is not read may use up the memory of the "
                 "server and of the process before it is full.",
-                "Choose what a reader can catch up with, such as 100 to 10,000 messages.",
+                "Choose a number that a reader can catch up with, such as 100 to 10,000.",
             )
 
 
@@ -179,7 +179,7 @@ def _endpoints(setup: Setup) -> list[list[Endpoint]]:
     for index in range(layer.ring_size):
         try:
             found.append(endpoints_of(layer.create_pool(index)))
-        except Exception:  # noqa: BLE001 (a subclass's create_pool: nothing is known)
+        except Exception:  # noqa: BLE001 (a subclass's create_pool() may raise anything)
             found.append([])
     return found
 
@@ -194,8 +194,8 @@ def _repeated_hosts(setup: Setup) -> Iterator[Finding]:
                 Level.WARNING,
                 "W004",
                 setup.alias,
-                f"hosts[{index}] is the server of hosts[{first}] once more.",
-                "Name each server once: a second entry costs connections and brings nothing.",
+                f"hosts[{index}] is the same server as hosts[{first}].",
+                "List each server once: a second entry costs connections and has no benefit.",
             )
 
 
@@ -208,13 +208,13 @@ def _idle_keywords(setup: Setup) -> Iterator[Finding]:
                 Level.WARNING,
                 "W006",
                 setup.alias,
-                f"hosts[{index}]: {idle[0]} has no effect, as the address asks for no TLS.",
-                "Write rediss:// if this server is to be reached over TLS.",
+                f"hosts[{index}]: {idle[0]} has no effect, because the address does not use TLS.",
+                "Use rediss:// if the server should be reached over TLS.",
             )
 
 
 def _clash(one: Setup, other: Setup) -> Iterator[Finding]:
-    """Find prefixes under which two layers get at each other's keys or topics."""
+    """Find prefixes with which two layers use each other's keys or topics."""
     assert one.layer is not None
     assert other.layer is not None
     topics = one.is_pubsub and other.is_pubsub
@@ -226,15 +226,15 @@ def _clash(one: Setup, other: Setup) -> Iterator[Finding]:
             Level.WARNING,
             "W005",
             f"{one.alias}, {other.alias}",
-            f"These layers share a server, and the prefixes {short!r} and {long!r} can't be told "
-            "apart: one may read and delete what is the other's.",
+            f"These layers share a server, and the prefixes {short!r} and {long!r} are ambiguous: "
+            "one layer may read and delete messages of the other.",
             f"End each prefix with a colon, such as {short.rstrip(':') + ':'!r}, and make them "
             "different.",
         )
 
 
 def _places(setup: Setup, topics: bool) -> set[tuple[Any, ...]]:
-    # Pub/Sub knows no databases.  A primary is known by its Sentinels.
+    # Pub/Sub ignores the database.  A primary is identified by its Sentinels.
     return {
         (one.host, one.port, 0 if topics else endpoints[0].database)
         for endpoints in _endpoints(setup)
@@ -250,23 +250,25 @@ def _open_secrets(setup: Setup) -> Iterator[Finding]:
     for one in itertools.chain.from_iterable(_endpoints(setup)):
         if one.local:
             continue
-        use_tls = "Use TLS: a URL that starts with rediss://, or the keyword ssl."
+        use_tls = "Use TLS: a URL with rediss://, or the keyword ssl."
         if one.tls and not one.verified:
             yield warning(
                 "W104",
                 one,
-                "the certificate or its name is not verified: whoever stands between can read all.",
-                "Give ssl_ca_certs the file of the authority, and leave ssl_cert_reqs and "
-                "ssl_check_hostname out.",
+                "the certificate or its host name is not verified: an attacker in the network can "
+                "read everything.",
+                "Set ssl_ca_certs to the file of the authority, and remove ssl_cert_reqs and "
+                "ssl_check_hostname.",
             )
         if not one.tls and one.has_password:
-            yield warning("W101", one, "the password travels readable over the network.", use_tls)
+            text = "the password is sent over the network without encryption."
+            yield warning("W101", one, text, use_tls)
         if not one.tls and not one.is_sentinel and not encrypted:
             yield warning(
                 "W103",
                 one,
-                "messages travel readable over the network.",
-                f"{use_tls} Or encrypt them: symmetric_encryption_keys.",
+                "messages are sent over the network without encryption.",
+                f"{use_tls} Or encrypt messages with symmetric_encryption_keys.",
             )
 
 
@@ -278,8 +280,8 @@ def _unbound(setup: Setup) -> Iterator[Finding]:
                 Level.WARNING,
                 "W105",
                 setup.alias,
-                f"encryption_binding is {step!r}: whoever writes to Redis can have an encrypted "
-                "message of one group or channel delivered in another.",
+                f"encryption_binding is {step!r}: anyone who can write to Redis can move an "
+                "encrypted message from one group or channel to another.",
                 "Set it to 'write' in all processes, then to 'require'.",
             )
 
@@ -295,5 +297,5 @@ def _weak_keys(setup: Setup) -> Iterator[Finding]:
                 "W102",
                 setup.alias,
                 f"symmetric_encryption_keys[{position}] can be guessed.",
-                "Use 32 random bytes, as secrets.token_urlsafe(32) makes them.",
+                "Use 32 random bytes, such as from secrets.token_urlsafe(32).",
             )

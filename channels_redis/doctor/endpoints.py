@@ -1,4 +1,4 @@
-"""Where an entry of ``hosts`` leads to, and how: what redis-py made of it.  Opens nothing."""
+"""The addresses of an entry of ``hosts``, as redis-py parsed them.  Opens no connection."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PASSWORDS = ("password", "credential_provider")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server that an entry names, or a Sentinel.  ``host`` is the path of a Unix socket where
-    ``port`` is 0, and that of the first Sentinel where only they know the address.
+    """A server or a Sentinel of an entry.  If ``port`` is 0, ``host`` is the path of a Unix socket.
+    If only Sentinels know the address, ``host`` is that of the first Sentinel.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Endpoint:
 
     @property
     def local(self) -> bool:
-        """Whether nothing leaves this machine."""
+        """Whether the server is on this machine."""
         if not self.port or self.host == "localhost":
             return True
         try:
@@ -48,7 +48,7 @@ class Endpoint:
 
 
 def endpoints_of(pool: Any) -> list[Endpoint]:
-    """Return where the connections of a pool lead to: the server first, then Sentinels."""
+    """Return the endpoints of a pool: the server first, then Sentinels."""
     manager = getattr(pool, "sentinel_manager", None)
     if manager is None:
         return [_endpoint(pool)]
@@ -59,7 +59,7 @@ def endpoints_of(pool: Any) -> list[Endpoint]:
 
 
 def sentinels_of(pool: Any) -> Iterator[Endpoint]:
-    """Yield the Sentinels behind a pool, if there are any."""
+    """Yield the Sentinels of a pool, if there are any."""
     manager = getattr(pool, "sentinel_manager", None)
     for client in manager.sentinels if manager is not None else ():
         yield _endpoint(client.connection_pool, is_sentinel=True)

@@ -1,4 +1,4 @@
-"""What was seen of a server.  Only facts; :mod:`.judge` says what they mean."""
+"""Facts about a server.  :mod:`.judge` turns them into findings."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from .endpoints import Endpoint
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What one server told, or why it told nothing."""
+    """The facts about one server, or the error that prevented reading them."""
 
-    #: Why there was no conversation; None where there was one.
+    #: The error of the connection; None if it worked.
     trouble: BaseException | None = None
-    #: Whether it speaks TLS where none is configured, or the other way round.
+    #: Whether the server uses TLS although none is configured, or the other way round.
     speaks_otherwise: bool = False
     latency_s: float = 0.0
-    #: Seconds that its clock is ahead of this machine's; None where TIME is refused.
+    #: Seconds by which its clock is ahead of this machine's; None if TIME is refused.
     clock_ahead_s: float | None = None
-    #: The fields of INFO; empty where it is refused.
+    #: The fields of INFO; empty if it is refused.
     info: Mapping[str, str] = field(default_factory=dict)
-    #: ``client-output-buffer-limit`` as the server gives it; None where CONFIG is refused.
+    #: ``client-output-buffer-limit`` as set on the server; None if CONFIG is refused.
     output_limits: str | None = None
-    #: Reply to each command that was tried, by its name in :mod:`.rights`.
+    #: Reply to each command that was tested, by its name in :mod:`.rights`.
     replies: Mapping[str, Any] = field(default_factory=dict)
-    #: The ACL user of the connection: as the server knows it, or as the settings say.
+    #: The ACL user of the connection, from the server or else from the settings.
     user: str = "default"
 
 
 @dataclass(frozen=True)
 class SentinelFacts:
-    """What one Sentinel told."""
+    """The facts from one Sentinel."""
 
     endpoint: Endpoint
     trouble: BaseException | None = None
-    #: The address under which it knows the primary; None where it does not know the name.
+    #: Its address of the primary; None if it does not know the name.
     primary: tuple[str, int] | None = None
     #: The names that it knows.
     names: tuple[str, ...] = ()

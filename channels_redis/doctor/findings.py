@@ -1,4 +1,4 @@
-"""What was found: plain sentences with a level, and what to do."""
+"""A finding: a sentence with a level and advice."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .._config.secrets import Secrets
 class Level(enum.IntEnum):
     """How much a finding matters."""
 
-    #: As it should be.
+    #: No problem.
     OK = 0
-    #: Worth knowing, or not to be known from here.
+    #: Good to know, or could not be checked.
     NOTE = 1
-    #: Works now, and will hurt.
+    #: Works now, but is likely to cause problems.
     WARNING = 2
     #: Does not work.
     ERROR = 3
@@ -23,15 +23,15 @@ class Level(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found.  No text in it holds a secret."""
+    """One result of a check.  Its texts contain no secrets."""
 
     level: Level
-    #: A name that stays the same from release to release, such as ``W001`` or ``unreachable``.
+    #: A name that does not change between releases, such as ``W001`` or ``unreachable``.
     id: str
     #: The layer or the server, such as ``default`` or ``localhost:6379``.
     where: str
     text: str
-    #: What to do; empty where there is nothing to do.
+    #: What to do; empty if nothing has to be done.
     advice: str = ""
 
     def without(self, secrets: Secrets) -> Finding:
@@ -41,5 +41,5 @@ class Finding:
 
 
 def worst(findings: list[Finding]) -> Level:
-    """Return the highest level there is."""
+    """Return the highest level of all findings."""
     return max((finding.level for finding in findings), default=Level.OK)

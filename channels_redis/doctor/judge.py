@@ -1,4 +1,4 @@
-"""What the facts about a server mean, and what to do.  Decides, does no I/O."""
+"""Turns facts about a server into findings with advice.  Does no I/O."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .findings import Finding, Level
 from .rights import ANY, QUEUES, TOPICS, Need, patterns
 from .trouble import explain_trouble, first_line
 
-#: Beyond these, a difference between clocks or the way to the server is worth a word.
+#: Larger clock differences and latencies are reported.
 CLOCK_S = 2.0
 LATENCY_NOTE_S = 0.005
 LATENCY_WARNING_S = 0.05
-#: The share of the server's connections or memory in use from which it gets tight.
+#: The fraction of the server's connections or memory in use above which a warning is given.
 TIGHT = 0.9
 
 
-#: What can't do the work of a server, so that nothing more is asked of it.
+#: Findings after which no further checks make sense, because the server cannot be used.
 _ANOTHER_KIND = ("too-old", "is-cluster", "is-sentinel")
 
 
@@ -37,10 +37,10 @@ class Wishes:
 
 
 def judge_shard(shard: ShardFacts, wishes: Wishes) -> list[Finding]:
-    """Return everything there is to say about one entry of ``hosts``."""
+    """Return all findings about one entry of ``hosts``."""
     findings = list(_judge_sentinels(shard))
     if shard.server.trouble is not None:
-        # Who does not know the name of the primary has said all there is to say.
+        # An unknown master_name is the cause of the failure, so the failure is not reported too.
         if not any(finding.id == "sentinel-name" for finding in findings):
             findings.append(explain_trouble(shard))
         return findings
@@ -66,12 +66,15 @@ def _greeting(shard: ShardFacts) -> Finding:
     info, ms = shard.server.info, shard.server.latency_s * 1000
     product = info.get("server_name", "redis").capitalize()
     version = info.get("valkey_version") or info.get("redis_version") or "of unknown version"
-    text = f"{product} {version} at {shard.endpoint} answers in {ms:.2g} ms."
+    text = f"{product} {version} at {shard.endpoint} replies in {ms:.2g} ms."
     if shard.server.latency_s < LATENCY_NOTE_S:
         return _finding(Level.OK, "reachable", shard, text)
     is_far = shard.server.latency_s >= LATENCY_WARNING_S
     level = Level.WARNING if is_far else Level.NOTE
-    advice = "Each send waits so long. Keep the server in the same data centre as the processes."
+    advice = (
+        "Every send takes at least this long. Run the server in the same data centre as the "
+        "processes."
+    )
     return _finding(level, "latency", shard, text, advice)
 
 
@@ -81,8 +84,8 @@ def _judge_sentinels(shard: ShardFacts) -> Iterator[Finding]:
     level = Level.WARNING if heard else Level.ERROR
     for one in silent:
         assert one.trouble is not None
-        text = f"The Sentinel at {one.endpoint} does not help: {first_line(one.trouble)}."
-        advice = "Check its address; its password and TLS belong into sentinel_kwargs."
+        text = f"The Sentinel at {one.endpoint} cannot be queried: {first_line(one.trouble)}."
+        advice = "Check its address. Its password and TLS options belong in sentinel_kwargs."
         yield _finding(level, "sentinel-unreachable", shard, text, advice)
     strangers = [one for one in heard if one.primary is None]
     if strangers:
@@ -91,10 +94,13 @@ def _judge_sentinels(shard: ShardFacts) -> Iterator[Finding]:
     if len(named) > 1:
         places = ", ".join(sorted(f"{place[0]}:{place[1]}" for place in named if place))
         text = f"The Sentinels name different primaries: {places}."
-        advice = "Wait for a failover to end; else compare the Sentinels' configurations."
+        advice = (
+            "If a failover is in progress, wait for its end. Otherwise compare the Sentinels' "
+            "configurations."
+        )
         yield _finding(Level.ERROR, "sentinel-disagree", shard, text, advice)
     elif named and not strangers:
-        text = f"{len(heard)} of {len(shard.sentinels)} Sentinels name one primary."
+        text = f"{len(heard)} of {len(shard.sentinels)} Sentinels agree on the primary."
         yield _finding(Level.OK, "sentinels", shard, text)
 
 
@@ -106,7 +112,7 @@ def _unknown_name(shard: ShardFacts, strangers: list[SentinelFacts], partly: boo
         "sentinel-name",
         shard,
         f"The Sentinels at {who} know no primary named {shard.master_name!r}.",
-        f"Correct master_name; known there: {', '.join(known) or 'none'}.",
+        f"Correct master_name. Known names: {', '.join(known) or 'none'}.",
     )
 
 
@@ -121,16 +127,16 @@ def _version(shard: ShardFacts) -> Iterator[Finding]:
             Level.NOTE,
             "version-unknown",
             shard,
-            "The version of the server is not to be seen.",
-            "Allow +info, and make sure that it is Redis 5.0 or newer, or Valkey.",
+            "Could not read the server's version (INFO refused).",
+            "Allow +info, or check that the server is Redis 5.0 or newer, or Valkey.",
         )
     elif (int(found[1]), int(found[2])) < OLDEST_SERVER:
         yield _finding(
             Level.ERROR,
             "too-old",
             shard,
-            f"The server says it is Redis {version}, which is too old.",
-            "Install Redis 5.0 or newer, or Valkey: BZPOPMIN is missing in older ones.",
+            f"The server is Redis {version}, which is too old.",
+            "Install Redis 5.0 or newer, or Valkey. Older versions lack BZPOPMIN.",
         )
 
 
@@ -141,8 +147,8 @@ def _kind_of_server(shard: ShardFacts) -> Iterator[Finding]:
             Level.ERROR,
             "is-sentinel",
             shard,
-            "This is a Sentinel, and no server that keeps messages.",
-            f'Write {{"sentinels": [("{shard.endpoint.host}", {shard.endpoint.port})], '
+            "This is a Sentinel, not a server that can store messages.",
+            f'Use {{"sentinels": [("{shard.endpoint.host}", {shard.endpoint.port})], '
             f'"master_name": "..."}}, with the other Sentinels in the list.',
         )
     is_cluster = info.get("cluster_enabled") == "1" or info.get("redis_mode") == "cluster"
@@ -151,17 +157,17 @@ def _kind_of_server(shard: ShardFacts) -> Iterator[Finding]:
             Level.ERROR,
             "is-cluster",
             shard,
-            "The server is a node of a Redis Cluster, and this entry of hosts names one server: "
-            "keys of other nodes are refused (MOVED).",
-            f'Write {{"cluster": True, "address": "redis{"s" if shard.endpoint.tls else ""}://'
-            f'{shard.endpoint.name}"}}, with all other keywords beside them.',
+            "The server belongs to a Redis Cluster, but this entry of hosts is for a single "
+            "server: keys on other servers are refused (MOVED).",
+            f'Use {{"cluster": True, "address": "redis{"s" if shard.endpoint.tls else ""}://'
+            f'{shard.endpoint.name}"}}, and add the other keywords of this entry.',
         )
     if shard.asks_for_cluster and info and not is_cluster:
         yield _finding(
             Level.ERROR,
             "not-cluster",
             shard,
-            "This entry of hosts asks for a cluster, and the server is none.",
+            "This entry of hosts is for a cluster, but the server does not belong to one.",
             "Remove cluster from the entry, or set cluster-enabled on the server.",
         )
     if info.get("role") == "slave" and not shard.asks_for_cluster:
@@ -169,9 +175,9 @@ def _kind_of_server(shard: ShardFacts) -> Iterator[Finding]:
             Level.ERROR,
             "replica",
             shard,
-            "The server is a replica: it refuses to store messages, and what is published on it is "
-            "heard by nobody else.",
-            "Name the primary, or the Sentinels that know it.",
+            "The server is a replica: it refuses to store messages, and messages published on it "
+            "do not reach other servers.",
+            "Use the address of the primary, or Sentinels.",
         )
 
 
@@ -183,7 +189,7 @@ def _clients(shard: ShardFacts) -> Iterator[Finding]:
             "clients",
             shard,
             f"{used} of {limit} connections of the server are in use.",
-            "Raise maxclients, or find out who keeps so many (CLIENT LIST).",
+            "Raise maxclients, or use CLIENT LIST to see which clients have so many connections.",
         )
 
 
@@ -202,8 +208,8 @@ def _clock(shard: ShardFacts) -> Iterator[Finding]:
         "clock",
         shard,
         f"The clock of the server is {abs(ahead_s):.0f} s {direction} that of this machine. The "
-        "layers go by the server's; processes of older releases, and logs, do not.",
-        "Keep the clocks of all machines together (NTP).",
+        "layers use the server's clock, but processes of older releases and logs do not.",
+        "Synchronize the clocks of all machines (NTP).",
     )
 
 
@@ -214,7 +220,7 @@ def _rights(shard: ShardFacts, wishes: Wishes) -> Iterator[Finding]:
     vital = (*TOPICS,) if wishes.is_pubsub else QUEUES
     groups = [(vital, Level.ERROR, ""), (ANY, Level.ERROR, "")]
     if wishes.is_pubsub:
-        groups.append((QUEUES, Level.WARNING, " General channels (workers) do not work then."))
+        groups.append((QUEUES, Level.WARNING, " General channels (workers) will not work."))
     complaints = 0
     for needs, level, consequence in groups:
         for found in _refused(shard, wishes, needs, level, consequence):
@@ -222,7 +228,8 @@ def _rights(shard: ShardFacts, wishes: Wishes) -> Iterator[Finding]:
             yield found
     if not complaints:
         user = shard.server.user
-        yield _finding(Level.OK, "rights", shard, f"User {user!r} may do all that the layer needs.")
+        text = f"User {user!r} has all permissions that the layer needs."
+        yield _finding(Level.OK, "rights", shard, text)
 
 
 def _refused(
@@ -258,14 +265,15 @@ def _refused(
             level,
             "rights",
             shard,
-            f"User {user!r} may not use {scope} that begin with the prefix {wishes.prefix!r}."
-            + consequence,
+            f"User {user!r} may not use {scope} with the prefix {wishes.prefix!r}." + consequence,
             f"ACL SETUSER {user} {patterns(wishes.prefix)}",
         )
 
 
 def _refused_scope(reply: Any) -> str:
-    """Return what an ACL refuses: a command, keys or Pub/Sub channels; empty for nothing."""
+    """Return what an ACL refuses: a command, keys or Pub/Sub channels.  Empty if it refuses
+    nothing.
+    """
     if not isinstance(reply, Exception):
         return ""
     said = str(reply).lower()
@@ -293,8 +301,8 @@ def _memory(shard: ShardFacts) -> Iterator[Finding]:
             shard,
             f"The memory of the server is full ({_mb(used)} of {_mb(limit)}, policy {policy}): it "
             "refuses to store messages and memberships.",
-            "Raise maxmemory, or find what fills it (MEMORY STATS, channel_layer queues). A server "
-            "of the channel layer's own is best.",
+            "Raise maxmemory, or find out what uses it (MEMORY STATS, channel_layer queues). A "
+            "dedicated server for the channel layer is best.",
         )
     elif limit and policy != "noeviction":
         yield _finding(
@@ -302,8 +310,8 @@ def _memory(shard: ShardFacts) -> Iterator[Finding]:
             "memory-policy",
             shard,
             f"When its {_mb(limit)} are full, the server deletes keys (maxmemory-policy {policy}), "
-            "and groups and queues may be among them.",
-            "Use a server without a cache, or one with maxmemory-policy noeviction.",
+            "possibly including groups and queues.",
+            "Use a server that is not used as a cache, or set maxmemory-policy to noeviction.",
         )
     elif limit and used >= limit * TIGHT:
         yield _finding(
@@ -311,14 +319,14 @@ def _memory(shard: ShardFacts) -> Iterator[Finding]:
             "memory-tight",
             shard,
             f"The memory of the server is nearly full: {_mb(used)} of {_mb(limit)}.",
-            "Raise maxmemory, or find what fills it (MEMORY STATS, channel_layer queues).",
+            "Raise maxmemory, or find out what uses it (MEMORY STATS, channel_layer queues).",
         )
     elif server.info:
         text = f"{_mb(used)} of memory in use, {_mb(limit) if limit else 'no'} limit."
         yield _finding(Level.OK, "memory", shard, text)
     if any(isinstance(reply, ReadOnlyError) for reply in server.replies.values()):
         text = "The server refuses to write (READONLY)."
-        yield _finding(Level.ERROR, "replica", shard, text, "Name the primary in hosts.")
+        yield _finding(Level.ERROR, "replica", shard, text, "Use the primary in hosts.")
 
 
 def _output_buffers(shard: ShardFacts, wishes: Wishes) -> Iterator[Finding]:
@@ -330,8 +338,8 @@ def _output_buffers(shard: ShardFacts, wishes: Wishes) -> Iterator[Finding]:
             Level.NOTE,
             "output-buffer-unknown",
             shard,
-            "The limits of output buffers are not to be seen (CONFIG is refused).",
-            f"Look for client-output-buffer-limit {name} at your provider's.",
+            "Could not read the limits of output buffers (CONFIG refused).",
+            f"Look up client-output-buffer-limit {name} in your provider's settings.",
         )
         return
     hard, soft, seconds = (int(number) for number in found.groups())
@@ -342,13 +350,13 @@ def _output_buffers(shard: ShardFacts, wishes: Wishes) -> Iterator[Finding]:
             "output-buffer",
             shard,
             f"client-output-buffer-limit {name} is {hard} {soft} {seconds}: the server disconnects "
-            f"a process that is {_mb(tightest)} behind, and a single message may have "
+            f"a process that is {_mb(tightest)} behind, and a single message may be as large as "
             f"{_mb(wishes.max_message_bytes)}.",
             f"CONFIG SET client-output-buffer-limit '{name} 33554432 8388608 60' or more, or lower "
             "max_message_bytes to half of the limit.",
         )
         return
-    text = f"client-output-buffer-limit {name} is {hard} {soft} {seconds}, which will do."
+    text = f"client-output-buffer-limit {name} is {hard} {soft} {seconds}, which is sufficient."
     yield _finding(Level.OK, "output-buffer", shard, text)
 
 

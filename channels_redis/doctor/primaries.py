@@ -1,4 +1,4 @@
-"""The servers behind one entry of ``hosts``: one, or all primaries of a cluster."""
+"""The servers of one entry of ``hosts``: one server, or all primaries of a cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .._transport.wire import Wire
 
 
 async def pools_of(layer: BaseRedisLayer, index: int) -> list[Any]:
-    """Return a pool for each server; for the first of the entry alone where none tells of others.
+    """Return a pool for each server, or only for the first address of the entry if the primaries
+    of the cluster are not known.
 
     Close them with ``utils.close_pool()``.
     """

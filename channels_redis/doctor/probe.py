@@ -1,6 +1,6 @@
-"""Asks servers everything that the doctor wants to know.  Judges nothing.
+"""Gathers the facts about servers for the doctor.  Does not judge them.
 
-Writes no more than one key and one topic under the layer's prefix, and the key expires.
+Writes only one key and one topic under the layer's prefix; the key expires.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .primaries import pools_of
 from .rights import ANY, PROBE, QUEUES, TOPICS
 
 _PINGS = 5
-# Said in a language that both understand.
+# Errors that show that client and server use the same protocol.
 _REFUSALS = (AuthenticationError, ResponseError)
 
 
 async def look_at_shard(layer: BaseRedisLayer, index: int) -> list[ShardFacts]:
-    """Return what can be learnt of each server behind one entry of ``hosts``; raises nothing for
-    what fails.
+    """Return the facts about each server of one entry of ``hosts``.  Failures are facts too, and
+    raise nothing.
     """
     return [await _look_at(layer, index, pool) for pool in await pools_of(layer, index)]
 
@@ -134,7 +134,7 @@ async def _clock_ahead(wire: Wire) -> float | None:
 
 
 async def _try_commands(layer: BaseRedisLayer, wire: Wire) -> dict[str, Any]:
-    """Run each command that the layer may need on a key and a topic of the doctor's own."""
+    """Run each command that the layer may need on the doctor's own key and topic."""
     probe = layer._keys.new_probe()
     replies = {}
     for need in (*ANY, *QUEUES, *TOPICS):
@@ -167,12 +167,12 @@ def _parse_info(reply: Any) -> dict[str, str]:
 
 
 async def _speaks_otherwise(endpoint: Endpoint, limit_s: float) -> bool:
-    """Tell whether a server speaks TLS where none is configured, or the other way round."""
+    """Return whether a server uses TLS although none is configured, or the other way round."""
     try:
         answers = _answers_plainly(endpoint) if endpoint.tls else _shakes_hands(endpoint)
         return await asyncio.wait_for(answers, limit_s)
     except ssl.SSLError as error:
-        # A server that wants a certificate of ours speaks TLS too; others have another version.
+        # A server that requires a client certificate uses TLS too; others have another version.
         return "CERTIFICATE" in str(error).upper()
     except (OSError, asyncio.TimeoutError):
         return False

@@ -1,4 +1,4 @@
-"""What it means that no conversation with a server came about.  Pure."""
+"""Explains why a server could not be used.  Does no I/O."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .findings import Finding, Level
 
 _TLS_EXPECTED = (
     "tls-expected",
-    "The server speaks TLS on this port, and the settings ask for a plain connection.",
-    "Write rediss:// instead of redis://, or add the keyword ssl: True.",
+    "The server uses TLS on this port, but the settings are for a connection without TLS.",
+    "Use rediss:// instead of redis://, or add the keyword ssl: True.",
 )
 _TLS_MISSING = (
     "tls-missing",
-    "The settings ask for TLS, and the server does not speak it on this port.",
-    "Use the TLS port of the server (tls-port), or redis:// where the network is trusted.",
+    "The settings are for TLS, but the server does not use it on this port.",
+    "Use the TLS port of the server (tls-port), or redis:// if the network is trusted.",
 )
 _SILENCE = (asyncio.TimeoutError, TimeoutError)
 
 
 def explain_trouble(shard: ShardFacts) -> Finding:
-    """Return the finding for a server with which there was no conversation."""
+    """Return the finding for a server that could not be used."""
     id, text, advice = _explained(shard.server, shard)
     return Finding(Level.ERROR, id, shard.where, text, advice)
 
@@ -44,27 +44,27 @@ def _explained(server: ServerFacts, shard: ShardFacts) -> tuple[str, str, str]:
     if "protected mode" in said:
         return (
             "protected-mode",
-            "The server is in protected mode: it serves nobody but its own machine.",
-            "Give the server a password (requirepass, or an ACL user), or bind it to a private "
+            "The server is in protected mode: it accepts only connections from its own machine.",
+            "Set a password on the server (requirepass, or an ACL user), or bind it to a private "
             "address and set protected-mode to no.",
         )
     if any(isinstance(cause, MasterNotFoundError) for cause in causes):
         return (
             "no-primary",
-            "No Sentinel names a primary that is up.",
-            "Look at what is said of the Sentinels below or above this line.",
+            "No Sentinel names a primary that is running.",
+            "See the other findings about the Sentinels.",
         )
     if any(isinstance(cause, _SILENCE) for cause in causes) or "no answer" in said:
         return (
             "unreachable",
-            f"{shard.endpoint} does not answer: {first_line(server.trouble)}.",
-            "Is the address right, does the server run, and does no firewall swallow the packets?",
+            f"{shard.endpoint} does not reply: {first_line(server.trouble)}.",
+            "Check the address, the firewall, and that the server is running.",
         )
     return (
         "unreachable",
         f"{shard.endpoint} can't be reached: {first_line(server.trouble)}.",
-        "Check host name and port, that the server runs, and that it listens on this address "
-        "(bind, protected-mode, firewall).",
+        "Check host name and port, that the server is running, and that it listens on this "
+        "address (bind, protected-mode, firewall).",
     )
 
 
@@ -74,27 +74,27 @@ def _refusal(cause: BaseException) -> tuple[str, str, str] | None:
         if "without any password" in said:
             return (
                 "password-unwanted",
-                "A password is configured, and the server has none for this user.",
+                "A password is configured, but the server has none for this user.",
                 "Remove the password from hosts, or set one on the server (requirepass).",
             )
         if "required" in said.lower():
             return (
                 "password-missing",
-                "The server asks for a password, and this entry of hosts gives none.",
+                "The server requires a password, but this entry of hosts has none.",
                 "Add username and password to this entry of hosts.",
             )
         return (
             "wrong-password",
-            "The server refuses the user name or password.",
+            "The server refused the user name or password.",
             "Correct username and password of this entry of hosts; percent-encode special "
             "characters in a URL. ACL LOG on the server shows refused attempts.",
         )
     if isinstance(cause, NoPermissionError):
-        return "rights", f"The server refuses the connection: {said}.", "Allow +select or use db 0."
+        return "rights", f"The server refused the connection: {said}.", "Allow +select or use db 0."
     if "DB index" in said:
         return (
             "wrong-database",
-            "The server has no database of this number.",
+            "The server has no database with this number.",
             "Correct db in this entry of hosts (a cluster has only 0), or raise databases on the "
             "server.",
         )
@@ -106,8 +106,8 @@ def _tls_trouble(cause: BaseException) -> tuple[str, str, str] | None:
         return (
             "certificate",
             f"The certificate of the server can't be verified: {cause.verify_message}.",
-            "Give ssl_ca_certs the file of the authority that signed it, and name the host as the "
-            "certificate does.",
+            "Set ssl_ca_certs to the file of the authority that signed it, and use the host name "
+            "in the certificate.",
         )
     if isinstance(cause, ssl.SSLError):
         return _TLS_MISSING
@@ -115,6 +115,6 @@ def _tls_trouble(cause: BaseException) -> tuple[str, str, str] | None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, in one line without the stop at its end."""
+    """Return the text of an error in one line, without the full stop at its end."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said.rstrip(".")

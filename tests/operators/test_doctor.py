@@ -117,7 +117,7 @@ def test_a_wrong_password_is_found(kind: str) -> None:
         assert status == 1
         assert "username and password" in ear.complaint("wrong-password").advice
         ear, _ = examined(kind, hosts=[entry(server)])
-        assert "gives none" in ear.complaint("password-missing").text
+        assert "has none" in ear.complaint("password-missing").text
 
 
 def test_a_password_that_the_server_does_not_have_is_found(private_server: RedisServer) -> None:
@@ -438,7 +438,7 @@ def test_queues_are_listed_by_depth_and_groups_by_size(
     assert listed("core", limit=2) == [
         "queue 5 messages work",
         "queue 2 messages mail",
-        "1 more queues with 1 in all",
+        "1 more queues with 1 in total",
         "group 3 members large",
         "group 1 members small",
     ]

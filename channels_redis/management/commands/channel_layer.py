@@ -13,14 +13,14 @@ from channels_redis.doctor.findings import Level
 
 
 class Command(BaseCommand):  # type: ignore[misc]  # Django has no annotations
-    """Looks at the channel layers of ``CHANNEL_LAYERS`` and at their servers."""
+    """Checks the channel layers of ``CHANNEL_LAYERS`` and their servers."""
 
-    help = "Says what is right and wrong with the Redis channel layers, and what lies in them."
-    # What is wrong with the settings is what this is asked for.
+    help = "Checks the Redis channel layers and their servers, and lists queues and groups."
+    # The command reports errors in the settings itself.
     requires_system_checks: list[str] = []  # noqa: RUF012 (Django's declaration)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Teach the parser the commands."""
+        """Add the commands to the parser."""
         add_commands(parser, self._add_target)
 
     @staticmethod
@@ -42,7 +42,7 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no annotations
         wanted = {name: options[name] for name in ("fail_level", "limit") if name in options}
         status = run(options["action"], setups, self._output(), **wanted)
         if status:
-            raise CommandError("Not all is well; see above.", returncode=status)
+            raise CommandError("There are problems; see above.", returncode=status)
 
     def _output(self) -> Output:
         style: Any = self.style  # Its attributes are made from a palette.
