@@ -16,7 +16,7 @@ from . import utils
 from ._format.slots import Address
 from ._receiving.queues import LocalQueue
 from ._runtime.portal import portal
-from ._runtime.tasks import started
+from ._runtime.scope import Scope, Stage
 from ._transport import flushing, scripts
 from ._transport.cluster.cluster import Cluster
 from ._transport.cluster.cluster import Entry as ClusterEntry
@@ -25,7 +25,7 @@ from ._transport.credentials import ClusterClient
 from ._transport.node import Node
 from ._transport.reader import QueueReader
 from ._transport.single import Shard, SingleServer
-from ._transport.wire import descriptors_of, shut
+from ._transport.wire import hold_client
 from ._watch.events import SenderClockUsed
 from .exceptions import COMMAND_ERRORS, ConnectionLost
 
@@ -80,7 +80,12 @@ class Session:
         self._health = layer._health
         self._tallies = layer._tallies
         self.loop = loop
-        self.closing = False
+        #: Everything of this session that has to be ended, and how.
+        self.scope = Scope(loop)
+        # The first part: who waits in receive() must not be woken on a loop that has ended.
+        self.scope.hold(Stage.RECEIVING, self._closing, forget=self._forget)
+        # The last one: what the ends of the others bring is counted too.
+        self.scope.hold(Stage.CONNECTIONS, self._count, forget=self._close_tally)
         self._tally = self._tallies.open()
         self._pauses = 0
         self._clients: dict[int, Redis | RedisCluster] = {}
@@ -88,11 +93,16 @@ class Session:
         # Kept, as those who tell them of new credentials do not keep them.
         self._renewed: list[ClusterClient] = []
         self._readers: set[QueueReader] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._sweep_s = max(MIN_SWEEP_S, min(SWEEP_S, layer.expiry / 4))
         if portal.is_portal(loop):
             portal.host(self)
-        self._sweeper: asyncio.TimerHandle | None = loop.call_later(self._sweep_s, self._sweep)
+        self._sweeper = self.scope.timer(self._sweep)
+        self._sweeper.start(self._sweep_s)
+
+    @property
+    def closing(self) -> bool:
+        """Whether this session is about to end."""
+        return self.scope.ended
 
     @property
     def layer(self) -> BaseRedisLayer:
@@ -107,6 +117,7 @@ class Session:
         client = self._clients.get(shard)
         if client is None:
             client = self._clients[shard] = self.layer._make_client(shard)
+            hold_client(client, self.scope)
             if utils.is_cluster(self.layer.hosts[shard]):
                 whole = cast("RedisCluster", client)
                 self._renewed.append(ClusterClient(whole, self.loop, self.background))
@@ -130,14 +141,14 @@ class Session:
             return Node(
                 partial(self._connection, index),
                 self._health[index],
-                self.loop,
+                self.scope,
                 self._tally[index],
                 connect_wait_s=self.layer.connect_wait_s,
                 command_timeout_s=self.layer.command_timeout_s,
                 first_dialled=first_dialled,
             )
 
-        return SingleServer(make_node, self.loop)
+        return SingleServer(make_node)
 
     def _cluster(self, index: int) -> Shard:
         def make_client(address: Address) -> Redis:
@@ -151,7 +162,7 @@ class Session:
             entry,
             make_client,
             self._health[index],
-            self.loop,
+            self.scope,
             self._tally[index],
             connect_wait_s=self.layer.connect_wait_s,
             command_timeout_s=self.layer.command_timeout_s,
@@ -183,8 +194,9 @@ class Session:
         if self.closing or self._pauses:
             return None
         there = self.shard(shard)
-        reader = QueueReader(queue, there.node(queue.key), there.commands(queue.key), self.loop)
+        reader = QueueReader(queue, there.node(queue.key), there.commands(queue.key))
         self._readers.add(reader)
+        assert reader.task is not None  # it has just begun
         reader.task.add_done_callback(lambda _: self._readers.discard(reader))
         return reader
 
@@ -206,10 +218,7 @@ class Session:
 
     def background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run something whose end this session awaits."""
-        task = started(work, self.loop, f"channels_redis {name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self.scope.start(work, name)
 
     async def send(self, channel: str, frame: Frame) -> None:
         """Add a message for a channel to its queue; raise ``ChannelFull`` if that is full."""
@@ -283,18 +292,13 @@ class Session:
             reader.stop()
         await asyncio.gather(*[reader.aclose() for reader in readers])
 
-    async def aclose(self) -> None:
-        """End all tasks and close all connections of this loop."""
-        self.closing = True
-        await self._stop_readers()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        await asyncio.gather(*[shard.aclose() for shard in self._shards_in_use.values()])
-        await asyncio.gather(*[utils._close_redis(client) for client in self._clients.values()])
+    async def _closing(self) -> None:
+        """Do what comes before all connections are closed."""
+
+    async def _count(self) -> None:
+        self._close_tally()
+
+    def _close_tally(self) -> None:
         self._tallies.close(self._tally)
 
     async def rest(self) -> None:
@@ -314,32 +318,12 @@ class Session:
         if layer is not None and not (self.closing or self.receiving or self.busy):
             await layer._sessions.aclose()
 
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning."""
-        self.closing = True
-        self._tallies.close(self._tally)
+    def _forget(self) -> None:
+        """Do what can be done after the loop was closed without warning."""
         self._mailboxes.forget_loop(self.loop)
-        users: list[QueueReader | Shard] = [*self._readers, *self._shards_in_use.values()]
-        for user in users:
-            # One that can't be let go properly is no reason to keep the others.
-            with contextlib.suppress(Exception):
-                user.abandon()
-
-    def shut(self) -> None:
-        """Let servers see the end of all connections, while the loop stands still."""
-        for descriptor in self.descriptors():
-            shut(descriptor)
-
-    def descriptors(self) -> set[int]:
-        """Return the file descriptors of all connections, those of :meth:`client` included."""
-        found = {reader.descriptor for reader in self._readers}
-        for shard in self._shards_in_use.values():
-            found.update(shard.descriptors)
-        mine = {descriptor for descriptor in found if descriptor is not None}
-        return mine.union(*[descriptors_of(client) for client in self._clients.values()])
 
     def _sweep(self) -> None:
-        self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)
+        self._sweeper.start(self._sweep_s)
         layer = self._layer()
         if layer is not None:
             layer._sweep(self)

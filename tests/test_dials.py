@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio.connection import Connection, SSLConnection
 
+from channels_redis._runtime.scope import Scope
 from channels_redis._transport import wire
 from channels_redis._transport.wire import Wire
 
@@ -51,7 +52,7 @@ async def test_a_handshake_over_tls_that_nobody_wants_may_succeed_first(
 ) -> None:
     """Cancelled just as it succeeds, it would leave a socket behind, which nobody knows of."""
     pool: Any = Pool(connection_class)
-    dialling = asyncio.ensure_future(Wire.open(pool, asyncio.get_running_loop(), 5))
+    dialling = asyncio.ensure_future(Wire.open(pool, Scope(asyncio.get_running_loop()), 5))
     await pool.begun.wait()
     dialling.cancel()
     await asyncio.sleep(0.01)
@@ -64,7 +65,7 @@ async def test_a_handshake_over_tls_that_nobody_wants_may_succeed_first(
 async def test_a_handshake_over_tls_that_does_not_end_is_cancelled() -> None:
     """A frozen server accepts wire, and says nothing."""
     pool: Any = Pool(SSLConnection)
-    dialling = asyncio.ensure_future(Wire.open(pool, asyncio.get_running_loop(), 5))
+    dialling = asyncio.ensure_future(Wire.open(pool, Scope(asyncio.get_running_loop()), 5))
     await pool.begun.wait()
     dialling.cancel()
     await asyncio.wait({dialling})
@@ -78,7 +79,7 @@ async def test_a_handshake_over_tls_may_succeed_though_the_loop_was_blocked(
     monkeypatch.setattr(wire, "_HANDSHAKE_S", 0.05)
     pool: Any = Pool(SSLConnection)
     loop = asyncio.get_running_loop()
-    dialling = asyncio.ensure_future(Wire.open(pool, loop, 5))
+    dialling = asyncio.ensure_future(Wire.open(pool, Scope(loop), 5))
     await pool.begun.wait()
     dialling.cancel()
     await asyncio.sleep(0.01)

@@ -8,6 +8,7 @@ from typing import Any
 
 from redis.exceptions import AskError
 
+from channels_redis._runtime.scope import Scope
 from channels_redis._transport.cluster.cluster import Cluster, Entry
 from channels_redis._transport.commands import Command
 from channels_redis._transport.multiplexer import PIECE_BYTES
@@ -36,12 +37,13 @@ async def test_nothing_comes_between_asking_and_its_command() -> None:
     """Though so much waits that it is written in the middle of the tick."""
     loop = asyncio.get_running_loop()
     unused: Any = SimpleNamespace()
+    scope = Scope(loop)
     health = Health("here", unused, Outage(lambda *change: None))
     cluster = Cluster(
         Entry([HERE], None, None),
         unused,
         health,
-        loop,
+        scope,
         unused,
         connect_wait_s=3,
         command_timeout_s=10,
@@ -57,5 +59,5 @@ async def test_nothing_comes_between_asking_and_its_command() -> None:
     cluster.redirect(moved, AskError("5 there:2"), HERE)
     assert pack("ASKING") + moved.data in wire.written
     multiplexer._wire = None
-    await cluster.aclose()
+    await scope.aclose()
     await asyncio.gather(*replies, return_exceptions=True)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 
 from channels_redis._format.slots import SLOTS, Address, Range, Ranges
+from channels_redis._runtime.scope import Scope
 from channels_redis._transport.cluster.map import SlotMap
 from channels_redis._transport.cluster.survey import Chart, first_good
 from channels_redis._watch.events import Hooks, Reporter
@@ -28,7 +29,7 @@ class Answers:
         logger = logging.getLogger("tests")
         report = Reporter(logger, Hooks(logger))
         health = Health("cluster", report, Outage(lambda began, outage_s: None))
-        self.map = SlotMap(self, health, asyncio.get_running_loop())
+        self.map = SlotMap(self, health, Scope(asyncio.get_running_loop()))
 
     def whom_to_ask(self) -> Iterator[Callable[[], Awaitable[Chart]]]:
         async def answer() -> Chart:

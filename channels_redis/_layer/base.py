@@ -314,8 +314,7 @@ class BaseRedisLayer(ObservedLayer):
         """Start afresh in a forked child; return what was inherited, which must stay alive."""
         entries = self._sessions.inherited()
         for entry in entries:
-            for descriptor in entry.state.descriptors():
-                fork.silence(descriptor)
+            entry.state.scope.silence()
         inherited = (entries, self._sessions, self._mailboxes, self._queues)
         self._start_afresh()
         return inherited

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -127,12 +126,11 @@ class TopicSession(Session):
     def _make_subscriber(self, shard: Shard) -> Subscriber | ClusterSubscriber:
         in_use = self._members.__contains__
         if isinstance(shard, Cluster):
-            return ClusterSubscriber(shard, self.loop, self._published, in_use, self._new_own_topic)
+            return ClusterSubscriber(shard, self._published, in_use, self._new_own_topic)
         assert isinstance(shard, SingleServer)
         own_topic = self._new_own_topic()
         return Subscriber(
             shard.node(own_topic),
-            self.loop,
             self._published,
             in_use,
             lambda: own_topic,
@@ -142,19 +140,13 @@ class TopicSession(Session):
     def _new_own_topic(self) -> bytes:
         return self._keys.new_own_topic().encode()
 
-    async def aclose(self) -> None:
-        """End all tasks and close all connections of this loop."""
-        self.closing = True
+    async def _closing(self) -> None:
         self._mailboxes.orphan(self)
-        await asyncio.gather(*[one.aclose() for one in self._subscribers.values()])
-        await super().aclose()
+        await super()._closing()
 
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning."""
-        super().abandon()
+    def _forget(self) -> None:
+        super()._forget()
         self._mailboxes.orphan(self)
-        for subscriber in self._subscribers.values():
-            subscriber.abandon()
 
     @property
     def busy(self) -> bool:
@@ -165,11 +157,6 @@ class TopicSession(Session):
     def receiving(self) -> bool:
         """Whether messages come in on this loop."""
         return bool(self._members) or super().receiving
-
-    def descriptors(self) -> set[int]:
-        """Return the file descriptors of all connections."""
-        own = {fd for one in self._subscribers.values() for fd in one.descriptors}
-        return own | super().descriptors()
 
     async def _join(
         self, topic: str, box: Mailbox, limit_s: float | None, group: str | None = None

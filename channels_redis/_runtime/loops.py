@@ -22,6 +22,7 @@ from types import AsyncGeneratorType, MethodType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from .native import RLock, greenlets
+from .scope import Scope
 
 #: Seconds until a timer that is not meant to fire; some event loops refuse longer ones.
 _NEVER_S = 10**7
@@ -30,14 +31,10 @@ _NEVER_S = 10**7
 class LoopBound(Protocol):
     """What lives on one event loop."""
 
-    async def aclose(self) -> None:
-        """Release everything; the loop runs."""
-
-    def abandon(self) -> None:
-        """Release what can be released without the loop, which is closed already."""
-
-    def shut(self) -> None:
-        """Let servers see the end of all connections, while the loop stands still."""
+    @property
+    def scope(self) -> Scope:
+        """What has to be ended, and how."""
+        ...
 
 
 S = TypeVar("S", bound=LoopBound)
@@ -132,7 +129,7 @@ class _LeftBehind:
             return
         for entry in tuple(self.entries):
             if not (entry.loop.is_running() or entry.loop.is_closed()):
-                entry.state.shut()
+                entry.state.scope.shut()
 
 
 class _Here(threading.local):
@@ -215,7 +212,7 @@ class LoopStates(Generic[S]):
                 entry.loop.call_soon_threadsafe(self._begin_farewell, entry)
                 if not entry.loop.is_running():
                     # It may never run again.
-                    entry.state.shut()
+                    entry.state.scope.shut()
 
     def _begin_farewell(self, entry: _Entry[S]) -> None:
         name = "channels_redis farewell of a layer"
@@ -247,7 +244,7 @@ class LoopStates(Generic[S]):
             if states is not None:
                 states._forget(entry)
                 states._ending.discard(entry)
-            entry.state.abandon()
+            entry.state.scope.abandon()
 
         farewell = _Farewell(abandon, loop)
         entry.farewell = weakref.ref(farewell)
@@ -277,7 +274,7 @@ class LoopStates(Generic[S]):
             return
         self._forget(entry)
         self._ending.add(entry)
-        await entry.state.aclose()
+        await entry.state.scope.aclose()
         entry.end()
         self._ending.discard(entry)
 

@@ -161,6 +161,7 @@ class Scope:
                     part.forget()
         # What came into being without a connection of ours: redis-py's own, and handshakes.
         self.shut()
+        self.parts.clear()
 
     def shut(self) -> None:
         """Let servers see the end of all connections, while the loop stands still or is closed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import types
-from collections.abc import Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, TypeVar
 
 Loop = asyncio.AbstractEventLoop
@@ -35,6 +35,55 @@ def started(work: Coroutine[Any, Any, T], loop: Loop, name: str) -> asyncio.Task
     with contextlib.suppress(AttributeError):  # a task factory of the user's
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # not in the annotations
     return task
+
+
+class SupervisedTask:
+    """A task that has another take its place where it is cancelled by somebody else.
+
+    ``asyncio.run()`` cancels every task at its end, ours too, while consumers may still wait for
+    replies in their ``finally``: as long as it is ``wanted()``, the work is begun anew and goes on
+    where it stopped.  ``work()`` awaits :func:`turn` first, as for :func:`begun`.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        name: str,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        wanted: Callable[[], bool],
+    ) -> None:
+        self._loop = loop
+        self._name = f"channels_redis {name}"
+        self._work = work
+        self._wanted = wanted
+        self._ended = False
+        #: The present task; None where nothing is to be done.
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin the work, unless it is under way or was ended."""
+        if self.task is None and not self._ended:
+            self.task = begun(self._run(), self._loop, self._name)
+
+    async def end(self) -> None:
+        """Cancel the task for good, and return when it has ended."""
+        self._ended = True
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait({self.task})
+
+    async def _run(self) -> None:
+        try:
+            await self._work()
+        except asyncio.CancelledError:
+            self._go_on()
+            raise
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self.task = None
+        if self._wanted():
+            self.start()
 
 
 @types.coroutine

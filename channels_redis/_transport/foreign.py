@@ -59,14 +59,9 @@ class ForeignStream(Inbox):
 
     # Ends
 
-    async def aclose(self) -> None:
-        """Return when nothing more is read or written."""
-        self.abort()
+    async def ended(self) -> None:
+        """Return when nothing more is read or written, after :meth:`abort`."""
         await ended(self._tasks())
-
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning."""
-        self._closing = True
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [task for task in (self._reader, self._writer) if task is not None]

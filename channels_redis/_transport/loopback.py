@@ -19,7 +19,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .._runtime import clock
-from .wire import NO_ANSWER, Loop
+from .._runtime.scope import Scope
+from .wire import NO_ANSWER
 
 DEAF = "what is published is not heard"
 
@@ -44,14 +45,13 @@ class Loopback:
 
     def __init__(
         self,
-        loop: Loop,
+        scope: Scope,
         quiet_s: float,
         *,
         subscribe: Callable[[], None],
         publish: Callable[[], asyncio.Future[Any]],
         failed: Callable[[str], None],
     ) -> None:
-        self._loop = loop
         self._longest_s = self._quiet_s = quiet_s
         self._patience_s = quiet_s * _PATIENCE
         self._subscribe = subscribe
@@ -61,7 +61,7 @@ class Loopback:
         # Since when it has been silent, or an answer has been owed.
         self._since = 0.0
         self._publishing: asyncio.Future[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = scope.timer(self._check)
 
     def start(self, wanted_s: float) -> None:
         """Watch a new connection, whose user wants a sign of life after ``wanted_s`` seconds of
@@ -70,13 +70,11 @@ class Loopback:
         self.stop()
         self._quiet_s = min(self._longest_s, wanted_s or self._longest_s)
         self._enter(_Step.QUIET)
-        self._timer = self._loop.call_later(self._quiet_s, self._check)
+        self._timer.start(self._quiet_s)
 
     def stop(self) -> None:
         """Watch no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
         self._publishing = None
 
     def replied(self) -> None:
@@ -116,8 +114,7 @@ class Loopback:
             self._subscribe()
             limit_s = self._patience_s
         elif self._step is not _Step.PUBLISHING:
-            self._timer = None
             self._failed(DEAF if self._step is _Step.LISTENING else NO_ANSWER)
             return
         # An answer mostly comes at once, and then the next silence begins.
-        self._timer = self._loop.call_later(min(limit_s, self._quiet_s), self._check)
+        self._timer.start(min(limit_s, self._quiet_s))

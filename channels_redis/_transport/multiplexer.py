@@ -19,12 +19,14 @@ from typing import Any
 from redis.exceptions import AuthenticationError, ConnectionError, RedisError
 
 from .._runtime import clock
-from .._runtime.tasks import begun, ignore, turn
+from .._runtime.scope import Stage
+from .._runtime.tasks import ignore, turn
 from ..exceptions import ConnectionLost
 from .commands import Command, is_refusal
-from .node import RENEW_S, Node, backoff_s
+from .link import Link
+from .node import RENEW_S, Node
 from .probe import Probe, await_life
-from .wire import NO_ANSWER, Loop, Wire
+from .wire import NO_ANSWER, Wire
 
 #: Bytes written and not yet answered, above which further commands wait for replies.
 WINDOW_BYTES = 8 * 1024 * 1024
@@ -47,15 +49,12 @@ RESTING = "nobody needed it"
 SUSPICIOUS_S = 1.0
 
 
-class Multiplexer:
+class Multiplexer(Link):
     """A pipelined connection that is made on demand, and made again after a loss."""
 
-    def __init__(self, node: Node, loop: Loop) -> None:
-        self._node = node
-        self._loop = loop
-        self._wire: Wire | None = None
-        self._probe = Probe(node, loop, self._ask)
-        self._task: asyncio.Task[None] | None = None
+    def __init__(self, node: Node) -> None:
+        super().__init__(node, f"multiplexer {node.health.node}", Stage.COMMANDS)
+        self._probe = Probe(node, self._ask)
         # A command is in one of these: not written; written; refused, to be written again.
         self._unwritten: deque[Command] = deque()
         self._written: deque[Command] = deque()
@@ -64,18 +63,14 @@ class Multiplexer:
         self._in_flight_bytes = 0
         self._writing_due = False
         self._crowded = False
-        self._watch: asyncio.TimerHandle | None = None
+        self._watch = self._scope.timer(self._check_deadlines)
         self._overdue: Command | None = None
         self._reauthentication: asyncio.Future[Any] | None = None
         self._watch_replies(math.inf)
-        self._failures = 0
         self._retiring = False
-        self._trouble = "not connected"
-        self._closed = False
         #: For :mod:`.scripts`: what was sent to this server, and whether it forbids EVALSHA.
         self.loaded: set[Any] = set()
         self.hash_forbidden = False
-        node.users.add(self)
 
     @property
     def pending(self) -> int:
@@ -86,11 +81,6 @@ class Multiplexer:
     def connected(self) -> bool:
         """Whether there is a connection that is not known to be lost."""
         return self._wire is not None and not self._retiring
-
-    @property
-    def descriptor(self) -> int | None:
-        """The file descriptor of the connection, if there is one."""
-        return self._wire.descriptor if self._wire is not None else None
 
     def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
         """Queue one packed command; return the future of its reply.
@@ -119,7 +109,7 @@ class Multiplexer:
             reason = f"{len(self._unwritten)} commands wait to be sent already"
         for command in commands:
             if reason:
-                command.fail(self._lost(reason, maybe_executed=command.may_have_run))
+                command.fail(self._given_up(reason, maybe_executed=command.may_have_run))
             else:
                 self._queue(command)
         if not reason:
@@ -136,15 +126,14 @@ class Multiplexer:
 
     def _schedule_write(self) -> None:
         """See to it that what waits is written, at the latest at the end of the tick."""
-        if self._task is None:
-            self._start()
+        self._task.start()
         if self._wire is not None and self._backlog_bytes > PIECE_BYTES:
             self._write_waiting()
         elif self._wire is not None and not self._writing_due:
             self._writing_due = True
             self._loop.call_soon(self._write_waiting)
-        if self._watch is None:
-            self._watch = self._loop.call_later(self._watch_s, self._check_deadlines)
+        if not self._watch.running:
+            self._watch.start(self._watch_s)
 
     def hand_on(self) -> None:
         """Give away what other servers of a cluster serve by now."""
@@ -171,37 +160,15 @@ class Multiplexer:
             self._wire.abort(RESTING)
             await asyncio.sleep(0)  # In which the transport closes the socket.
 
-    async def aclose(self) -> None:
-        """Fail what is pending, end the task, close the connection."""
-        self._closed = True
-        if self._watch is not None:
-            self._watch.cancel()
-        self._node.trust(self)
-        error = "the layer was closed"
+    def _fail_all(self) -> None:
+        """Raise in all who wait, and say whether their commands may have run."""
+        self._watch.cancel()
+        self._probe.stop()
+        reason = "the layer was closed"
         for command in self._written:
-            command.fail(self._lost(error, maybe_executed=True))
+            command.fail(self._given_up(reason, maybe_executed=True))
         for command in (*self._refused, *self._unwritten):
-            command.fail(self._lost(error, maybe_executed=command.may_have_run))
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-        await self._probe.aclose()
-        if self._wire is not None:
-            await self._wire.close()
-            self._wire = None
-        self._node.health.gone(self)
-
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning."""
-        self._closed = True
-        self._node.health.gone(self)
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.abandon()
-
-    def _start(self) -> None:
-        name = f"channels_redis multiplexer {self._node.health.node}"
-        self._task = begun(self._run(), self._loop, name)
+            command.fail(self._given_up(reason, maybe_executed=command.may_have_run))
 
     def _write_waiting(self) -> None:
         """Write what waits, in one piece, as far as the window is open."""
@@ -229,36 +196,32 @@ class Multiplexer:
             self._wire.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
     async def _run(self) -> None:
-        try:
-            await turn()
-            # After a failure it goes on alone: who waits for messages wants to know the end.
-            while self.pending or self._wire is not None or self._failures:
-                if self._wire is None:
-                    await self._connect()
-                else:
-                    await self._read_replies(self._wire)
-            self._task = None
-        except asyncio.CancelledError:
-            self._task = None
-            # asyncio.run() cancels every task at its end, ours too, while others still wait
-            # for replies in their ``finally``: a new task reads on where this one stopped.
-            if (self.pending or self._failures) and not self._closed:
-                self._start()
-            raise
+        await turn()
+        # After a failure it goes on alone: who waits for messages wants to know the end.
+        while self.pending or self._wire is not None or self._failures:
+            if self._wire is None:
+                await self._connect()
+            else:
+                await self._read_replies(self._wire)
+
+    def _is_wanted(self) -> bool:
+        """Tell whether anybody waits for replies, or for the end of an outage.
+
+        A connection that carries nothing is no reason: the next command begins the work again.
+        """
+        return bool(self.pending or self._failures)
 
     async def _connect(self) -> None:
         """Try once to get a connection, after a pause if the last ones brought nothing."""
-        if self._failures:
-            await asyncio.sleep(backoff_s(self._failures - 1))
+        await self._pause()
+        # Only now: in the pause, a command may have come to belong to another server.
         self.hand_on()
         if self._node.retired:
             self._failures = 0
             self._fail_unwritten(None)
             return
         try:
-            if not self._failures:
-                self._trouble = self._node.silence()
-            wire = await self._node.dial()
+            wire = await self._dial()
         except (RedisError, OSError) as error:
             self._note_failure(error)
         except Exception as error:  # noqa: BLE001 (ConfigurationError, or a subclass's create_pool)
@@ -266,9 +229,7 @@ class Multiplexer:
             self._node.health.gone(self)
             self._fail_unwritten(error)
         else:
-            self._wire = wire
             self._probe.start(wire)
-            wire.renewed = self._authenticate
             self._watch_replies(wire.socket_timeout_s or math.inf)
             self.loaded.clear()
             self._node.health.connected()
@@ -311,7 +272,7 @@ class Multiplexer:
         except Exception as error:
             # A user's address_remap, asked where a refused command is to go.
             reason = f"{type(error).__name__}: {error}"
-            command.fail(self._lost(reason, maybe_executed=False))
+            command.fail(self._given_up(reason, maybe_executed=False))
             raise
         if (self._refused or self._retiring) and not self._written:
             raise ConnectionError(self._trouble)
@@ -336,9 +297,8 @@ class Multiplexer:
         elif not command.future.done():
             command.future.set_result(reply)
         proof = self._node.health.proven or not isinstance(reply, Exception)
-        if proof and (self._failures or not self._node.health.settled):
-            self._failures = 0
-            self._node.health.works(self)
+        if proof:
+            self._works()
         if self._unwritten and not self._writing_due:
             self._write_waiting()
 
@@ -361,7 +321,7 @@ class Multiplexer:
                 command.may_have_run = True
                 again.append(command)
             else:
-                command.fail(self._lost(str(error), maybe_executed=True))
+                command.fail(self._given_up(str(error), maybe_executed=True))
         self._unwritten.extendleft(reversed(again))
         self._backlog_bytes += sum(command.size_bytes for command in again)
         self._node.trust(self)
@@ -371,15 +331,11 @@ class Multiplexer:
             self._node.health.moved()
 
     def _note_failure(self, error: Exception) -> None:
-        if self._node.retired:
-            return
-        self._failures += 1
-        self._trouble = str(error)
-        self._node.health.lost(self, self._trouble)
+        if not self._node.retired:
+            self._fails(str(error))
 
     def _check_deadlines(self) -> None:
         """Give up on what has waited too long."""
-        self._watch = None
         now = clock.monotonic()
         if self._written and now - self._written[0].written_at >= SUSPICIOUS_S:
             self._node.suspect(self)
@@ -393,19 +349,20 @@ class Multiplexer:
                 self._wire.abort(NO_ANSWER)
             self._overdue = self._written[0]
         if self.pending:
-            self._watch = self._loop.call_later(self._watch_s, self._check_deadlines)
+            self._watch.start(self._watch_s)
 
     def _fail_unwritten(self, error: Exception | None, asked_before: float = math.inf) -> None:
         while self._unwritten and self._unwritten[0].asked_at <= asked_before:
             command = self._next_unwritten()
-            command.fail(error or self._lost(self._trouble, maybe_executed=command.may_have_run))
+            maybe_executed = command.may_have_run
+            command.fail(error or self._given_up(self._trouble, maybe_executed=maybe_executed))
 
     def _next_unwritten(self) -> Command:
         command = self._unwritten.popleft()
         self._backlog_bytes -= command.size_bytes
         return command
 
-    def _lost(self, reason: str, *, maybe_executed: bool) -> ConnectionLost:
+    def _given_up(self, reason: str, *, maybe_executed: bool) -> ConnectionLost:
         fate = "it may have run" if maybe_executed else "it did not run"
         return ConnectionLost(
             self._node.health.located(reason, f"the command was given up ({fate})"),

@@ -29,12 +29,13 @@ from redis.exceptions import (
 
 from .. import utils
 from .._config.secrets import causes_of
+from .._runtime.scope import Scope
 from .._runtime.tasks import apart
 from .._watch.outages import Health
 from .._watch.tally import NodeTally
 from ..exceptions import ConfigurationError
 from .commands import Command, Commands, recognised, refused_command
-from .wire import Loop, Wire, last_words
+from .wire import Wire, last_words
 
 if TYPE_CHECKING:
     from collections import deque
@@ -96,7 +97,7 @@ class Node:
 
     ``client`` returns the loop's ``redis.asyncio.Redis`` of this entry: connections come from
     its pool, so that subclasses which override it are obeyed.  ``first_dialled`` is told when
-    there was the first one.
+    there was the first one.  What dials this lives in ``scope``, as do the connections.
     """
 
     #: Whether the server is meant to be part of a cluster.
@@ -110,7 +111,7 @@ class Node:
         self,
         client: Callable[[], Redis],
         health: Health,
-        loop: Loop,
+        scope: Scope,
         tally: NodeTally,
         *,
         connect_wait_s: float,
@@ -119,7 +120,7 @@ class Node:
     ) -> None:
         self._client = client
         self._first_dialled: Callable[[Node], None] | None = first_dialled
-        self._loop = loop
+        self.scope = scope
         self.health = health
         self.tally = tally
         self.users: weakref.WeakSet[User] = weakref.WeakSet()
@@ -158,7 +159,7 @@ class Node:
         pool = self.pool()
         renewals = self._renewals
         try:
-            wire = await Wire.open(pool, self._loop, self.command_timeout_s)
+            wire = await Wire.open(pool, self.scope, self.command_timeout_s)
         except Exception as error:
             reason = await self._why(error, pool)
             if reason is error:
@@ -238,7 +239,7 @@ class Node:
         for sentinel in pool.sentinel_manager.sentinels:
             with contextlib.suppress(RedisError, OSError):
                 asking = sentinel.sentinel_masters()
-                known = await apart(asking, self._loop, "question to a Sentinel")
+                known = await apart(asking, self.scope.loop, "question to a Sentinel")
                 if pool.service_name not in known:
                     raise ConfigurationError(
                         f"hosts: the Sentinels of {self.health.node} do not know a master named "

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from redis.exceptions import RedisError
 
 from .._runtime import clock
-from .._runtime.tasks import begun, ended, ignore, turn
+from .._runtime.tasks import ignore
 from ..exceptions import ConfigurationError
 from .commands import Command, Commands
 from .node import Node
 from .packing import pack
-from .wire import NO_ANSWER, Loop, Wire
+from .wire import NO_ANSWER, Wire
 
 #: A connection without a reply for longer than this was idle.
 IDLE_S = 1.0
@@ -37,32 +37,31 @@ class Probe:
     where a new one could be made, or was refused.
     """
 
-    def __init__(self, node: Node, loop: Loop, ask: Callable[[], None]) -> None:
+    def __init__(self, node: Node, ask: Callable[[], None]) -> None:
         self._node = node
-        self._loop = loop
+        self._scope = node.scope
         self._ask = ask
         self._wire: Wire | None = None
         self._heard_at = math.inf
         #: The command whose answer has to come before all else is written.
         self.question: Command | None = None
-        self._patience: asyncio.TimerHandle | None = None
-        self._next: asyncio.TimerHandle | None = None
-        self._trials: set[asyncio.Task[None]] = set()
+        self._patience = self._scope.timer(self._try_another)
+        self._next = self._scope.timer(self._check)
+        self._trial: asyncio.Task[None] | None = None
 
     def start(self, wire: Wire) -> None:
         """Watch a new connection."""
         self._wire = wire
         self._heard_at = clock.monotonic()
         if wire.health_check_s:
-            self._next = self._loop.call_later(wire.health_check_s, self._check, wire)
+            self._next.start(wire.health_check_s, wire)
 
     def stop(self) -> None:
         """Watch no longer."""
         self._wire = None
         self._heard_at = math.inf
         self._end()
-        if self._next is not None:
-            self._next.cancel()
+        self._next.cancel()
 
     def is_due(self, now: float) -> bool:
         """Tell whether the connection was idle."""
@@ -70,10 +69,10 @@ class Probe:
 
     def begin(self) -> Command:
         """Return the question, for which an answer is awaited from now on."""
-        question = Command(pack("PING"), self._loop.create_future(), clock.monotonic(), True)
+        question = Command(pack("PING"), self._scope.loop.create_future(), clock.monotonic(), True)
         question.future.add_done_callback(ignore)
         self.question = question
-        self._patience = self._loop.call_later(PATIENCE_S, self._try_another)
+        self._patience.start(PATIENCE_S)
         return question
 
     def heard(self, command: Command) -> None:
@@ -85,17 +84,11 @@ class Probe:
         if command is self.question:
             self._end()
 
-    async def aclose(self) -> None:
-        """End all tasks."""
-        self.stop()
-        await ended(self._trials)
-
     def _end(self) -> None:
         self.question = None
-        if self._patience is not None:
-            self._patience.cancel()
-        for trial in self._trials:
-            trial.cancel()
+        self._patience.cancel()
+        if self._trial is not None:
+            self._trial.cancel()
 
     def _check(self, wire: Wire) -> None:
         """Ask at the interval that the user wants, while nothing else is said."""
@@ -103,14 +96,12 @@ class Probe:
         if idle_s >= wire.health_check_s * 0.99:
             self._ask()
             idle_s = 0.0
-        self._next = self._loop.call_later(wire.health_check_s - idle_s, self._check, wire)
+        self._next.start(wire.health_check_s - idle_s, wire)
 
     def _try_another(self) -> None:
         assert self._wire is not None  # else there is no question
-        name = f"channels_redis second dial {self._node.health.node}"
-        trial = begun(self._replace(self._wire), self._loop, name)
-        self._trials.add(trial)
-        trial.add_done_callback(self._trials.discard)
+        name = f"second dial {self._node.health.node}"
+        self._trial = self._scope.start(self._replace(self._wire), name)
 
     async def _replace(self, silent: Wire) -> None:
         """Give a connection up, unless a new one is not answered either.
@@ -118,7 +109,6 @@ class Probe:
         The one that takes its place is dialled in the ordinary way: by then the topology may name
         another server.
         """
-        await turn()
         with contextlib.suppress(RedisError, OSError, ConfigurationError):
             await (await self._node.dial()).close()
         silent.abort(NO_ANSWER)

@@ -17,13 +17,15 @@ from typing import Any, Protocol
 from redis.exceptions import ConnectionError, RedisError
 
 from .._runtime import clock
+from .._runtime.scope import Stage
 from .._runtime.tasks import BREATH_S, begun, ended, turn
 from .._runtime.timers import Deadline
 from ..exceptions import ConfigurationError, ConnectionLost, WrongKeyType
 from . import scripts
 from .commands import Commands
+from .link import Link
 from .multiplexer import SUSPICIOUS_S
-from .node import RENEW_S, Node, Redirected, backoff_s
+from .node import RENEW_S, Node, Redirected
 from .packing import pack
 from .pops import DEPTH, Popped, Pops, Reply
 from .probe import await_life
@@ -79,14 +81,17 @@ class QueueOwner(Protocol):
         """Note the end of a reader, and start another if somebody waits by now."""
 
 
-class QueueReader:
-    """A supervised task that pops while anybody waits, and survives every loss."""
+class QueueReader(Link):
+    """A supervised task that pops while anybody waits, and survives every loss.
 
-    def __init__(self, owner: QueueOwner, node: Node, commands: Commands, loop: Loop) -> None:
+    Cancelled by somebody else it ends, as one that was stopped: who waits starts another.
+    """
+
+    def __init__(self, owner: QueueOwner, node: Node, commands: Commands) -> None:
+        super().__init__(node, f"reader {owner.key}", Stage.RECEIVING)
         self._owner = owner
-        self._node = node
         self._commands = commands
-        self.loop = loop
+        self.loop = loop = node.scope.loop
         # In a cluster, what waits at a server from which the slot is moving away hears nothing.
         block_s = owner.block_s or node.command_timeout_s / 2
         self._block_s = 1 if node.in_cluster else max(1, int(block_s))
@@ -96,30 +101,27 @@ class QueueReader:
         if node.in_cluster:
             doubt_s, suspect = self._block_s + SUSPICIOUS_S, partial(node.suspect, self)
             self._deadlines.append(Deadline(loop, doubt_s, suspect, grace_s=0))
-        self._wire: Wire | None = None
         self._client_id: int | None = None
         self._pops = Pops(owner.key, owner.expiry_s, self._block_s, specific=owner.specific)
         #: What was popped and is still to be delivered.
         self._popped: deque[Popped] = deque()
-        self._trouble: Exception | None = None
-        self._failures = 0
+        #: What the server refused, raised once all other replies are in.
+        self._refusal: Exception | None = None
         self._stopping = False
         self._freed = False
         self._deserted = False
         self._renewal = ""
         self._poked: asyncio.Future[None] | None = None
-        self._hold: asyncio.TimerHandle | None = None
+        self._hold = self._scope.timer(self._give_back)
         self._returning: asyncio.Task[None] | None = None
         self._unblocking: asyncio.Task[None] | None = None
         self._helpers: set[asyncio.Task[None]] = set()
-        name = f"channels_redis reader {owner.key}"
-        self.task = begun(self._run(), loop, name)
-        node.users.add(self)
+        self._task.start()
 
     @property
-    def descriptor(self) -> int | None:
-        """The file descriptor of the connection, if there is one."""
-        return self._wire.descriptor if self._wire is not None else None
+    def task(self) -> asyncio.Task[None] | None:
+        """The task of this reader, until it has ended."""
+        return self._task.task
 
     @property
     def wanted(self) -> bool:
@@ -135,7 +137,7 @@ class QueueReader:
         """Whether there is what nobody here takes, and what is not back in its queue yet."""
         if self._returning is not None and not self._returning.done():
             return True
-        return self._hold is not None
+        return self._hold.running
 
     def poke(self, running: Loop) -> None:
         """Tell the reader that somebody waits; ``running`` is the caller's loop.
@@ -166,13 +168,14 @@ class QueueReader:
         self._stopping = True
         if self._pops.pending and self._wire is not None:
             self._unblocking = self._help(self._unblock(self._wire), "unblock")
-        else:
+        elif self.task is not None:
             self.task.cancel()
 
     async def aclose(self) -> None:
         """Stop the reader and wait for its end."""
         self.stop()
-        await asyncio.wait({self.task})
+        if self.task is not None:
+            await asyncio.wait({self.task})
 
     def desert(self) -> None:
         """End when the reader's loop, which stands still, runs again; and deliver what it has."""
@@ -212,18 +215,15 @@ class QueueReader:
         if not self.loop.is_running():
             wire.shut()
 
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning; what was popped stays."""
+    def _forget(self) -> None:
+        """Deliver what was popped, though the loop was closed without warning."""
+        super()._forget()
         self._stopping = True
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            for reply in wire.arrived():
-                with contextlib.suppress(RuntimeError):  # of timers, as the loop is closed
-                    self._take(self._pops.take(reply, clock.monotonic()))
-            wire.abandon()
+        for reply in self._wire.arrived() if self._wire is not None else ():
+            with contextlib.suppress(RuntimeError):  # of timers, as the loop is closed
+                self._take(self._pops.take(reply, clock.monotonic()))
         self._deliver_popped(None)
         self._helpers.clear()
-        self._node.health.gone(self)
         self._owner.ended(self)
 
     async def _run(self) -> None:
@@ -269,7 +269,7 @@ class QueueReader:
         except ConfigurationError:
             raise
         except WrongKeyType as error:
-            self._trouble = None
+            self._refusal = None
             self._owner.unreadable(error)
             await asyncio.sleep(UNREADABLE_S)
         except Redirected:
@@ -278,15 +278,13 @@ class QueueReader:
             await asyncio.sleep(REDIRECTED_S)
         except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
             if not self._leaving:
-                self._failures += 1
-                self._node.health.lost(self, str(error))
+                self._fails(str(error))
             await self._disconnect()
 
     async def _connect(self) -> None:
         self._renewal = ""
-        if self._failures:
-            await self._node.pause(backoff_s(self._failures - 1))
-        wire = self._wire = await self._node.dial()
+        await self._pause()
+        wire = await self._dial()
         self._pops.reset(asking=self._node.asking)
         if wire.health_check_s:
             # The end of a blocking pop, and the next one, show life to both sides.
@@ -294,7 +292,6 @@ class QueueReader:
             self._pops.block_for(self._block_s)
         client_id = await wire.ask("CLIENT", "ID")
         self._client_id = client_id if isinstance(client_id, int) else None
-        wire.renewed = self._authenticate
 
     def _authenticate(self, command: bytes) -> None:
         """Present new credentials; the server looks at them when the present pop has ended."""
@@ -303,13 +300,11 @@ class QueueReader:
             self._pops.expect_consent()
 
     async def _disconnect(self) -> None:
-        wire, self._wire = self._wire, None
         self._pops.reset()
-        self._trouble = None
+        self._refusal = None
         for deadline in self._deadlines:
             deadline.cancel()
-        if wire is not None:
-            await wire.close()
+        await super()._disconnect()
 
     async def _pop(self, wire: Wire) -> None:
         """See to it that pops are on their way, and take one reply."""
@@ -317,7 +312,7 @@ class QueueReader:
             # What went back is older than what a pop would bring now.
             await asyncio.wait({self._returning})
             self._returning = None
-        leaving = self._leaving or self._trouble or self._renewal
+        leaving = self._leaving or self._refusal or self._renewal
         if not leaving and self._owner.demand():
             asked = self._pops.ask(self._owner.limit())
             if asked:
@@ -326,8 +321,8 @@ class QueueReader:
             reply = await self._reply_in_time(wire)
             self._take(self._pops.take(reply, clock.monotonic()))
             await self._deliver_in_turns(wire)
-        if self._trouble and not self._pops.pending:
-            raise self._trouble
+        if self._refusal and not self._pops.pending:
+            raise self._refusal
 
     async def _reply_in_time(self, wire: Wire) -> Any:
         for deadline in self._deadlines:
@@ -361,12 +356,10 @@ class QueueReader:
             if explained is reply.error:
                 explained = scripts.told(explained, self._owner.key)
             lost = explained is reply.error
-            self._trouble = ConnectionError(str(reply.error)) if lost else explained
+            self._refusal = ConnectionError(str(reply.error)) if lost else explained
             if not isinstance(explained, WrongKeyType):
                 return
-        if self._failures or not self._node.health.settled:
-            self._failures = 0
-            self._node.health.works(self)
+        self._works()
         if reply.expired:
             self._owner.dropped("expired", reply.expired)
         if reply.messages:
@@ -398,15 +391,16 @@ class QueueReader:
 
     def _hold_for_receivers(self, messages: list[Popped]) -> None:
         self._owner.deliver(self, messages, self.loop)
-        if self._hold is None:
-            self._hold = self.loop.call_later(HOLD_S, self._give_back)
+        if not self._hold.running:
+            self._hold.start(HOLD_S)
 
     def _give_back(self) -> None:
         """Return to the queue what nobody has taken for a while, so that others can."""
         # A loop's timers may be early by as much as its clock is coarse: a millisecond in uvloop.
         age_s = 0 if self._stopping else 0.95 * HOLD_S
         held, more = self._owner.reclaim(self, clock.monotonic() - age_s)
-        self._hold = self.loop.call_later(HOLD_S / 2, self._give_back) if more else None
+        if more:
+            self._hold.start(HOLD_S / 2)
         if held:
             owner = self._owner
             sending = scripts.put_back(self._commands, owner.key, owner.expiry_s, held)
@@ -459,7 +453,7 @@ class QueueReader:
     async def _finish(self) -> None:
         self._stopping = True
         self._deliver_popped(self.loop)
-        if self._hold is not None:
+        if self._hold.running:
             self._hold.cancel()
             self._give_back()
         try:
@@ -475,6 +469,7 @@ class QueueReader:
             finally:
                 limit.cancel()
                 self._node.health.gone(self)
+                self._part.release()
                 self._owner.ended(self)
 
 

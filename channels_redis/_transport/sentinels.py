@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ConnectionError
 
-from .._runtime.tasks import apart, begun, turn
+from .._runtime.scope import Stage
+from .._runtime.tasks import apart, turn
+from .link import Link
 from .node import Node
 from .packing import pack
-from .wire import NO_ANSWER, Loop, Wire
+from .wire import NO_ANSWER, Wire
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -28,83 +30,59 @@ _TOPIC = b"+switch-master"
 _RETRY_S = 1.0
 
 
-def watch_sentinels(node: Node, loop: Loop) -> SentinelWatch | None:
+def watch_sentinels(node: Node) -> SentinelWatch | None:
     """Return a watch over the Sentinels of a node, started; None if it has none."""
     pool = node.pool()
-    return SentinelWatch(node, pool, loop) if isinstance(pool, SentinelConnectionPool) else None
+    return SentinelWatch(node, pool) if isinstance(pool, SentinelConnectionPool) else None
 
 
-class SentinelWatch:
-    """A supervised task that listens to whichever Sentinel answers, and renews the node."""
+class SentinelWatch(Link):
+    """Listens to whichever Sentinel answers, and renews the node.
 
-    def __init__(self, node: Node, pool: SentinelConnectionPool, loop: Loop) -> None:
-        self._node = node
+    Sentinels that do not answer are no outage, so the node's health is told nothing.
+    """
+
+    def __init__(self, node: Node, pool: SentinelConnectionPool) -> None:
+        super().__init__(node, f"sentinel watch {node.health.node}", Stage.COMMANDS)
         self._pool = pool
-        self._loop = loop
         self._quiet_s = node.command_timeout_s / 2
-        self._wire: Wire | None = None
-        self._silence: asyncio.TimerHandle | None = None
-        self._closed = False
-        self._start()
+        self._silence = self._scope.timer(self._ask)
+        self._task.start()
 
-    @property
-    def descriptor(self) -> int | None:
-        """The file descriptor of the connection, if there is one."""
-        return self._wire.descriptor if self._wire is not None else None
+    def renew(self, reason: str) -> None:
+        """Stay: who the primary is, is no matter of who tells of it."""
 
-    async def aclose(self) -> None:
-        """End the task, and with it the connection."""
-        self._closed = True
-        self._task.cancel()
-        await asyncio.wait({self._task})
-
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning."""
-        self._closed = True
-        if self._wire is not None:
-            self._wire.abandon()
-
-    def _start(self) -> None:
-        name = f"channels_redis sentinel watch {self._node.health.node}"
-        self._task = begun(self._run(), self._loop, name)
+    def _is_wanted(self) -> bool:
+        return True
 
     async def _run(self) -> None:
-        try:
-            await turn()
-            while True:
-                for sentinel in tuple(self._pool.sentinel_manager.sentinels):
-                    await self._try(sentinel)
-                await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1))
-        except asyncio.CancelledError:
-            # A foreign cancellation (asyncio.run() at its end) makes nobody deaf.
-            if not self._closed:
-                self._start()
-            raise
+        await turn()
+        while True:
+            for sentinel in tuple(self._pool.sentinel_manager.sentinels):
+                await self._try(sentinel)
+            await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1))
 
     async def _try(self, sentinel: Redis) -> None:
         """Listen to one Sentinel for as long as it can be heard."""
-        wire: Wire | None = None
         try:
-            deadline_s = self._node.command_timeout_s
-            wire = self._wire = await Wire.open(sentinel.connection_pool, self._loop, deadline_s)
-            await self._listen(sentinel, wire)
+            await self._listen(sentinel)
         except Exception:  # noqa: BLE001 (whatever it is, the next Sentinel may be better)
             pass
         finally:
-            self._wire = None
-            if self._silence is not None:
-                self._silence.cancel()
-            if wire is not None:
-                await wire.close()
+            # Where this is cancelled too: the task that takes its place dials again.
+            self._silence.cancel()
+            await self._disconnect()
 
-    async def _listen(self, sentinel: Redis, wire: Wire) -> None:
+    async def _listen(self, sentinel: Redis) -> None:
+        deadline_s = self._node.command_timeout_s
+        wire = self._wire = await Wire.open(sentinel.connection_pool, self._scope, deadline_s)
         confirmed = await wire.ask("SUBSCRIBE", _TOPIC)
         if isinstance(confirmed, Exception):
             raise ConnectionError(str(confirmed))
         await self._look(sentinel)
         quiet_s = min(self._quiet_s, wire.health_check_s or self._quiet_s)
         while True:
-            self._silence = self._loop.call_later(quiet_s, self._ask, wire)
+            self._silence.start(quiet_s, wire)
             reply = await wire.read()
             self._silence.cancel()
             if isinstance(reply, list) and reply[0] == b"message":
@@ -130,10 +108,13 @@ class SentinelWatch:
         sentinels.sort(key=lambda one: one is not sentinel)
         self._node.renew(SWITCHED)
 
-    def _ask(self, wire: Wire) -> None:
+    def _ask(self, wire: Wire, asked: bool = False) -> None:
         """Ask for a sign of life after a silence: a second confirmation does no harm."""
-        wire.write(pack("SUBSCRIBE", _TOPIC))
-        self._silence = self._loop.call_later(self._quiet_s * 0.8, wire.abort, NO_ANSWER)
+        if asked:
+            wire.abort(NO_ANSWER)
+        else:
+            wire.write(pack("SUBSCRIBE", _TOPIC))
+            self._silence.start(self._quiet_s * 0.8, wire, True)
 
 
 def _address(pair: Any) -> tuple[str, int] | None:

@@ -16,7 +16,6 @@ from .multiplexer import Multiplexer
 from .node import Node
 from .packing import pack
 from .sentinels import SentinelWatch, watch_sentinels
-from .wire import Loop
 
 
 class Shard(Protocol):
@@ -25,11 +24,6 @@ class Shard(Protocol):
     @property
     def pending(self) -> int:
         """Number of commands that wait for their replies."""
-        ...
-
-    @property
-    def descriptors(self) -> list[int]:
-        """The file descriptors of all connections made here."""
         ...
 
     def commands(self, key: bytes | str) -> Commands:
@@ -57,32 +51,19 @@ class Shard(Protocol):
         the sake of others, where they are ``alone``.
         """
 
-    async def aclose(self) -> None:
-        """End all tasks and connections."""
-
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning."""
-
 
 class SingleServer:
     """A server that has all keys.  ``make_node`` is told what to call at the first connection."""
 
-    def __init__(self, make_node: Callable[[Callable[[Node], None]], Node], loop: Loop) -> None:
-        self._loop = loop
+    def __init__(self, make_node: Callable[[Callable[[Node], None]], Node]) -> None:
         self._node = make_node(self._watch_sentinels)
-        self._multiplexer = Multiplexer(self._node, loop)
+        self._multiplexer = Multiplexer(self._node)
         self._watch: SentinelWatch | None = None
 
     @property
     def pending(self) -> int:
         """Number of commands that wait for their replies."""
         return self._multiplexer.pending
-
-    @property
-    def descriptors(self) -> list[int]:
-        """The file descriptors of all connections made here."""
-        found = [user.descriptor for user in self._users()]
-        return [descriptor for descriptor in found if descriptor is not None]
 
     def commands(self, key: bytes | str) -> Commands:
         """Return what sends commands about a key."""
@@ -106,11 +87,8 @@ class SingleServer:
         """Return what sends to each server that has keys."""
         return [self._multiplexer]
 
-    def _users(self) -> list[Multiplexer | SentinelWatch]:
-        return [self._multiplexer, *([self._watch] if self._watch is not None else [])]
-
     def _watch_sentinels(self, node: Node) -> None:
-        self._watch = watch_sentinels(node, self._loop)
+        self._watch = watch_sentinels(node)
 
     async def rest(self, *, alone: bool) -> None:
         """Close the connection for commands, unless somebody needs it, and with it the watch."""
@@ -119,15 +97,3 @@ class SingleServer:
             watch, self._watch = self._watch, None
             self._node.tell_next_dial(self._watch_sentinels)
             await watch.aclose()
-
-    async def aclose(self) -> None:
-        """End all tasks and connections."""
-        await asyncio.gather(*[user.aclose() for user in self._users()])
-
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning."""
-        try:
-            self._multiplexer.abandon()
-        finally:
-            if self._watch is not None:
-                self._watch.abandon()

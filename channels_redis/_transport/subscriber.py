@@ -12,25 +12,25 @@ to be found now, the refusal tells.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import ConnectionError
 
-from .._runtime.tasks import begun, ignore, turn
+from .._runtime.scope import Stage
+from .._runtime.tasks import ignore, turn
 from ..exceptions import ConfigurationError, ConnectionLost
+from .link import Link
 from .loopback import DEAF, Loopback
-from .node import Node, backoff_s
+from .node import Node
 from .packing import pack
 from .subscriptions import AUTH, CLASSIC, SHARDED, Join, Publish, Sent, State, Topic, Topics, Verbs
-from .wire import Loop, Wire
 
 #: How long a subscription waits that was refused, as the cluster is just being rearranged.
 POSTPONED_S = 0.05
 
 
-class Subscriber:
+class Subscriber(Link):
     """Keeps the wanted topics of one event loop subscribed at one node.
 
     ``on_message(topic, payload)`` takes what is published; ``in_use(topic)`` tells whether
@@ -42,7 +42,6 @@ class Subscriber:
     def __init__(
         self,
         node: Node,
-        loop: Loop,
         on_message: Callable[[bytes, bytes], None],
         in_use: Callable[[bytes], bool],
         new_own_topic: Callable[[], bytes],
@@ -50,8 +49,7 @@ class Subscriber:
         verbs: Verbs = CLASSIC,
         on_drop: Callable[[], None] = lambda: None,
     ) -> None:
-        self._node = node
-        self._loop = loop
+        super().__init__(node, f"subscriber {node.health.node}", Stage.RECEIVING)
         self._on_message = on_message
         self._in_use = in_use
         self._on_drop = on_drop
@@ -60,7 +58,7 @@ class Subscriber:
         self._publish = publish
         self._own_topic = b""
         self._loopback = Loopback(
-            loop,
+            self._scope,
             node.command_timeout_s / 2,
             subscribe=self._question,
             publish=lambda: self._publish(self._own_topic, b""),
@@ -74,18 +72,6 @@ class Subscriber:
         self._unconfirmed = 0
         self._recovering = False
         self._writing_due = False
-        self._wire: Wire | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._failures = 0
-        self._trouble = "not connected"
-        self._closed = False
-        node.users.add(self)
-
-    @property
-    def descriptors(self) -> list[int]:
-        """The file descriptor of the connection, if there is one."""
-        descriptor = self._wire.descriptor if self._wire is not None else None
-        return [descriptor] if descriptor is not None else []
 
     async def subscribe(
         self, name: bytes, arrived: Callable[[], None], limit_s: float | None
@@ -97,7 +83,7 @@ class Subscriber:
         :class:`ConfigurationError` where the server refuses.
         """
         if self._closed:
-            raise self._lost("the layer was closed")
+            raise self._given_up("the layer was closed")
         topic = self.topics.want(name, self._verbs)
         if topic.state is State.JOINED:
             arrived()
@@ -136,51 +122,26 @@ class Subscriber:
         self.topics.adopt(name, topic)
         self._request(name)
 
-    def renew(self, reason: str) -> None:
-        """Let the connection go, and subscribe where the topology says now."""
-        if self._wire is not None:
-            self._wire.abort(reason)
-
-    async def aclose(self) -> None:
-        """End the task, close the connection, fail those who wait."""
-        self._closed = True
-        self.topics.fail(list(self.topics), self._lost("the layer was closed"))
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-        await self._disconnect()
-        self._node.health.gone(self)
-
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning."""
-        self._closed = True
-        self._loopback.stop()
-        self._node.health.gone(self)
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.abandon()
+    def _fail_all(self) -> None:
+        """Raise in all who wait for topics."""
+        self.topics.fail(list(self.topics), self._given_up("the layer was closed"))
 
     def _give_up(self, join: Join) -> None:
-        join.fail(self._lost(self._trouble))
+        join.fail(self._given_up(self._trouble))
 
-    def _lost(self, reason: str) -> ConnectionLost:
+    def _given_up(self, reason: str) -> ConnectionLost:
         return ConnectionLost(self._node.health.located(reason, "not subscribed"))
 
     def _request(self, name: bytes) -> None:
         """Have the wishes about a topic compared with its state in this tick."""
         if self._closed:
-            self.topics.fail([name], self._lost("the layer was closed"))
+            self.topics.fail([name], self._given_up("the layer was closed"))
             return
         self._changed[name] = None
         if not self._writing_due:
             self._writing_due = True
             self._loop.call_soon(self.write_changes)
-        if self._task is None:
-            self._start()
-
-    def _start(self) -> None:
-        name = f"channels_redis subscriber {self._node.health.node}"
-        self._task = begun(self._run(), self._loop, name)
+        self._task.start()
 
     def write_changes(self) -> None:
         """Write what changes: decided here, synchronously, for all topics of the tick."""
@@ -198,41 +159,33 @@ class Subscriber:
             self._wire.write(pack(command, *batch))
 
     async def _run(self) -> None:
-        try:
-            await turn()
-            while self.topics and not self._closed:
-                try:
-                    await self._serve()
-                except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
-                    await self._lose(error)
-            await self._disconnect()
-            if self._failures and not self._closed:
-                # Nobody waits for the end of the outage any more, and somebody has to tell of it.
-                self._publish(self._new_own_topic(), b"").add_done_callback(ignore)
-            self._node.health.gone(self)
-        except asyncio.CancelledError:
-            self._task = None
-            # A foreign cancellation (asyncio.run() at its end) makes nobody deaf.
-            if self.topics and not self._closed:
-                self._start()
-            raise
-        self._task = None
-        if self.topics and not self._closed:
-            self._start()  # asked for while the connection was closed
+        await turn()
+        while self.topics and not self._closed:
+            try:
+                await self._serve()
+            except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
+                await self._lose(error)
+        # What is asked for while the connection is closed begins the work again.
+        await self._disconnect()
+        if self._failures and not self._closed:
+            # Nobody waits for the end of the outage any more, and somebody has to tell of it.
+            self._publish(self._new_own_topic(), b"").add_done_callback(ignore)
+        self._node.health.gone(self)
+
+    def _is_wanted(self) -> bool:
+        """Tell whether anything is subscribed, or to be unsubscribed."""
+        return bool(self.topics)
 
     async def _serve(self) -> None:
         if self._wire is None:
-            if self._failures:
-                await asyncio.sleep(backoff_s(self._failures - 1))
-            else:
-                self._trouble = self._node.silence()
-            self._wire = await self._node.dial()
-            self._wire.renewed = self._authenticate
+            await self._pause()
+            await self._dial()
             self._recovering = True
             self._changed.update(dict.fromkeys(self.topics))
             self.write_changes()
             self._watch_anew()
         while self.topics:
+            assert self._wire is not None  # only this task lets it go
             await self._wire.hand_over(self._take)
 
     def _authenticate(self, command: bytes) -> None:
@@ -286,8 +239,7 @@ class Subscriber:
     def _check_recovered(self) -> None:
         if self._recovering and not self._unconfirmed:
             self._recovering = False
-            self._failures = 0
-            self._node.health.works(self)
+            self._works()
 
     def _dropped(self, name: bytes) -> None:
         """Take note that the server ended a subscription whose slot it gave away.
@@ -368,10 +320,8 @@ class Subscriber:
         """Let the connection go; everything has to be subscribed anew."""
         if isinstance(error, ConfigurationError):
             self.topics.fail(list(self.topics), error)
-        self._failures += 1
-        self._trouble = str(error)
         self.topics.lose()
-        self._node.health.lost(self, self._trouble)
+        self._fails(str(error))
         await self._disconnect()
 
     def _question(self) -> None:
@@ -388,10 +338,8 @@ class Subscriber:
             self._wire.abort(reason)
 
     async def _disconnect(self) -> None:
+        """Close the connection; replies that are still on their way are not waited for."""
         self._loopback.stop()
-        self._node.trust(self)
-        wire, self._wire = self._wire, None
         self._sent.clear()
         self._unconfirmed = 0
-        if wire is not None:
-            await wire.close()
+        await super()._disconnect()

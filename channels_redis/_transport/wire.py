@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,7 @@ from redis.exceptions import (
 
 from .. import utils
 from .._config.secrets import Secrets
+from .._runtime.scope import Part, Scope, Stage, shut
 from .._runtime.tasks import ended, started
 from .._runtime.timers import Deadline
 from .credentials import Credentials, renewals_of
@@ -65,6 +64,7 @@ class Wire:
         "_deadline_s",
         "_foreign",
         "_loop",
+        "_part",
         "_pool",
         "_read_response",
         "_reason",
@@ -76,11 +76,11 @@ class Wire:
     )
 
     def __init__(
-        self, connection: AbstractConnection, pool: ConnectionPool, loop: Loop, deadline_s: float
+        self, connection: AbstractConnection, pool: ConnectionPool, scope: Scope, deadline_s: float
     ) -> None:
         self._connection = connection
         self._pool = pool
-        self._loop = loop
+        loop = self._loop = scope.loop
         self._deadline_s = deadline_s
         self._reason = ""
         self._secrets = secrets_of(pool)
@@ -103,9 +103,12 @@ class Wire:
         if self._foreign is None:
             assert connection._writer is not None
             self._transport = connection._writer.transport
+        self._part = scope.hold(
+            Stage.CONNECTIONS, self.close, forget=self._forget, descriptors=self.descriptors
+        )
 
     @classmethod
-    async def open(cls, pool: ConnectionPool, loop: Loop, deadline_s: float) -> Wire:
+    async def open(cls, pool: ConnectionPool, scope: Scope, deadline_s: float) -> Wire:
         """Take a connected connection from the pool.
 
         Raises what redis-py raises, and ``redis.exceptions.ConnectionError`` after
@@ -114,7 +117,7 @@ class Wire:
         renewals = renewals_of(pool.connection_kwargs.get("credential_provider"))
         known = renewals.latest if renewals is not None else None
         dialling = pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's annotations
-        dial: asyncio.Task[Any] = started(dialling, loop, "channels_redis dial")
+        dial: asyncio.Task[Any] = started(dialling, scope.loop, "channels_redis dial")
         try:
             await asyncio.wait({dial}, timeout=deadline_s)
         except asyncio.CancelledError:
@@ -132,7 +135,7 @@ class Wire:
         if not connection.is_connected:
             await pool.release(connection)
             raise ConnectionError("the connection broke during the handshake")
-        wire = cls(connection, pool, loop, deadline_s)
+        wire = cls(connection, pool, scope, deadline_s)
         if renewals is not None:
             renewals.tell(wire)
             if renewals.latest is not None and renewals.latest is not known:
@@ -181,10 +184,9 @@ class Wire:
         interval_s: float = self._settings[1] or 0
         return interval_s
 
-    @property
-    def descriptor(self) -> int | None:
-        """The file descriptor of the socket, while it is open."""
-        return _descriptor(self._transport)
+    def descriptors(self) -> set[int]:
+        """Return the file descriptor of the socket, while it is open."""
+        return _descriptors_of([self._transport])
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the transport.  Does nothing on a lost connection: reading tells."""
@@ -220,10 +222,10 @@ class Wire:
         """The same with what lies in the socket, as far as it can be read here: not TLS, and not
         without hiredis.  Only while the loop of this connection stands still.
         """
-        replies, descriptor = self._replies, self.descriptor
         is_plain = self._transport.get_extra_info("ssl_object") is None
-        if isinstance(replies, Replies) and descriptor is not None and is_plain:
-            replies.read_socket(descriptor)
+        if isinstance(self._replies, Replies) and is_plain:
+            for descriptor in self.descriptors():
+                self._replies.read_socket(descriptor)
         return self.arrived()
 
     async def hand_over(self, take: Take) -> None:
@@ -263,7 +265,7 @@ class Wire:
         """Close and give the connection object back to its pool."""
         self._transport.abort()
         if self._foreign is not None:
-            await self._foreign.aclose()
+            await self._foreign.ended()
         self.renewed = None
         self._connection.set_re_auth_token(None)  # type: ignore[arg-type]  # for its next user
         vars(self._connection._parser).pop("handle_push_response", None)
@@ -274,23 +276,18 @@ class Wire:
         with contextlib.suppress(Exception):
             # The pool may have been closed or replaced meanwhile; then it does not know us.
             await self._pool.release(self._connection)
+        self._part.release()
 
     def shut(self) -> None:
-        """Shut the socket, without the loop: the server must see the end of the connection, or
-        a message vanishes into a ghost's blocking pop.
-        """
-        descriptor = self.descriptor
-        if descriptor is not None:
+        """Shut the socket, while the loop stands still or is closed."""
+        for descriptor in self.descriptors():
             shut(descriptor)
 
-    def abandon(self) -> None:
-        """Close the socket after the loop was closed without warning.
-
-        What the transport would do in the loop's next round is done here.
-        """
+    def _forget(self) -> None:
+        """Do what the transport would do in the next round of the loop, which was closed."""
+        # First, as the transport forgets the socket: the server must see the end, or it goes on
+        # popping messages for nobody.
         self.shut()
-        if self._foreign is not None:
-            self._foreign.abandon()
         transport: Any = self._transport
         while transport is not None:
             with contextlib.suppress(RuntimeError, AttributeError):
@@ -299,12 +296,6 @@ class Wire:
                 transport._call_connection_lost(None)
             transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
         self._connection._reader = self._connection._writer = None
-
-
-def shut(descriptor: int) -> None:
-    """Shut a socket, whoever has it; through a twin, as uvloop's own objects can't do it."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as twin:
-        twin.shutdown(socket.SHUT_RDWR)
 
 
 def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[Any]]:
@@ -324,31 +315,32 @@ def secrets_of(pool: ConnectionPool) -> Secrets:
     return Secrets(pool.connection_kwargs, getattr(manager, "sentinel_kwargs", None))
 
 
-def descriptors(pool: ConnectionPool) -> set[int]:
-    """Return the file descriptors of a pool's connections: idle, in use, and being dialled."""
-    return _descriptors(_connections(pool))
+def hold_client(client: Redis | RedisCluster, scope: Scope) -> Part:
+    """Have a scope close a redis-py client in its turn, and know its connections: idle ones, those
+    in use, and those that are being dialled.
+    """
 
+    def connections() -> list[AbstractConnection]:
+        if isinstance(client, RedisCluster):
+            return [one for node in utils.nodes_of(client) for one in node._connections]
+        return _connections(client.connection_pool)
 
-def descriptors_of(client: Redis | RedisCluster) -> set[int]:
-    """Return the file descriptors of all connections of a redis-py client."""
-    if isinstance(client, RedisCluster):
-        return _descriptors([one for node in utils.nodes_of(client) for one in node._connections])
-    return descriptors(client.connection_pool)
-
-
-def _descriptors(connections: Iterable[AbstractConnection]) -> set[int]:
-    writers = [one._writer for one in connections if one._writer is not None]
-    found = {_descriptor(writer.transport) for writer in writers}
-    return {descriptor for descriptor in found if descriptor is not None}
+    return scope.hold(
+        Stage.CLIENTS,
+        partial(utils._close_redis, client),
+        descriptors=lambda: _descriptors_of(
+            [one._writer.transport for one in connections() if one._writer is not None]
+        ),
+    )
 
 
 def _connections(pool: ConnectionPool) -> list[AbstractConnection]:
     return [*pool._available_connections, *pool._in_use_connections]
 
 
-def _descriptor(transport: asyncio.BaseTransport) -> int | None:
-    sock = transport.get_extra_info("socket")
-    return sock.fileno() if sock is not None and sock.fileno() >= 0 else None
+def _descriptors_of(transports: Iterable[asyncio.BaseTransport]) -> set[int]:
+    sockets = [transport.get_extra_info("socket") for transport in transports]
+    return {sock.fileno() for sock in sockets if sock is not None and sock.fileno() >= 0}
 
 
 async def last_words(pool: ConnectionPool) -> str:

@@ -12,6 +12,7 @@ from .. import utils
 from .._format.keyspace import Keyspace, glob_escape
 from .._layer.base import BaseRedisLayer
 from .._runtime.loops import running_loop
+from .._runtime.scope import Scope
 from .._transport.wire import Wire
 from .primaries import pools_of
 
@@ -45,7 +46,7 @@ async def count_shard(layer: BaseRedisLayer, index: int, *, is_pubsub: bool) -> 
 
 async def _count(layer: BaseRedisLayer, pool: Any, *, is_pubsub: bool) -> list[Count]:
     try:
-        wire = await Wire.open(pool, running_loop(), layer.connect_wait_s)
+        wire = await Wire.open(pool, Scope(running_loop()), layer.connect_wait_s)
         try:
             counts = [one async for one in _keys(wire, layer._keys)]
             if is_pubsub:

@@ -10,6 +10,7 @@ from .. import utils
 from .._format.slots import Address, read_ranges
 from .._layer.base import BaseRedisLayer
 from .._runtime.loops import running_loop
+from .._runtime.scope import Scope
 from .._transport.wire import Wire
 
 
@@ -33,7 +34,7 @@ async def pools_of(layer: BaseRedisLayer, index: int) -> list[Any]:
 async def _primaries(layer: BaseRedisLayer, index: int, seed: Address) -> list[Address]:
     pool = utils.aim_pool(layer.create_pool(index), seed)
     try:
-        wire = await Wire.open(pool, running_loop(), layer.connect_wait_s)
+        wire = await Wire.open(pool, Scope(running_loop()), layer.connect_wait_s)
         try:
             reply = await wire.ask("CLUSTER", "SLOTS")
         finally:

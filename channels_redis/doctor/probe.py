@@ -19,6 +19,7 @@ from .. import utils
 from .._config.secrets import causes_of
 from .._layer.base import BaseRedisLayer
 from .._runtime.loops import running_loop
+from .._runtime.scope import Scope
 from .._transport.wire import Wire
 from .endpoints import Endpoint, endpoints_of
 from .facts import SentinelFacts, ServerFacts, ShardFacts
@@ -66,7 +67,7 @@ async def _look_at_sentinel(
     pool: Any, client: Any, endpoint: Endpoint, limit_s: float
 ) -> SentinelFacts:
     try:
-        wire = await Wire.open(client.connection_pool, running_loop(), limit_s)
+        wire = await Wire.open(client.connection_pool, Scope(running_loop()), limit_s)
     except Exception as error:  # noqa: BLE001 (it is a fact, and judged elsewhere)
         return SentinelFacts(endpoint, error)
     try:
@@ -84,7 +85,7 @@ async def _look_at_sentinel(
 
 async def _look_at_server(layer: BaseRedisLayer, pool: Any, endpoint: Endpoint) -> ServerFacts:
     try:
-        wire = await Wire.open(pool, running_loop(), layer.connect_wait_s)
+        wire = await Wire.open(pool, Scope(running_loop()), layer.connect_wait_s)
     except Exception as error:  # noqa: BLE001 (it is a fact, and judged elsewhere)
         return await _no_conversation(layer, endpoint, error)
     try:

@@ -222,7 +222,7 @@ async def test_a_fork_knows_the_connections_of_the_users_own_client(
     layer = make_layer(kind, hosts=[{**guarded.host_entry(), "password": PASSWORD}])
     client = layer.connection(0)
     await client.ping(target_nodes=client.ALL_NODES)
-    assert len(layer._sessions.get().descriptors()) >= len(guarded.servers)
+    assert len(layer._sessions.get().scope.descriptors()) >= len(guarded.servers)
 
 
 async def test_all_connections_of_the_users_own_client_are_known_and_closed(
@@ -244,6 +244,6 @@ async def test_all_connections_of_the_users_own_client_are_known_and_closed(
     await use()
     await client.nodes_manager.initialize()
     await use()
-    assert len(layer._sessions.get().descriptors()) == connections()
+    assert len(layer._sessions.get().scope.descriptors()) == connections()
     await layer.close()
     await wait_for(lambda: connections() == 0)

@@ -121,7 +121,7 @@ async def test_what_waits_for_a_connection_is_bounded(
     await sender.send(channel, numbered(0))
     proxy.refuse()
     connection = sender._sessions.get().commands(0, "")
-    await wait_for(lambda: connection.descriptor is None)
+    await wait_for(lambda: not connection.connected)
     sends = [asyncio.create_task(sender.send(channel, textual(n))) for n in range(1, 1000)]
     done, waiting = await asyncio.wait(sends, timeout=0.2)
     assert 50 < len(waiting) < 150, "each takes two kilobytes"

@@ -278,7 +278,7 @@ async def test_a_server_that_closes_idle_connections_is_not_noticed(
     assert await receive(layer, channel) == numbered(0)
     # What the server closes and the client has not yet heard of is nobody's to know.
     multiplexer = layer._sessions.get().commands(0, "")
-    await wait_for(lambda: multiplexer.descriptor is None)
+    await wait_for(lambda: not multiplexer.connected)
     await layer.send(channel, numbered(1))
     assert await receive(layer, channel) == numbered(1)
 

@@ -23,10 +23,10 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from ... import utils
 from ..._format.slots import Address, Remap, Served, named_address, slot_of
 from ..._runtime import clock
-from ..._runtime.tasks import begun, ignore, turn
+from ..._runtime.scope import Part, Scope, Stage
+from ..._runtime.tasks import ignore
 from ..._watch.outages import Health
 from ..._watch.tally import NodeTally
 from ...exceptions import ConfigurationError
@@ -34,7 +34,7 @@ from ..commands import Command, Commands, is_ask
 from ..multiplexer import Multiplexer
 from ..node import RENEW_S, Node
 from ..packing import pack
-from ..wire import Loop, descriptors
+from ..wire import hold_client
 from .map import SlotMap
 from .nodes import MOVED_AWAY, ClusterNode, Route, SlotNode
 from .survey import Chart, interview
@@ -80,7 +80,7 @@ class Cluster:
         entry: Entry,
         make_client: Callable[[Address], Redis],
         health: Health,
-        loop: Loop,
+        scope: Scope,
         tally: NodeTally,
         *,
         connect_wait_s: float,
@@ -88,22 +88,22 @@ class Cluster:
     ) -> None:
         self.entry = entry
         self.health = health
-        self.loop = loop
+        self.scope = scope
         self.tally = tally
         self.connect_wait_s = connect_wait_s
         self.command_timeout_s = command_timeout_s
-        self.map = SlotMap(self, health, loop)
+        self.map = SlotMap(self, health, scope)
         self.hash_forbidden = False
         #: Those whose ``map_changed()`` is called when slots have other servers.
         self.watchers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._make_client = make_client
-        self._clients: dict[Address, Redis] = {}
+        self._clients: dict[Address, tuple[Redis, Part]] = {}
         self._servers: dict[Address, Server] = {}
         self._asked: dict[Address, float] = {}
         self._parked: list[Command] = []
-        self._unparking: asyncio.TimerHandle | None = None
-        self._ends: set[asyncio.Task[None]] = set()
+        self._unparking = scope.timer(self._unpark)
         self._closed = False
+        scope.hold(Stage.COMMANDS, self.aclose)
         self._published = itertools.count()
         self._mark = os.urandom(MARK_BYTES - 8)
 
@@ -123,15 +123,16 @@ class Cluster:
         server = self._servers.get(address)
         if server is None:
             node = ClusterNode(self, address)
-            server = self._servers[address] = Server(node, Multiplexer(node, self.loop))
+            server = self._servers[address] = Server(node, Multiplexer(node))
         return server
 
     def client(self, address: Address) -> Redis:
         """Return the redis-py client of a server, which owns the pool of its connections."""
-        client = self._clients.get(address)
-        if client is None:
-            client = self._clients[address] = self._make_client(address)
-        return client
+        known = self._clients.get(address)
+        if known is None:
+            client = self._make_client(address)
+            known = self._clients[address] = client, hold_client(client, self.scope)
+        return known[0]
 
     # What a session needs (see Shard)
 
@@ -141,14 +142,6 @@ class Cluster:
         return len(self._parked) + sum(
             one.multiplexer.pending for one in list(self._servers.values())
         )
-
-    @property
-    def descriptors(self) -> list[int]:
-        """The file descriptors of all connections made here."""
-        found = {server.multiplexer.descriptor for server in self._servers.values()}
-        pools = [client.connection_pool for client in self._clients.values()]
-        found = found.union(*[descriptors(pool) for pool in pools])
-        return [descriptor for descriptor in found if descriptor is not None]
 
     def commands(self, key: bytes | str) -> Commands:
         """Return what sends commands about a key."""
@@ -208,7 +201,7 @@ class Cluster:
         elif target is not None:
             # Both are written in this order on one connection, with nothing between them.
             multiplexer = self.server(target, asked=True).multiplexer
-            allowed = self.loop.create_future()
+            allowed = self.scope.loop.create_future()
             allowed.add_done_callback(ignore)
             multiplexer.issue(Command(pack("ASKING"), allowed, command.asked_at, True), command)
         else:
@@ -246,14 +239,12 @@ class Cluster:
             return
         self._parked.append(command)
         self.map.stale()
-        if self._unparking is None:
-            self._unparking = self.loop.call_later(PARKED_S, self._unpark)
+        if not self._unparking.running:
+            self._unparking.start(PARKED_S)
 
     def _unpark(self) -> None:
         """Try again to place what waits, and fail what has waited too long."""
-        if self._unparking is not None:
-            self._unparking.cancel()
-            self._unparking = None
+        self._unparking.cancel()
         parked, self._parked = self._parked, []
         too_old = clock.monotonic() - self.connect_wait_s
         for command in parked:
@@ -336,49 +327,32 @@ class Cluster:
             server.node.retire()
             server.multiplexer.hand_on()
             self.health.gone(server.multiplexer)
-            client = self._clients.pop(address, None)
-            name = f"channels_redis farewell {address[0]}:{address[1]}"
-            task = begun(self._end(server, client), self.loop, name)
-            self._ends.add(task)
-            task.add_done_callback(self._ends.discard)
+            closing = self._close(server, self._clients.pop(address, None))
+            self.scope.start(closing, f"close of {address[0]}:{address[1]}")
 
-    async def _end(self, server: Server, client: Redis | None) -> None:
-        """Close the connections to a server once what is under way has had its chance."""
-        try:
-            await turn()
-            server.multiplexer.renew(MOVED_AWAY)
-            # Readers take as long, and have their connections from the same pool.
-            await asyncio.sleep(2 * RENEW_S)
-            server.multiplexer.hand_on()
-        finally:
-            await server.multiplexer.aclose()
-            if client is not None:
-                # What is in use is closed by whoever uses it.
-                await client.connection_pool.disconnect(inuse_connections=False)
+    async def _close(self, server: Server, known: tuple[Redis, Part] | None) -> None:
+        """Close the connections to a server once what is under way has had its chance.
+
+        Where this is cancelled, they are closed with the scope.
+        """
+        server.multiplexer.renew(MOVED_AWAY)
+        # Readers take as long, and have their connections from the same pool.
+        await asyncio.sleep(2 * RENEW_S)
+        server.multiplexer.hand_on()
+        await server.multiplexer.aclose()
+        if known is not None:
+            client, part = known
+            # What is in use is closed by whoever uses it.
+            await client.connection_pool.disconnect(inuse_connections=False)
+            part.release()
 
     async def rest(self, *, alone: bool) -> None:
         """Close the connections for commands that nobody needs just now."""
         await asyncio.gather(*[one.multiplexer.rest() for one in self._servers.values()])
 
     async def aclose(self) -> None:
-        """End all tasks and connections."""
+        """Fail what could not be placed.  The scope closes the rest."""
         self._closed = True
-        if self._unparking is not None:
-            self._unparking.cancel()
-        await self.map.aclose()
-        for task in self._ends:
-            task.cancel()
-        if self._ends:
-            await asyncio.wait(self._ends)
         parked, self._parked = self._parked, []
         for command in parked:
             self._fail(command, "the layer was closed")
-        await asyncio.gather(*[one.multiplexer.aclose() for one in self._servers.values()])
-        await asyncio.gather(*[utils._close_redis(client) for client in self._clients.values()])
-
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning."""
-        self._closed = True
-        self.map.abandon()
-        for server in self._servers.values():
-            server.multiplexer.abandon()

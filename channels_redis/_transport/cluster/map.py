@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 from redis.exceptions import RedisError
 
 from ..._format.slots import SLOTS, Address, Owners, Ranges, owners_of
 from ..._runtime import clock
-from ..._runtime.tasks import begun, ignore, turn
+from ..._runtime.scope import Scope, Stage
+from ..._runtime.tasks import SupervisedTask, ignore, turn
 from ..._watch.outages import Health
 from ...exceptions import ConfigurationError, ConnectionLost
 from ..node import backoff_s
-from ..wire import Loop
 from .survey import Chart, first_good
 
 #: Between two questions for the map, at least.
@@ -50,10 +51,10 @@ class Surveyor(Protocol):
 class SlotMap:
     """Who serves which slot, as far as is known."""
 
-    def __init__(self, surveyor: Surveyor, health: Health, loop: Loop) -> None:
+    def __init__(self, surveyor: Surveyor, health: Health, scope: Scope) -> None:
         self._surveyor = surveyor
         self._health = health
-        self._loop = loop
+        self._loop = scope.loop
         self.owners: Owners = [None] * SLOTS
         #: All that serve slots.
         self.primaries: tuple[Address, ...] = ()
@@ -69,8 +70,9 @@ class SlotMap:
         self._outcome: asyncio.Future[None] | None = None
         self._stale = False
         self._failures = 0
-        self._task: asyncio.Task[None] | None = None
+        self._task = SupervisedTask(scope.loop, f"map of {health.node}", self._run, self._is_wanted)
         self._closed = False
+        scope.hold(Stage.COMMANDS, self.aclose, forget=partial(health.gone, self))
 
     def assign(self, slot: int, address: Address) -> bool:
         """Note who serves a slot; tell whether that is new."""
@@ -84,9 +86,7 @@ class SlotMap:
     def stale(self) -> None:
         """Have the map asked for, soon."""
         self._stale = True
-        if self._task is None and not self._closed:
-            name = f"channels_redis map of {self._health.node}"
-            self._task = begun(self._run(), self._loop, name)
+        self._task.start()
 
     def suffer(self, reason: str) -> None:
         """Take note that the cluster, or a part of it, serves nobody, until a map shows it well."""
@@ -142,32 +142,21 @@ class SlotMap:
     async def aclose(self) -> None:
         """End the task; fail those who wait."""
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        await self._task.end()
         self._resolve(self.lost("the layer was closed"))
         self._health.gone(self)
 
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning."""
-        self._closed = True
-        self._health.gone(self)
-
     async def _run(self) -> None:
-        try:
-            await turn()
-            while self._stale or self._surveyor.waiting or self._troubled:
-                self._stale = False
-                await self._learn()
-                pause_s = backoff_s(self._failures - 1) if self._failures else PAUSE_S
-                await asyncio.sleep(pause_s)
-            self._task = None
-        except asyncio.CancelledError:
-            self._task = None
-            # A foreign cancellation (asyncio.run() at its end) leaves nobody without a map.
-            if self._outcome is not None or self._surveyor.waiting:
-                self.stale()
-            raise
+        await turn()
+        while self._stale or self._troubled or self._is_wanted():
+            self._stale = False
+            await self._learn()
+            pause_s = backoff_s(self._failures - 1) if self._failures else PAUSE_S
+            await asyncio.sleep(pause_s)
+
+    def _is_wanted(self) -> bool:
+        """Tell whether anybody waits for the map."""
+        return self._outcome is not None or self._surveyor.waiting
 
     @property
     def _troubled(self) -> bool:

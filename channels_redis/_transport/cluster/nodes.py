@@ -55,7 +55,7 @@ class _NodeInCluster(Node):
         super().__init__(
             client,
             cluster.health,
-            cluster.loop,
+            cluster.scope,
             cluster.tally,
             connect_wait_s=cluster.connect_wait_s,
             command_timeout_s=cluster.command_timeout_s,
@@ -78,14 +78,14 @@ class ClusterNode(_NodeInCluster):
     def __init__(self, cluster: Cluster, address: Address) -> None:
         super().__init__(cluster, partial(cluster.client, address))
         self.address = address
-        self._left: asyncio.Future[None] = cluster.loop.create_future()
+        self._left: asyncio.Future[None] = cluster.scope.loop.create_future()
 
     async def dial(self) -> Wire:
         """Return a fresh connection; give up when the server leaves the map meanwhile."""
         if self.health.down:
             self._cluster.map.stale()
         name = f"channels_redis dial {self.address[0]}:{self.address[1]}"
-        dialling = started(self.connect(), self._loop, name)
+        dialling = started(self.connect(), self.scope.loop, name)
         try:
             waiting: set[asyncio.Future[Any]] = {dialling, self._left}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -185,7 +185,7 @@ class SlotNode(_NodeInCluster):
 
     async def pause(self, seconds: float) -> None:
         """Wait before the next dial, unless the slot has another server meanwhile."""
-        self._change = self._loop.create_future()
+        self._change = self.scope.loop.create_future()
         await asyncio.wait({self._change}, timeout=seconds)
         self._change = None
 
@@ -256,7 +256,7 @@ class Route:
 
     def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
         """Queue one packed command; return the future of its reply (see :class:`Multiplexer`)."""
-        loop = self._cluster.loop
+        loop = self._cluster.scope.loop
         command = Command(data, loop.create_future(), clock.monotonic(), repeatable, self._slot)
         self._cluster.issue(command)
         return command.future

@@ -12,12 +12,11 @@ from functools import partial
 from typing import Any
 
 from ..._format.slots import Address, slot_of
-from ..._runtime.tasks import begun, ended, turn
+from ..._runtime.scope import Stage
 from ..node import Node
 from ..packing import pack
 from ..subscriber import Subscriber
 from ..subscriptions import CLASSIC, SHARDED, Verbs
-from ..wire import Loop
 from .cluster import MARK_BYTES, Cluster
 from .nodes import AnyNode
 
@@ -37,27 +36,21 @@ class ClusterSubscriber:
     def __init__(
         self,
         cluster: Cluster,
-        loop: Loop,
         on_message: Callable[..., None],
         in_use: Callable[[bytes], bool],
         new_own_topic: Callable[[], bytes],
     ) -> None:
         self._cluster = cluster
-        self._loop = loop
         self._on_message = on_message
         self._in_use = in_use
         self._new_own_topic = new_own_topic
         self._anywhere: Subscriber | None = None
         self._by_server: dict[Address, Subscriber] = {}
-        self._ends: set[asyncio.Task[None]] = set()
-        self._moving: asyncio.TimerHandle | None = None
+        self._moving = cluster.scope.timer(self._check_moved)
         self._closed = False
         cluster.watchers.add(self)
-
-    @property
-    def descriptors(self) -> list[int]:
-        """The file descriptors of all connections."""
-        return [fd for subscriber in self._subscribers for fd in subscriber.descriptors]
+        gone = partial(cluster.health.gone, self)
+        self._part = cluster.scope.hold(Stage.RECEIVING, self.aclose, forget=gone)
 
     @property
     def _subscribers(self) -> list[Subscriber]:
@@ -108,20 +101,13 @@ class ClusterSubscriber:
                 self._end(subscriber)
 
     async def aclose(self) -> None:
-        """End all tasks and connections; fail those who wait."""
+        """Close all connections; fail those who wait."""
         self._closed = True
         self._cluster.watchers.discard(self)
         self._cluster.health.gone(self)
-        if self._moving is not None:
-            self._moving.cancel()
+        self._moving.cancel()
         await asyncio.gather(*[one.aclose() for one in self._subscribers])
-        await ended(self._ends)
-
-    def abandon(self) -> None:
-        """Let go after the loop was closed without warning."""
-        self._cluster.health.gone(self)
-        for subscriber in self._subscribers:
-            subscriber.abandon()
+        self._part.release()
 
     def _subscriber_for(self, name: bytes) -> Subscriber:
         """Return the subscriber that a topic belongs to by the map."""
@@ -148,9 +134,7 @@ class ClusterSubscriber:
             return self._cluster.commands(topic).call(pack(verbs.publish, topic, payload))
 
         on_message = self._on_marked if verbs is SHARDED else self._on_message
-        return Subscriber(
-            node, self._loop, on_message, self._in_use, new_own_topic, publish, verbs, self._drop
-        )
+        return Subscriber(node, on_message, self._in_use, new_own_topic, publish, verbs, self._drop)
 
     def _on_marked(self, topic: bytes, payload: bytes) -> None:
         self._on_message(topic, payload[MARK_BYTES:], payload[:MARK_BYTES])
@@ -161,16 +145,13 @@ class ClusterSubscriber:
         Slots mostly move many at a time, one after the other, which makes one outage.
         """
         self._cluster.health.lost(self, "servers gave slots away")
-        if self._moving is not None:
-            self._moving.cancel()
-        self._moving = self._loop.call_later(MOVING_S, self._check_moved)
+        self._moving.start(MOVING_S)
 
     def _check_moved(self) -> None:
         if all(subscriber.topics.complete for subscriber in self._subscribers):
-            self._moving = None
             self._cluster.health.works(self)
         else:
-            self._moving = self._loop.call_later(MOVING_S, self._check_moved)
+            self._moving.start(MOVING_S)
 
     def _is_at(self, address: Address, slot: int) -> bool:
         owner = self._cluster.owner(slot)
@@ -188,16 +169,8 @@ class ClusterSubscriber:
 
     def _end(self, subscriber: Subscriber) -> None:
         self._cluster.health.gone(subscriber)
-        task = begun(_farewell(subscriber), self._loop, "channels_redis subscriber's farewell")
-        self._ends.add(task)
-        task.add_done_callback(self._ends.discard)
-
-
-async def _farewell(subscriber: Subscriber) -> None:
-    try:
-        await turn()
-    finally:
-        await subscriber.aclose()
+        # Where this is cancelled, the scope closes it.
+        self._cluster.scope.start(subscriber.aclose(), "close of a subscriber")
 
 
 def _nowhere(slot: int) -> bool:

@@ -1,0 +1,114 @@
+"""One supervised connection to a node: dialled when it is needed, and dialled again after a loss.
+
+The multiplexer, the reader, the subscriber and the listener to the Sentinels are links.  What they
+have in common is here: the pauses between dials, what the health of the node is told, new
+credentials, the task that is revived after a foreign cancellation, and the end.
+
+All that a link needs of its node is in :mod:`.node`; a connection comes from ``node.dial()``, so
+that tests can hand in connections of their own.
+"""
+
+from __future__ import annotations
+
+from .._runtime.scope import Stage
+from .._runtime.tasks import SupervisedTask
+from .node import Node, backoff_s
+from .wire import Wire
+
+
+class Link:
+    """What owns one connection after the other, and the task that sees to it.
+
+    The task runs :meth:`_run`, from :meth:`_start` on.
+    """
+
+    def __init__(self, node: Node, name: str, stage: Stage) -> None:
+        self._node = node
+        self._scope = node.scope
+        self._loop = node.scope.loop
+        self._wire: Wire | None = None
+        #: Dials and connections that have failed since it worked last.
+        self._failures = 0
+        #: Why there is no connection.
+        self._trouble = "not connected"
+        self._closed = False
+        self._task = SupervisedTask(self._loop, name, self._run, self._is_wanted)
+        self._part = self._scope.hold(stage, self.aclose, forget=self._forget)
+        node.users.add(self)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that is not known to be lost."""
+        return self._wire is not None
+
+    def renew(self, reason: str) -> None:
+        """Let the connection go, and dial where the topology says now."""
+        if self._wire is not None:
+            self._wire.abort(reason)
+
+    async def aclose(self) -> None:
+        """End the task and close the connection; nobody waits for anything afterwards."""
+        self._closed = True
+        # First: who waits here may be what others wait for, who are about to end as well.
+        self._fail_all()
+        await self._task.end()
+        # After the task, which might be about to store a connection that it has just dialled.
+        await self._disconnect()
+        self._node.health.gone(self)
+        self._part.release()
+
+    # What a link is for
+
+    async def _run(self) -> None:
+        """Do the work, from the first ``await turn()`` on."""
+        raise NotImplementedError
+
+    def _is_wanted(self) -> bool:
+        """Tell whether the work has to go on after a foreign cancellation."""
+        return False
+
+    def _fail_all(self) -> None:
+        """Raise in all who wait, as the layer was closed."""
+
+    def _authenticate(self, command: bytes) -> None:
+        """Present new credentials (a packed command), in their place among what is written."""
+
+    def _forget(self) -> None:
+        """Take note that the loop was closed without warning."""
+        self._closed = True
+        self._node.health.gone(self)
+
+    # What links do
+
+    async def _pause(self) -> None:
+        """Wait before the next dial, if the last ones brought nothing."""
+        if self._failures:
+            await self._node.pause(backoff_s(self._failures - 1))
+
+    async def _dial(self) -> Wire:
+        """Get a connection; raises what :meth:`.node.Node.dial` raises."""
+        if not self._failures:
+            self._trouble = self._node.silence()
+        wire = self._wire = await self._node.dial()
+        wire.renewed = self._authenticate
+        return wire
+
+    def _fails(self, reason: str) -> None:
+        """Count a connection that was lost, or could not be made, and tell the node's health."""
+        self._failures += 1
+        self._trouble = reason
+        self._node.health.lost(self, reason)
+
+    def _works(self) -> None:
+        """Note that all is well again; costs next to nothing where it was."""
+        if self._failures or not self._node.health.settled:
+            self._failures = 0
+            self._node.health.works(self)
+
+    async def _disconnect(self) -> None:
+        """Close the connection."""
+        wire, self._wire = self._wire, None
+        # A question that this connection was asked will not be answered.
+        self._node.trust(self)
+        if wire is not None:
+            await wire.close()
