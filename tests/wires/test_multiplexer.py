@@ -43,7 +43,7 @@ class Caller:
     def __init__(self, world: World) -> None:
         self.world = world
         self.node = world.node()
-        self.multiplexer = Multiplexer(self.node, world.loop)
+        self.multiplexer = Multiplexer(self.node)
         self.calls: list[Call] = []
 
     def call(self, *, repeatable: bool = False) -> Call:

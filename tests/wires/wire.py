@@ -12,6 +12,7 @@ from typing import Any
 from redis.exceptions import ConnectionError
 
 from channels_redis._config.secrets import NO_SECRETS
+from channels_redis._runtime.scope import Scope
 from channels_redis._runtime.tasks import turn
 from channels_redis._transport.node import Node
 from channels_redis._transport.packing import pack
@@ -59,7 +60,6 @@ class FakeWire:
 
     socket_timeout_s: float | None = None
     health_check_s = 0.0
-    descriptor: int | None = None
 
     def __init__(self, server: Server, loop: StepLoop) -> None:
         self._loop = loop
@@ -87,6 +87,9 @@ class FakeWire:
         server.accept(self)
 
     # What the layer uses
+
+    def descriptors(self) -> set[int]:
+        return set()
 
     def write(self, data: bytes) -> None:
         if not self.lost:
@@ -139,9 +142,6 @@ class FakeWire:
     def shut(self) -> None:
         self._lose()
 
-    def abandon(self) -> None:
-        self._lose()
-
     # What the test uses
 
     def run(self, count: int | None = None) -> int:
@@ -188,7 +188,7 @@ class FakeNode(Node):
         super().__init__(
             _no_client,
             health or Health(name, report, Outage(lambda began, seconds: None)),
-            loop,
+            Scope(loop),
             NodeTally(),
             connect_wait_s=3,
             command_timeout_s=10,
