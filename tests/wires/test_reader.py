@@ -42,7 +42,7 @@ class Queue:
         self.specific = specific
         self.node = world.node("queue")
         self.commands_node = world.node("commands")
-        self.commands = Multiplexer(self.commands_node, world.loop)
+        self.commands = Multiplexer(self.commands_node)
         self.waiting = 0
         self.woken = 0
         self.held: deque[tuple[Popped, float]] = deque()
@@ -101,7 +101,7 @@ class Queue:
         if self.closed:
             return
         if self.reader is None:
-            self.reader = QueueReader(self, self.node, self.commands, self.world.loop)
+            self.reader = QueueReader(self, self.node, self.commands)
         self.reader.poke(self.world.loop)
 
     def receive(self, count: int = 1) -> None:
