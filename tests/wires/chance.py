@@ -40,7 +40,7 @@ class Player:
     def wait(self, number: int) -> None:
         """Let 50 ms to 25 s pass, while nothing moves on the network."""
         self.world.loop.advance(0.05 * 8**number)
-        self.world.server.tick()
+        self.world.tick()
 
     def run(self, number: int) -> None:
         self._on_wire(lambda wire: wire.run(number + 1))

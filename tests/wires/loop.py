@@ -7,6 +7,9 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+#: In place of the name of a task: turns of the loop are counted, in which anything runs.
+TURNS = "turns"
+
 #: A loop that is still busy after so many turns without the clock moving is never idle.
 BUSY_TURNS = 20_000
 
@@ -75,6 +78,8 @@ class StepLoop(asyncio.SelectorEventLoop):
 
     def _about_to_wait(self, timeout: float | None) -> None:
         self._busy += 1
+        if self._injection is not None and self._injection.task_name is TURNS and timeout == 0:
+            self._injection.turns()
         assert self._busy < BUSY_TURNS or self._one_turn, "the loop is never idle"
         if self._one_turn or timeout is None or self._now + timeout > self._until:
             self.stop()
@@ -89,14 +94,15 @@ class Injection:
     ``number`` counts from 1; 0 only counts. ``action`` is called with the task, and with what the
     test has put into ``subject``: when the task has just begun to wait or, where ``late``, when
     what it waits for is there and the task has not yet run again. That is the moment at which a
-    cancellation loses what code did not expect to lose.
+    cancellation loses what code did not expect to lose. Instead of awaits, it counts turns of the
+    loop where ``task_name`` is :data:`TURNS`; then there is no task.
     """
 
     def __init__(
         self,
         task_name: str,
         number: int,
-        action: Callable[[asyncio.Task[Any], Any], object],
+        action: Callable[[Any, Any], object],
         *,
         late: bool = False,
     ) -> None:
@@ -106,6 +112,12 @@ class Injection:
         self._number = number
         self._action = action
         self._late = late
+
+    def turns(self) -> None:
+        """Note that a turn of the loop is about to begin."""
+        self.awaits += 1
+        if self.awaits == self._number:
+            self._action(None, self.subject)
 
     def waits(self, awaited: Any) -> None:
         """Note that a task, the current one, is about to wait for a future, or for a turn."""

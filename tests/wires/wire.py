@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError, MovedError
 
 from channels_redis._config.secrets import NO_SECRETS
 from channels_redis._runtime.scope import Scope
@@ -34,10 +34,16 @@ BROKEN = "the test broke the connection"
 class FakeReplies(Inbox):
     """What has arrived on a connection; arrives when the test says so."""
 
+    def __init__(self, loop: StepLoop) -> None:
+        super().__init__(loop, NO_SECRETS)
+        #: All that ever arrived.
+        self.heard: list[Any] = []
+
     def receive(self, replies: list[Any], failed: Callable[[], None]) -> None:
         """Take replies that arrive together, as ``Replies.data_received()`` does."""
         try:
             for reply in replies:
+                self.heard.append(reply)
                 self._offer(reply)
         except Exception as error:  # as there: its owner awaits the end
             self._take = None
@@ -63,7 +69,7 @@ class FakeWire:
 
     def __init__(self, server: Server, loop: StepLoop) -> None:
         self._loop = loop
-        self._inbox = FakeReplies(loop, NO_SECRETS)
+        self._inbox = FakeReplies(loop)
         self._reason = ""
         self.renewed: Callable[[bytes], None] | None = None
         self.lost = False
@@ -162,6 +168,11 @@ class FakeWire:
             self._inbox.receive(arriving, self._lose)
         return count
 
+    @property
+    def heard(self) -> list[Any]:
+        """All replies that ever arrived."""
+        return self._inbox.heard
+
     def break_off(self) -> None:
         """Break the connection: what is under way is lost in both directions."""
         self._lose()
@@ -184,6 +195,7 @@ class FakeNode(Node):
     ) -> None:
         #: What was reported of its health.
         self.events: list[Any] = []
+        self.hooks: list[Callable[[Any], None]] = []
         report: Any = self._report
         super().__init__(
             _no_client,
@@ -196,6 +208,9 @@ class FakeNode(Node):
         )
         self._step_loop = loop
         self.server = server
+        #: Whether other servers may serve a name, and how often the node was told so.
+        self.is_sharded = False
+        self.noted = 0
         #: All connections that were made, the latest last.
         self.wires: list[FakeWire] = []
         #: How the next dials end: an error, or a future that they wait for first.
@@ -203,6 +218,8 @@ class FakeNode(Node):
 
     def _report(self, event: Any, **_: Any) -> None:
         self.events.append(event)
+        for hook in self.hooks:
+            hook(event)
 
     async def dial(self) -> Any:
         outcome = self.outcomes.popleft() if self.outcomes else None
@@ -220,6 +237,12 @@ class FakeNode(Node):
 
     def silence(self) -> str:
         return "not connected"
+
+    def is_elsewhere(self, reply: Exception) -> bool:
+        return self.is_sharded and isinstance(reply, MovedError)
+
+    def note(self, reply: Exception | None) -> None:
+        self.noted += 1
 
     @property
     def wire(self) -> FakeWire:

@@ -28,6 +28,7 @@ class World:
         self.loop = StepLoop()
         self.loop.inject(injection)
         self.server = Server(self.loop.time)
+        self.servers = [self.server]
         self._patches = ExitStack()
 
     def __enter__(self) -> World:
@@ -52,6 +53,11 @@ class World:
             assert left == [], left
             assert complaints == [], complaints
 
+    def another_server(self) -> Server:
+        """Return one more server."""
+        self.servers.append(Server(self.loop.time))
+        return self.servers[-1]
+
     def node(self, name: str = "fake") -> FakeNode:
         """Return a node to dial for a connection to the server."""
         return FakeNode(self.server, self.loop, name=name)
@@ -65,8 +71,14 @@ class World:
         moved = True
         while moved:
             self.loop.settle()
-            self.server.tick()
-            moved = sum(wire.run() + wire.deliver() for wire in list(self.server.wires)) > 0
+            self.tick()
+            wires = [wire for server in self.servers for wire in server.wires]
+            moved = sum(wire.run() + wire.deliver() for wire in wires) > 0
+
+    def tick(self) -> None:
+        """Have the servers look at their clock."""
+        for server in self.servers:
+            server.tick()
 
     def flow(self, seconds: float) -> None:
         """Let time pass on a network and a server that are fast."""
@@ -77,7 +89,7 @@ class World:
 
     def finish(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something to its end, within a few seconds of the world's time."""
-        task = self.start(work)
+        task = self.start(work, "closer")
         for _ in range(200):
             self.quiet()
             if task.done():
@@ -89,9 +101,9 @@ class World:
 def at_every_await(
     play: Callable[[Injection], object],
     task_name: str,
-    action: Callable[[asyncio.Task[Any], Any], object],
+    action: Callable[[Any, Any], object],
     *,
-    late: bool,
+    late: bool = False,
 ) -> int:
     """Play a scenario once to count the awaits of some tasks, then once for each of them with an
     action there. Return how many there are.
