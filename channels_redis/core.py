@@ -21,17 +21,12 @@ from ._format.keyspace import (
     random_hex,
     without,
 )
-from ._format.plain import is_flat
 from ._groups.leases import Keepers
 from ._layer.base import Loop
 from ._receiving.mailbox import Mailbox
 from ._receiving.messages import (
-    SMALL_BYTES,
-    Item,
     Message,
-    Whole,
     check_message,
-    runs_no_user_code,
 )
 from ._receiving.queues import LocalQueue
 from ._runtime import fork
@@ -77,7 +72,7 @@ class RedisChannelLayer(CoreNames):
         check_message(message)
         name = non_local_name(channel)
         specific = self._is_specific(channel)
-        member = self._member(name, {**message, ADDRESS_KEY: channel} if specific else {**message})
+        member = self._member(name, message, {ADDRESS_KEY: channel} if specific else {})
         self._check_size(message, len(member))
         shard = self.consistent_hash(name) if specific else self._next_shard()
         bound = self._queue_bound([channel], len(member))
@@ -166,10 +161,9 @@ class RedisChannelLayer(CoreNames):
         excluded = self._check_exclude(exclude)
         check_message(message)
         body = self._body(message)
-        if self._separable and runs_no_user_code(self._serializer):
-            # What comes back is plain, so all can be one plan, wherever it runs.
-            plain = self._serializer.from_bytes(body)
-            return partial(self._send_to_group, group=group, message=plain, excluded=excluded)
+        if self._format is not None:
+            # No user's code is needed any more, so all can be one plan, wherever it runs.
+            return partial(self._send_to_group, group=group, body=body, excluded=excluded)
 
         async def read_members(session: Session) -> Then:
             members = without(await self._members(session, group), excluded)
@@ -182,10 +176,10 @@ class RedisChannelLayer(CoreNames):
         return partial(self._send_frames, group=group, frames=frames, members=len(members))
 
     async def _send_to_group(
-        self, session: Session, group: str, message: Message, excluded: frozenset[str]
+        self, session: Session, group: str, body: bytes, excluded: frozenset[str]
     ) -> None:
         members = without(await self._members(session, group), excluded)
-        await self._send_frames(session, group, self._frames(message, members), len(members))
+        await self._send_frames(session, group, self._frames(body, members), len(members))
 
     async def _members(self, session: Session, group: str) -> list[str]:
         key = self._group_key(group)
@@ -193,15 +187,18 @@ class RedisChannelLayer(CoreNames):
         members = await scripts.members(node, key, self.group_expiry)
         return [member.decode("utf-8", "replace") for member in members]
 
-    def _frames(self, message: Message, members: list[str]) -> list[Frame]:
-        """Return what to send to the members of a group: one frame per queue, if not very many."""
+    def _frames(self, message: Message | bytes, members: list[str]) -> list[Frame]:
+        """Return what to send to the members of a group: one frame per queue, if not very many.
+
+        A message in bytes is one that was encoded in the layer's own format.
+        """
         by_queue: dict[str, list[str]] = {}
         for channel in members:
             by_queue.setdefault(non_local_name(channel), []).append(channel)
         frames = []
         for name, all_channels in by_queue.items():
             for channels in in_parts(all_channels, ADDRESSES):
-                member = self._member(name, {**message, ADDRESS_KEY: channels})
+                member = self._member(name, message, {ADDRESS_KEY: channels})
                 bound = self._queue_bound(channels, len(member))
                 frames.append(Frame(self.consistent_hash(name), name, member, bound))
         return frames
@@ -237,11 +234,16 @@ class RedisChannelLayer(CoreNames):
             **given(default=self.serializer_default),
         )
 
-    def _member(self, name: str, frame: dict[str, Any]) -> bytes:
-        """Return the member of a queue for a message, unlike any other."""
+    def _member(self, name: str, message: Message | bytes, own: dict[str, Any]) -> bytes:
+        """Return the member of a queue for a message, unlike any other; ``own`` are the layer's
+        own keys.
+        """
         if not self._separable or self.random_prefix_length <= 0:
-            frame[NONCE_KEY] = random_hex()
-        return self._encode(frame, self._keys.queue_place(name))
+            own[NONCE_KEY] = random_hex()
+        place = self._keys.queue_place(name)
+        if isinstance(message, bytes):
+            return self._encode_more(message, own, place)
+        return self._encode({**message, **own}, place)
 
     def _members_are_unique(self) -> bool:
         return self._separable and self.random_prefix_length >= 8
@@ -276,17 +278,10 @@ class RedisChannelLayer(CoreNames):
 
     def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
         try:
-            message = self._decode(member, self._keys.queue_place(queue.name))
-            addresses = message.pop(ADDRESS_KEY)
-            message.pop(NONCE_KEY, None)
+            addresses, item = self._read_frame(member, self._keys.queue_place(queue.name))
             channels = [addresses] if isinstance(addresses, str) else addresses
             if not all(channel.startswith(queue.name) for channel in channels):
                 raise ValueError("addressed to another process")
-            # What is not flat takes far more memory than its bytes, and may lie here for long.
-            if len(channels) == 1 and (len(member) <= SMALL_BYTES or is_flat(message)):
-                item: Item = Whole(message, len(member))
-            else:
-                item = self._for_many(message, len(member))
             boxes = queue.open_all(channels)
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
             self._undecodable(queue.name, error)

@@ -87,27 +87,27 @@ class BaseMessageSerializer(abc.ABC):
 
     def serialize(self, message: Any) -> bytes:
         """Return the bytes that go on the wire."""
-        return self._wrapped(message, self.crypter)
+        return self._sealed(self.as_bytes(message), self.crypter)
 
     def deserialize(self, message: bytes) -> Any:
         """Undo ``serialize``; SerializationError where the bytes aren't of its making."""
-        return self._unwrapped(message, self.crypter)
+        return self._decoded(self._unsealed(message, self.crypter))
 
-    def _wrapped(self, message: Any, crypter: Crypter | None) -> bytes:
-        data = self.as_bytes(message)
+    def _sealed(self, data: bytes, crypter: Crypter | None) -> bytes:
         if crypter is not None:
             data = crypter.encrypt(data)
         if self.random_prefix_length > 0:
             data = os.urandom(self.random_prefix_length) + data
         return data
 
-    def _unwrapped(self, message: bytes, crypter: Crypter | None) -> Any:
+    def _unsealed(self, message: bytes, crypter: Crypter | None) -> bytes:
         if self.random_prefix_length > 0:
             message = message[self.random_prefix_length :]
-        if crypter is not None:
-            message = self._decrypt(crypter, message)
+        return message if crypter is None else self._decrypt(crypter, message)
+
+    def _decoded(self, data: bytes) -> Any:
         try:
-            return self.from_bytes(message)
+            return self.from_bytes(data)
         except SerializationError:
             raise
         except Exception as error:

@@ -54,7 +54,7 @@ PRIVATE_ACCESSES = {
     "_broadcast.inbox": (2, "is handed a layer, and asks it for its mailboxes"),
     "_compat": (7, "shows the mailboxes as 4.3.0 did"),
     "_groups.leases": (4, "writes the memberships of a layer"),
-    "_layer.encoding": (2, "has a serializer bind what it encrypts to its place"),
+    "_layer.encoding": (3, "has a serializer bind what it encrypts to its place"),
     "_receiving.queues": (10, "asks the layer that it receives for"),
     "_receiving.topics": (7, "asks the layer that it receives for"),
     "_runtime.fork": (1, "tells who is watched that it was forked"),

@@ -9,18 +9,20 @@ from typing import Any
 
 from channels.layers import BaseChannelLayer
 
+from .._format import frames
 from .._format.bounds import ADDRESSES_BYTES, Unacceptable, longest_frame_bytes
-from .._format.encryption import OFF, Binding, Place, is_ours
-from .._format.keyspace import is_plain
-from .._receiving.messages import (
-    Item,
-    Original,
-    Packed,
-    PackedOnce,
-    has_separable_steps,
-    runs_no_user_code,
-)
-from ..exceptions import ConfigurationError, InvalidName, MessageTooLarge
+from .._format.encryption import OFF, Binding, Crypter, Place, is_ours
+from .._format.keyspace import ADDRESS_KEY, NONCE_KEY, is_plain
+from .._format.plain import is_flat
+from .._receiving.messages import SMALL_BYTES, Item, Original, Packed, PackedOnce, Whole
+from ..exceptions import ConfigurationError, InvalidName, MessageTooLarge, SerializationError
+from ..serializers import BaseMessageSerializer, JSONSerializer, MsgPackSerializer
+
+#: The formats of which everything is known, as none of a subclass's code runs.
+_FORMATS: dict[type, frames.Format] = {
+    MsgPackSerializer: frames.MSGPACK,
+    JSONSerializer: frames.JSON,
+}
 
 
 class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no annotations
@@ -35,7 +37,9 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
         """See what the serializer leaves to the layer."""
         #: Whether encoding, encryption and random bytes of a message are separate steps.
         self._separable = (
-            has_separable_steps(self._serializer)
+            isinstance(self._serializer, BaseMessageSerializer)
+            and type(self._serializer).serialize is BaseMessageSerializer.serialize
+            and type(self._serializer).deserialize is BaseMessageSerializer.deserialize
             and type(self).serialize is EncodingLayer.serialize
             and type(self).deserialize is EncodingLayer.deserialize
         )
@@ -43,8 +47,10 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
         self._longest_frame_bytes = longest_frame_bytes(
             self.max_message_bytes, plain=self._separable and self._binding is None
         )
+        #: How to edit encoded messages; None where a user's serializer has to encode them.
+        self._format = _FORMATS.get(type(self._serializer)) if self._separable else None
         #: As what a message for many lies in a mailbox.
-        self._packed = PackedOnce if runs_no_user_code(self._serializer) else Packed
+        self._packed = PackedOnce if self._format is not None else Packed
 
     def _make_binding(self, keys: Any) -> Binding | None:
         """Return what encrypts for a place; None where the layer itself does not encrypt."""
@@ -70,15 +76,30 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
         """Return a message as the bytes that are sent to a place."""
         if self._binding is None:
             return self.serialize(message)
-        data: bytes = self._serializer._wrapped(message, self._binding.at(place))
+        return self._sealed(self._serializer.as_bytes(message), place)
+
+    def _encode_more(self, body: bytes, own: dict[str, Any], place: Place) -> bytes:
+        """Do the same for a message that is encoded already, with more keys behind its own."""
+        assert self._format is not None
+        return self._sealed(self._format.extended(body, own), place)
+
+    def _sealed(self, body: bytes, place: Place) -> bytes:
+        data: bytes = self._serializer._sealed(body, self._crypter_at(place))
         return data
+
+    def _unsealed(self, data: bytes, place: Place) -> bytes:
+        body: bytes = self._serializer._unsealed(data, self._crypter_at(place))
+        return body
+
+    def _crypter_at(self, place: Place) -> Crypter | None:
+        return None if self._binding is None else self._binding.at(place)
 
     def _decode(self, data: bytes, place: Place) -> Any:
         """Undo :meth:`_encode`; raises :class:`Unacceptable` for what must not be read."""
         self._check_frame(data)
         if self._binding is None:
             return self.deserialize(data)
-        return self._serializer._unwrapped(data, self._binding.at(place))
+        return self._serializer._decoded(self._unsealed(data, place))
 
     def _check_frame(self, data: bytes) -> None:
         """Raise :class:`Unacceptable` for what is longer than anything that is sent."""
@@ -135,8 +156,49 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
             )
         return body
 
-    def _for_many(self, message: Any, wire_bytes: int) -> Item:
-        """Return an item that each of many receivers can open."""
-        if self._separable:
-            return self._packed(self._serializer.as_bytes(message), self._serializer.from_bytes)
-        return Original(message, wire_bytes)
+    def _read_frame(self, data: bytes, place: Place) -> tuple[Any, Item]:
+        """Return the addresses in a frame, and the message as it lies in their mailboxes; raises
+        what decoding raises.
+        """
+        self._check_frame(data)
+        # A short frame takes longer to divide than to decode, and perhaps encode, as a whole.
+        parts = self._divided(data, place) if len(data) > SMALL_BYTES else None
+        if parts is not None:
+            addresses, message, body = parts
+        else:
+            message, body = self._decode(data, place), None
+            addresses = message.pop(ADDRESS_KEY)
+            message.pop(NONCE_KEY, None)
+        has_one_receiver = isinstance(addresses, str) or len(addresses) == 1
+        # What is not flat takes far more memory than its bytes, and may lie here for long.
+        if has_one_receiver and (len(data) <= SMALL_BYTES or is_flat(message)):
+            return addresses, Whole(message, len(data))
+        return addresses, self._for_many(message, len(data), body)
+
+    def _divided(self, data: bytes, place: Place) -> tuple[Any, Any, bytes] | None:
+        """Return the addresses in a frame, the message, and its bytes, which need not be made
+        again; None with a user's serializer, or where the addresses are not at the end.
+        """
+        if self._format is None:
+            return None
+        parts = self._format.divided(self._unsealed(data, place))
+        if parts is None:
+            return None
+        try:
+            message, addresses = map(self._serializer.from_bytes, parts)
+        except SerializationError:
+            return None
+        if ADDRESS_KEY in message or NONCE_KEY in message:
+            return None
+        return addresses, message, parts[0]
+
+    def _for_many(self, message: Any, wire_bytes: int, body: bytes | None = None) -> Item:
+        """Return an item that each of many receivers can open; ``body`` is the encoded message,
+        if it is there already.
+        """
+        if not self._separable:
+            return Original(message, wire_bytes)
+        serializer = self._serializer
+        if self._format is None:
+            return Packed(serializer.as_bytes(message), serializer.from_bytes)
+        return PackedOnce(body or serializer.as_bytes(message), serializer.from_bytes, message)

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 from .._format.keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY
 from .._format.plain import is_flat
 from ..exceptions import InvalidMessage
-from ..serializers import BaseMessageSerializer, JSONSerializer, MsgPackSerializer
 
 Message = dict[str, Any]
 
@@ -90,9 +89,11 @@ class PackedOnce(Packed):
 
     __slots__ = ("_flat", "_opened")
 
-    def __init__(self, data: bytes, unpack: Callable[[bytes], Any]) -> None:
+    def __init__(self, data: bytes, unpack: Callable[[bytes], Any], message: Any = None) -> None:
         super().__init__(data, unpack)
-        self._flat: dict[Any, Any] | None = None
+        # ``message`` is what the bytes hold, if that is known already.
+        worth_keeping = message is not None and self._is_worth_keeping(message)
+        self._flat: dict[Any, Any] | None = message if worth_keeping else None
         self._opened = False
         if len(data) <= KEPT_OPEN_BYTES:
             # The copy that may be kept.
@@ -183,22 +184,3 @@ def check_message(message: Any) -> None:
     for key in (ADDRESS_KEY, NONCE_KEY, EXCLUDE_KEY):
         if key in message:
             raise InvalidMessage(f"The key {key!r} of a message is reserved for the channel layer.")
-
-
-def has_separable_steps(serializer: Any) -> bool:
-    """Tell whether a serializer is the base class's composition of ``as_bytes``, encryption
-    and random bytes, so that the layer may do the parts separately.
-    """
-    kind = type(serializer)
-    return (
-        isinstance(serializer, BaseMessageSerializer)
-        and kind.serialize is BaseMessageSerializer.serialize
-        and kind.deserialize is BaseMessageSerializer.deserialize
-    )
-
-
-def runs_no_user_code(serializer: Any) -> bool:
-    """Tell whether what comes out of ``from_bytes`` may be serialized in any thread.  It is
-    plain, so a ``default`` hook is never asked about it.
-    """
-    return type(serializer) in (MsgPackSerializer, JSONSerializer)

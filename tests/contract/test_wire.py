@@ -163,6 +163,29 @@ async def test_one_group_message_per_process_lists_its_channels(
         assert await shard_of(shards, name).zcard(f"{prefix}{name}") == 2
 
 
+@pytest.mark.parametrize("form", ["msgpack", "json"])
+async def test_a_group_message_is_read_wherever_its_addresses_stand(
+    build_core: Any, shards: list[Any], prefix: str, form: str
+) -> None:
+    """Also in front of content that looks like the end of a frame, and long enough to be cut."""
+    layer = build_core(serializer_format=form)
+    encode = layer._serializer.as_bytes
+    channels = [await layer.new_channel() for _ in range(3)]
+    name = queue_of(channels[0])
+    client, key = shard_of(shards, name), f"{prefix}{name}"
+    inner = encode({"type": "hi", ADDRESS: channels[:1]}).decode("latin-1")
+    filled = {"type": "hi", "list": [{"n": number} for number in range(200)]}
+    for message in (
+        {ADDRESS: channels, **filled, "inner": inner},
+        {**filled, ADDRESS: channels, "__asgi_nonce__": "0" * 32},
+        {**filled, ADDRESS: channels},
+    ):
+        await client.zadd(key, {b"0" * 12 + encode(message): time.time()})
+        expected = {one: value for one, value in message.items() if not one.startswith("__asgi")}
+        for channel in channels:
+            assert await receive(layer, channel) == expected
+
+
 async def test_a_general_member_of_a_group_sits_at_the_hash_of_its_name(
     build_core: Any, shards: list[Any], prefix: str
 ) -> None:
