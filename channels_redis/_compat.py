@@ -62,9 +62,8 @@ class CoreNames(BaseRedisLayer):
         keys: dict[int, list[str]] = defaultdict(list)
         packed, capacities = {}, {}
         for frame in self._frames(message, list(channel_names)):
-            key = self._keys.queue(frame.name)
-            keys[frame.shard].append(key)
-            packed[key], capacities[key] = frame.member, frame.bound.messages
+            keys[frame.shard].append(frame.key)
+            packed[frame.key], capacities[frame.key] = frame.member, frame.bound.messages
         return keys, packed, capacities
 
 

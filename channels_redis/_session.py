@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
-from weakref import ref
 
 from channels.exceptions import ChannelFull
 
 from . import utils
+from ._format.keyspace import Keyspace
 from ._format.slots import Address
 from ._receiving.queues import LocalQueue
 from ._runtime.portal import portal
@@ -26,13 +27,13 @@ from ._transport.node import Node
 from ._transport.reader import QueueReader
 from ._transport.single import Shard, SingleServer
 from ._transport.wire import hold_client
-from ._watch.events import SenderClockUsed
+from ._watch.events import Reporter, SenderClockUsed
+from ._watch.outages import Health
+from ._watch.tally import Tallies
 from .exceptions import COMMAND_ERRORS, ConnectionLost
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
-
-    from ._layer.base import BaseRedisLayer
 
 Loop = asyncio.AbstractEventLoop
 
@@ -45,7 +46,8 @@ class Frame(NamedTuple):
     """A message for one queue."""
 
     shard: int
-    name: str
+    #: The key of the queue.
+    key: str
     member: bytes
     bound: scripts.Bound
 
@@ -66,19 +68,40 @@ class SessionEnded(ConnectionLost):
     """A session ended while something was under way there; the layer may have a new one."""
 
 
+@dataclass(frozen=True)
+class Context:
+    """What a session knows of its layer.  The callables do not hold the layer."""
+
+    hosts: list[dict[str, Any]]
+    expiry_s: float
+    connect_wait_s: float
+    command_timeout_s: float
+    keyspace: Keyspace
+    tallies: Tallies
+    #: One for each entry of ``hosts``.
+    healths: list[Health]
+    report: Reporter
+    #: Makes a client for an entry of ``hosts``, aimed at one server of a cluster if that is given;
+    #: returns None where nobody holds the layer any more.
+    make_client: Callable[[int, Address | None], Redis | RedisCluster | None]
+    #: The ``connection()`` of a subclass that brings its own.
+    own_connection: Callable[[int], Redis | RedisCluster | None] | None
+    #: Looks after mailboxes and queues, on the session's loop.
+    sweep: Callable[[Session], object]
+    #: Closes the layer's session of the running loop.
+    close: Callable[[], Awaitable[None]]
+    #: Called when a loop was closed without warning.
+    forget_loop: Callable[[Loop], object]
+
+
 class Session:
     """The part of a layer that belongs to one event loop and ends with it.
 
     It does not hold the layer, and ends where nobody else does.
     """
 
-    def __init__(self, layer: BaseRedisLayer, loop: Loop) -> None:
-        self._layer = ref(layer)
-        self._keys = layer._keys
-        self._mailboxes = layer._mailboxes
-        self._report = layer._report
-        self._health = layer._health
-        self._tallies = layer._tallies
+    def __init__(self, context: Context, loop: Loop) -> None:
+        self._context = context
         self.loop = loop
         #: Everything of this session that has to be ended, and how.
         self.scope = Scope(loop)
@@ -86,14 +109,14 @@ class Session:
         self.scope.hold(Stage.RECEIVING, self._closing, forget=self._forget)
         # The last one: what the ends of the others bring is counted too.
         self.scope.hold(Stage.CONNECTIONS, self._count, forget=self._close_tally)
-        self._tally = self._tallies.open()
+        self._tally = context.tallies.open()
         self._pauses = 0
         self._clients: dict[int, Redis | RedisCluster] = {}
         self._shards_in_use: dict[int, Shard] = {}
         # Kept, as those who tell them of new credentials do not keep them.
         self._renewed: list[ClusterClient] = []
         self._readers: set[QueueReader] = set()
-        self._sweep_s = max(MIN_SWEEP_S, min(SWEEP_S, layer.expiry / 4))
+        self._sweep_s = max(MIN_SWEEP_S, min(SWEEP_S, context.expiry_s / 4))
         if portal.is_portal(loop):
             portal.host(self)
         self._sweeper = self.scope.timer(self._sweep)
@@ -104,23 +127,24 @@ class Session:
         """Whether this session is about to end."""
         return self.scope.ended
 
-    @property
-    def layer(self) -> BaseRedisLayer:
-        """The layer this belongs to.  Raises :class:`SessionEnded` where nobody holds it."""
-        layer = self._layer()
-        if layer is None:
-            raise SessionEnded("Nobody holds the channel layer any more.")
-        return layer
-
     def client(self, shard: int) -> Redis | RedisCluster:
-        """Return the redis-py client of a shard, which owns the pool of all connections."""
+        """Return the redis-py client of a shard, which owns the pool of all connections.
+
+        Raises :class:`SessionEnded` where it has to be made and nobody holds the layer any more.
+        """
         client = self._clients.get(shard)
         if client is None:
-            client = self._clients[shard] = self.layer._make_client(shard)
+            client = self._clients[shard] = self._make_client(shard)
             hold_client(client, self.scope)
-            if utils.is_cluster(self.layer.hosts[shard]):
+            if utils.is_cluster(self._context.hosts[shard]):
                 whole = cast("RedisCluster", client)
                 self._renewed.append(ClusterClient(whole, self.loop, self.background))
+        return client
+
+    def _make_client(self, shard: int, at: Address | None = None) -> Redis | RedisCluster:
+        client = self._context.make_client(shard, at)
+        if client is None:
+            raise SessionEnded("Nobody holds the channel layer any more.")
         return client
 
     def clients(self) -> dict[int, Redis | RedisCluster]:
@@ -131,7 +155,7 @@ class Session:
         """Return what stands behind an entry of ``hosts`` on this loop."""
         shard = self._shards_in_use.get(index)
         if shard is None:
-            host = self.layer.hosts[index]
+            host = self._context.hosts[index]
             make = self._cluster if utils.is_cluster(host) else self._single_server
             shard = self._shards_in_use[index] = make(index)
         return shard
@@ -140,11 +164,11 @@ class Session:
         def make_node(first_dialled: Callable[[Node], None]) -> Node:
             return Node(
                 partial(self._connection, index),
-                self._health[index],
+                self._context.healths[index],
                 self.scope,
                 self._tally[index],
-                connect_wait_s=self.layer.connect_wait_s,
-                command_timeout_s=self.layer.command_timeout_s,
+                connect_wait_s=self._context.connect_wait_s,
+                command_timeout_s=self._context.command_timeout_s,
                 first_dialled=first_dialled,
             )
 
@@ -152,28 +176,27 @@ class Session:
 
     def _cluster(self, index: int) -> Shard:
         def make_client(address: Address) -> Redis:
-            return utils.create_client(utils.aim_pool(self.layer.create_pool(index), address))
+            return cast("Redis", self._make_client(index, address))
 
-        host = self.layer.hosts[index]
+        host = self._context.hosts[index]
         entry = ClusterEntry(
             utils.startup_nodes(host), host.get("address_remap"), host.get("sharded_pubsub")
         )
         return Cluster(
             entry,
             make_client,
-            self._health[index],
+            self._context.healths[index],
             self.scope,
             self._tally[index],
-            connect_wait_s=self.layer.connect_wait_s,
-            command_timeout_s=self.layer.command_timeout_s,
+            connect_wait_s=self._context.connect_wait_s,
+            command_timeout_s=self._context.command_timeout_s,
         )
 
     def _connection(self, shard: int) -> Redis:
         """Return what the layer's ``connection(shard)`` does; also while this session ends."""
-        layer = self._layer()
-        own = layer is not None and layer.has_own_connections
-        client = self.layer.connection(shard) if own else self.client(shard)
-        return cast("Redis", client)
+        own = self._context.own_connection
+        client = own(shard) if own is not None else None
+        return cast("Redis", client or self.client(shard))
 
     def in_flight(self) -> Counter[int]:
         """Return how many commands wait for their replies, by shard; from any thread."""
@@ -240,14 +263,13 @@ class Session:
                 running.cancel()
         return outcomes
 
-    def _issue(self, shard: int, name: str, member: bytes, bound: scripts.Bound) -> scripts.Running:
-        key: str = self._keys.queue(name)
+    def _issue(self, shard: int, key: str, member: bytes, bound: scripts.Bound) -> scripts.Running:
         node = self.commands(shard, key)
-        return scripts.send(node, key, member, self.layer.expiry, bound)
+        return scripts.send(node, key, member, self._context.expiry_s, bound)
 
     def _added(self, shard: int, result: int) -> bool:
         if result & scripts.SENDER_CLOCK:
-            self._report(SenderClockUsed(self._health[shard].node))
+            self._context.report(SenderClockUsed(self._context.healths[shard].node))
         if result & scripts.ADDED:
             self._tally[shard].sent += 1
             return True
@@ -262,11 +284,14 @@ class Session:
     async def delete_keys(self, names: set[str] | None = None) -> None:
         """Delete the layer's keys on every shard: all of them, or these queues."""
         await asyncio.gather(
-            *[self._delete_keys(self.shard(shard), names) for shard in range(self.layer.ring_size)]
+            *[
+                self._delete_keys(self.shard(index), names)
+                for index in range(len(self._context.hosts))
+            ]
         )
 
     async def _delete_keys(self, shard: Shard, names: set[str] | None) -> None:
-        keyspace, at = self._keys, shard.commands
+        keyspace, at = self._context.keyspace, shard.commands
         if names is None:
             nodes = await shard.everywhere()
             await asyncio.gather(*[flushing.delete_owned(node, at, keyspace) for node in nodes])
@@ -282,9 +307,6 @@ class Session:
             yield
         finally:
             self._pauses -= 1
-            layer = self._layer()
-            for queue in list(layer._queues.values()) if layer is not None else ():
-                queue.resume()
 
     async def _stop_readers(self) -> None:
         readers = list(self._readers)
@@ -299,7 +321,7 @@ class Session:
         self._close_tally()
 
     def _close_tally(self) -> None:
-        self._tallies.close(self._tally)
+        self._context.tallies.close(self._tally)
 
     async def rest(self) -> None:
         """Close what nobody needs just now; it is made again when it is needed."""
@@ -314,16 +336,13 @@ class Session:
 
     async def retire(self) -> None:
         """End, unless somebody uses this session; the layer makes another one if it goes on."""
-        layer = self._layer()
-        if layer is not None and not (self.closing or self.receiving or self.busy):
-            await layer._sessions.aclose()
+        if not (self.closing or self.receiving or self.busy):
+            await self._context.close()
 
     def _forget(self) -> None:
         """Do what can be done after the loop was closed without warning."""
-        self._mailboxes.forget_loop(self.loop)
+        self._context.forget_loop(self.loop)
 
     def _sweep(self) -> None:
         self._sweeper.start(self._sweep_s)
-        layer = self._layer()
-        if layer is not None:
-            layer._sweep(self)
+        self._context.sweep(self)

@@ -76,7 +76,8 @@ class RedisChannelLayer(CoreNames):
         self._check_size(message, len(member))
         shard = self.consistent_hash(name) if specific else self._next_shard()
         bound = self._queue_bound([channel], len(member))
-        return partial(Session.send, channel=channel, frame=Frame(shard, name, member, bound))
+        frame = Frame(shard, self._keys.queue(name), member, bound)
+        return partial(Session.send, channel=channel, frame=frame)
 
     async def _open(self, channel: str) -> Mailbox:
         self._check_channel(channel)
@@ -200,7 +201,8 @@ class RedisChannelLayer(CoreNames):
             for channels in in_parts(all_channels, ADDRESSES):
                 member = self._member(name, message, {ADDRESS_KEY: channels})
                 bound = self._queue_bound(channels, len(member))
-                frames.append(Frame(self.consistent_hash(name), name, member, bound))
+                shard, key = self.consistent_hash(name), self._keys.queue(name)
+                frames.append(Frame(shard, key, member, bound))
         return frames
 
     async def _send_frames(

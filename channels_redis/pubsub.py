@@ -68,7 +68,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         self._check_size(message, len(member))
         self._remember(channel)
         bound = Bound(self.get_capacity(channel))
-        frame = Frame(self._next_shard(), channel, member, bound)
+        frame = Frame(self._next_shard(), self._keys.queue(channel), member, bound)
         return partial(Session.send, channel=channel, frame=frame)
 
     def _publish_plan(

@@ -12,18 +12,17 @@ import copy
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asgiref.sync import async_to_sync
+from channels.layers import BaseChannelLayer
 
 from ._config.options import check_seconds
 from ._runtime import fork
 from ._runtime.loops import running_loop_or_none
+from ._runtime.plans import Decide, Plan
 from ._runtime.portal import out_of_time
 from .exceptions import LoopRunning
-
-if TYPE_CHECKING:
-    from ._layer.base import BaseRedisLayer
 
 
 class SyncFace:
@@ -35,10 +34,18 @@ class SyncFace:
     ``connect_wait_s`` and ``command_timeout_s`` bound each command.
     """
 
-    __slots__ = ("_layer",)
+    __slots__ = ("_layer", "_prepare", "_run")
 
-    def __init__(self, layer: BaseRedisLayer) -> None:
+    def __init__(
+        self,
+        layer: BaseChannelLayer,
+        prepare: Callable[..., Plan],
+        run: Callable[[str, Decide, float | None], Any],
+    ) -> None:
         self._layer = layer
+        #: ``prepare(name, ...)`` is the first part of an operation, ``run(name, ...)`` does it all.
+        self._prepare = prepare
+        self._run = run
 
     def send(
         self, channel: str, message: dict[str, Any], *, timeout_s: float | None = None
@@ -77,15 +84,15 @@ class SyncFace:
         an error while it is sent is logged by Django and not raised, as the commit stands.
         """
         _refuse_running_loop()
-        self._layer._check_group(group)
-        self._layer.serialize(message)
         # The caller may use up the iterable, or change the message, before the commit.
+        excluded = tuple(exclude)
+        self._prepare("group_send", group, message, excluded)
         when_committed(
             partial(
                 self.group_send,
                 group,
                 copy.deepcopy(message),
-                exclude=tuple(exclude),
+                exclude=excluded,
                 timeout_s=timeout_s,
             ),
             using=using,
@@ -124,8 +131,7 @@ class SyncFace:
         method = getattr(self._layer, name)
         if not _is_ours(method):
             return _run_overriding(partial(method, *args, **keywords), timeout_s)
-        prepare = getattr(self._layer, f"_{name}_plan")
-        return self._layer._run_blocking(name, partial(prepare, *args, **keywords), timeout_s)
+        return self._run(name, partial(self._prepare, name, *args, **keywords), timeout_s)
 
 
 def when_committed(send: Callable[[], None], *, using: str | None, robust: bool) -> None:

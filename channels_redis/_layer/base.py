@@ -17,13 +17,14 @@ from .._config import keywords, options
 from .._config.hosts import doctor_command
 from .._config.secrets import Secrets
 from .._format.keyspace import Keyspace, random_hex
+from .._format.slots import Address
 from .._receiving.mailboxes import Mailboxes
 from .._receiving.queues import LocalQueue
 from .._runtime import fork
 from .._runtime.loops import LoopStates
 from .._runtime.plans import Plan, submit
 from .._runtime.weakly import weakly
-from .._session import Session
+from .._session import Context, Session
 from .._watch.events import Reporter
 from .._watch.outages import Health, Outage
 from .._watch.tally import Tallies
@@ -172,7 +173,7 @@ class BaseRedisLayer(ObservedLayer):
     @property
     def sync(self) -> SyncFace:
         """The same operations for code without an event loop, blocking."""
-        return SyncFace(self)
+        return SyncFace(self, self._prepare, self._run_blocking)
 
     # Hosts and connections
 
@@ -196,13 +197,34 @@ class BaseRedisLayer(ObservedLayer):
         """Return the index of the host that serves a name."""
         return utils._consistent_hash(name, self.ring_size)
 
-    def _make_client(self, index: int) -> Redis | RedisCluster:
+    def _make_client(self, index: int, at: Address | None = None) -> Redis | RedisCluster:
+        """Return a client of a host; of one server of a cluster if that is given."""
+        if at is not None:
+            return utils.create_client(utils.aim_pool(self.create_pool(index), at))
         if utils.is_cluster(self.hosts[index]):
             return utils.create_cluster_client(self.hosts[index])
         return utils.create_client(self.create_pool(index))
 
     def _make_session(self, loop: Loop) -> Session:
-        return Session(self, loop)
+        return Session(self._context(), loop)
+
+    def _context(self) -> Context:
+        own_connection = weakly(self.connection, None) if self.has_own_connections else None
+        return Context(
+            hosts=self.hosts,
+            expiry_s=self.expiry,
+            connect_wait_s=self.connect_wait_s,
+            command_timeout_s=self.command_timeout_s,
+            keyspace=self._keys,
+            tallies=self._tallies,
+            healths=self._health,
+            report=self._report,
+            make_client=weakly(self._make_client, None),
+            own_connection=own_connection,
+            sweep=weakly(self._sweep, None),
+            close=self._sessions.aclose,
+            forget_loop=self._mailboxes.forget_loop,
+        )
 
     # Capacities
 
@@ -263,10 +285,7 @@ class BaseRedisLayer(ObservedLayer):
 
     async def _flush_here(self, session: Any) -> None:
         try:
-            async with session.without_readers():
-                self._mailboxes.empty()
-                await self._forget_groups(session)
-                await session.delete_keys(self._queues_to_delete())
+            await self._flush_without_readers(session)
         except BaseException:
             # What is on its way would delete what is sent from now on.
             await self._sessions.aclose()
@@ -274,6 +293,16 @@ class BaseRedisLayer(ObservedLayer):
         # Those in a handler subscribe and are read for again with their next receive().
         if not self._mailboxes.waiting() and not session.busy:
             await self._sessions.aclose()
+
+    async def _flush_without_readers(self, session: Any) -> None:
+        try:
+            async with session.without_readers():
+                self._mailboxes.empty()
+                await self._forget_groups(session)
+                await session.delete_keys(self._queues_to_delete())
+        finally:
+            for queue in list(self._queues.values()):
+                queue.resume()
 
     async def _forget_groups(self, session: Any) -> None:
         """Leave the groups that are known to this process alone."""

@@ -92,6 +92,11 @@ class ObservedLayer(ReceivingLayer):
         with timed(operation, self._on_operation):
             return await run(partial(prepare, *args), self._sessions)
 
+    def _prepare(self, operation: str, *args: Any, **keywords: Any) -> Plan:
+        """Do the first part of an operation."""
+        plan: Plan = getattr(self, f"_{operation}_plan")(*args, **keywords)
+        return plan
+
     def _run_blocking(self, operation: str, decide: Decide, timeout_s: float | None) -> Any:
         """Do an operation in a thread without an event loop."""
         clock = timed(operation, self._on_operation) if self._on_operation else nullcontext()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from .._runtime import clock
@@ -38,10 +38,12 @@ class _Joining:
 class TopicSession(Session):
     """A session with one subscriber per shard, and the members of each topic."""
 
-    _layer: ref[RedisPubSubChannelLayer]
-
     def __init__(self, layer: RedisPubSubChannelLayer, loop: Loop) -> None:
-        super().__init__(layer, loop)
+        super().__init__(layer._context(), loop)
+        self._layer = ref(layer)
+        self._keys = self._context.keyspace
+        self._mailboxes = layer._mailboxes
+        self._report = self._context.report
         self._subscribers: dict[int, Subscriber | ClusterSubscriber] = {}
         self._members: dict[bytes, dict[str, Mailbox]] = {}
         self._joining: dict[Mailbox, dict[str, _Joining]] = {}
@@ -51,7 +53,10 @@ class TopicSession(Session):
     @property
     def layer(self) -> RedisPubSubChannelLayer:
         """The layer this belongs to.  Raises :class:`SessionEnded` where nobody holds it."""
-        return cast("RedisPubSubChannelLayer", super().layer)
+        layer = self._layer()
+        if layer is None:
+            raise SessionEnded("Nobody holds the channel layer any more.")
+        return layer
 
     async def listen(self, channel: str, limit_s: float | None) -> Mailbox:
         """Return the mailbox of a process-specific channel, subscribed in this process.
