@@ -433,7 +433,9 @@ class QueueReader(Link):
             await turn()
             while self._pops.pending and self._client_id is not None:
                 command = pack("CLIENT", "UNBLOCK", self._client_id)
-                if not await server.call(command):
+                # Sent again after a loss, as it does no harm: given up here, the pops would be
+                # given up below, with what they have just brought.
+                if not await server.call(command, True):
                     # Not blocked yet, or not any more: so again, until all have answered.
                     await asyncio.sleep(0.002)
         except (RedisError, ConfigurationError):

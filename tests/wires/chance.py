@@ -12,6 +12,8 @@ from redis.exceptions import ConnectionError
 from .wire import FakeNode, FakeWire
 from .world import World
 
+RENEWAL = "another primary"
+
 #: An action by the name of its method, and a number for it, from 0 to 3.
 Action = tuple[str, int]
 
@@ -55,7 +57,7 @@ class Player:
         self._on_wire(FakeWire.break_off)
 
     def renew(self, number: int) -> None:
-        self.node.renew("another primary")
+        self.node.renew(RENEWAL)
 
     def refuse_dial(self, number: int) -> None:
         self.node.outcomes.append(ConnectionError("refused"))

@@ -35,6 +35,7 @@ class Listener:
         self.topic = topic
         self.told = 0
         self.listens = False
+        self.failed = False
         self.task: asyncio.Task[None] | None = None
 
 
@@ -100,6 +101,8 @@ class Listeners:
             place.node.hooks.append(self._reported)
         #: Where each topic is served; by the first server if it never moved.
         self.homes: dict[bytes, Place] = {}
+        #: The same as far as it is known here.
+        self.known: dict[bytes, Place] = {}
 
     # What a subscriber calls
 
@@ -150,10 +153,11 @@ class Listeners:
             listener.listens = True
 
         try:
-            subscriber = self.place(listener.topic).subscriber
+            subscriber = self.known.get(listener.topic, self.places[0]).subscriber
             await subscriber.subscribe(listener.topic, arrived, LIMIT_S)
             self._promise(listener.told == 1, "a call returned before it was told")
         except (RedisError, ChannelsRedisError):
+            listener.failed = True
             self._promise(not listener.told, "a call was told and failed")
             self._release(listener.topic)
         except asyncio.CancelledError:
@@ -202,6 +206,7 @@ class Listeners:
 
     def follow(self) -> None:
         """Take topics to where they are served, as a change of the map does."""
+        self.known = dict(self.homes)
         for place in self.places:
             for topic in list(place.subscriber.topics):
                 new = self.place(topic)

@@ -94,16 +94,16 @@ class Server:
         refusal = self.refusals.popleft() if is_refused else None
         if refusal is not None:
             self.refused[tuple(args)] += 1
-            wire.replies.append(refusal)
+            wire.reply(refusal)
             return
         name = args[0].decode().lower()
         try:
             reply = getattr(self, f"_{name}")(wire, *args[1:])
         except ResponseError as error:
-            wire.replies.append(error)
+            wire.reply(error)
         else:
             self.ran[tuple(args)] += 1
-            wire.replies.extend(reply)
+            wire.reply(*reply)
 
     def disconnect(self, wire: FakeWire) -> None:
         """Note the end of a connection: it is blocked no more, and subscribed to nothing."""
@@ -117,7 +117,7 @@ class Server:
         for wire in self.wires:
             if wire.blocked_on is not None and self._time() >= wire.blocked_until:
                 wire.blocked_on = None
-                wire.replies.append(None)
+                wire.reply(None)
 
     def add(self, key: bytes, score: float, member: bytes) -> None:
         """Add to a sorted set, and serve who is blocked there, longest first."""
@@ -127,13 +127,13 @@ class Server:
         for wire in sorted(self.wires, key=lambda one: one.blocked_since):
             if wire.blocked_on == key and queue:
                 wire.blocked_on = None
-                wire.replies.append(self._pop(key))
+                wire.reply(self._pop(key))
 
     def publish(self, topic: bytes, payload: bytes, kind: bytes = b"message") -> int:
         """Hand a message to all who are subscribed; return how many that are."""
         heard = [wire for wire in self.wires if topic in wire.topics]
         for wire in heard:
-            wire.replies.append([kind, topic, payload])
+            wire.reply([kind, topic, payload])
         return len(heard)
 
     def drop(self, topic: bytes) -> None:
@@ -141,7 +141,7 @@ class Server:
         for wire in self.wires:
             if topic in wire.topics:
                 wire.topics.remove(topic)
-                wire.replies.append([b"sunsubscribe", topic, len(wire.topics)])
+                wire.reply([b"sunsubscribe", topic, len(wire.topics)])
 
     # Commands: each returns the replies that it has at once
 
@@ -160,7 +160,7 @@ class Server:
         blocked = [one for one in self.wires if one.client_id == int(client_id) and one.blocked_on]
         for one in blocked:
             one.blocked_on = None
-            one.replies.append(None)
+            one.reply(None)
         return [len(blocked)]
 
     def _zadd(self, wire: FakeWire, key: bytes, score: bytes, member: bytes) -> list[Any]:

@@ -38,6 +38,7 @@ def play(injection: Injection) -> None:
         listeners.move(b"red", 1)
         listeners.follow()
         world.flow(6)
+        assert not any(one.failed for one in listeners.listeners)
         listeners.check_quiet()
         listeners.close()
         listeners.check_got()

@@ -75,8 +75,9 @@ class FakeWire:
         self.lost = False
         #: Whether the layer has closed it, and waited for the end.
         self.closed = False
-        #: How many replies were under way when the layer itself gave the connection up.
-        self.given_up_with: int | None = None
+        #: Why the layer itself gave the connection up, and how long after the last reply that was.
+        self.given_up: str | None = None
+        self.given_up_after_s = 0.0
         # The server's end
         self.server = server
         self.client_id = 0
@@ -90,6 +91,7 @@ class FakeWire:
         self.log: list[Args] = []
         #: Replies that have not arrived yet; after the end, that never will.
         self.replies: deque[Any] = deque()
+        self._replied_at = 0.0
         server.accept(self)
 
     # What the layer uses
@@ -135,7 +137,8 @@ class FakeWire:
 
     def abort(self, reason: str = "") -> None:
         if not self.lost:
-            self.given_up_with = len(self.written) + len(self.replies) + bool(self.blocked_on)
+            self.given_up = reason
+            self.given_up_after_s = self._loop.time() - self._replied_at
         self._reason = self._reason or reason
         self._lose()
 
@@ -157,6 +160,11 @@ class FakeWire:
             self.server.run(self)
             ran += 1
         return ran
+
+    def reply(self, *replies: Any) -> None:
+        """Have the server reply, or say something unasked."""
+        self.replies += replies
+        self._replied_at = self._loop.time()
 
     def deliver(self, count: int | None = None) -> int:
         """Have replies arrive in one piece, all by default; return how many."""
