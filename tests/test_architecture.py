@@ -78,6 +78,7 @@ def name_of(path: Path) -> str:
 
 #: Every module by its name in the package; "" is the package itself.
 MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 
@@ -256,8 +257,7 @@ RULES: list[Rule] = [
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_keeps_to_the_picture(module: str, rule: Rule) -> None:
     """Imports go down only, and each job is done in its one room."""
-    tree = ast.parse(MODULES[module].read_text())
-    assert [f"line {line}: {what}" for line, what in rule(module, tree)] == []
+    assert [f"line {line}: {what}" for line, what in rule(module, TREES[module])] == []
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -284,9 +284,8 @@ def circles(imports: dict[str, set[str]]) -> list[set[str]]:
 def imports_of_all() -> dict[str, set[str]]:
     """Return the modules that each module imports."""
     return {
-        module: {name for _, name in imported_modules(module, ast.parse(path.read_text()))}
-        - {module}
-        for module, path in MODULES.items()
+        module: {name for _, name in imported_modules(module, tree)} - {module}
+        for module, tree in TREES.items()
         if module
     }
 
@@ -312,7 +311,7 @@ def test_no_benchmarks_import_each_other() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_objects_leave_private_parts_of_others_alone(module: str) -> None:
     """What is left has a reason, and only becomes less."""
-    found = private_accesses(ast.parse(MODULES[module].read_text()))
+    found = private_accesses(TREES[module])
     allowed, reason = PRIVATE_ACCESSES.get(module, (0, "no reason is known"))
     assert len(found) <= allowed, f"{reason}: {found}"
 
