@@ -59,6 +59,19 @@ async def receive_until_marker(layer: Any, channel: str, sender: Any = None) -> 
         messages.append(message)
 
 
+async def close_listener(listener: asyncio.Server) -> None:
+    """Close a listener of this loop once what it has accepted is served.
+
+    asyncio loses a connection that is accepted in the turn in which its listener is closed: it
+    stays open, and is reported in whichever test runs when Python finds it.
+    """
+    for listening in listener.sockets:
+        asyncio.get_running_loop().remove_reader(listening.fileno())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    listener.close()
+
+
 def is_older(server: Any, version: tuple[int, ...]) -> bool:
     """Tell whether a server is older than a version of Redis; Valkey counts as Redis 7.2."""
     info = server.info("server") if hasattr(server, "info") else server.command("INFO", "server")

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from channels_redis.testing._certificates import Certificate
+from tests.helpers import close_listener
 
 Answer = Callable[[list[bytes]], bytes]
 """Takes the words of a command; returns the reply as it is written."""
@@ -69,9 +70,7 @@ class Impostor:
             yield self
         finally:
             self.closed = True
-            # asyncio stumbles over a connection that is accepted as the server is closed.
-            await self._hang_up()
-            server.close()
+            await close_listener(server)
             await self._hang_up()
 
     async def _hang_up(self) -> None:

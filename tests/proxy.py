@@ -38,6 +38,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from channels_redis.testing.servers import reserved_port
+from tests.helpers import close_listener
 
 T = TypeVar("T")
 
@@ -206,8 +207,7 @@ class Proxy:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._await(self._deafen())
-        self.cut()
+        self._await(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -268,9 +268,9 @@ class Proxy:
             self._listener = await asyncio.start_server(self._serve, self.host, self.port)
 
     async def _deafen(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await close_listener(listener)
 
     async def _cut_all(self) -> None:
         tasks = list(self._open.values())
@@ -278,6 +278,15 @@ class Proxy:
             link._cut()
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _end(self) -> None:
+        """Close everything, with what was accepted a moment ago and is not served yet."""
+        await self._deafen()
+        while asyncio.all_tasks() - {asyncio.current_task()}:
+            await self._cut_all()
+            await asyncio.sleep(0)
+        # What was aborted last closes its socket in the next turn.
+        await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1

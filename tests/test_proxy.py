@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -52,3 +55,17 @@ def test_a_lost_reply_belongs_to_a_command_that_ran(proxy: Proxy, prefix: str) -
     with pytest.raises(ConnectionError):
         ask(proxy, "INCR", prefix)
     assert ask(proxy, "GETDEL", prefix) == b"1"
+
+
+def test_connections_that_are_made_as_the_proxy_ends_are_closed(
+    server: RedisServer | ExternalServer,
+) -> None:
+    """Left open, they would be reported as the fault of whichever test runs when Python finds
+    them.
+    """
+    for _ in range(20):
+        with ExitStack() as stack, Proxy(server.host, server.port) as proxy:
+            for _ in range(10):
+                address = proxy.host, proxy.port
+                stack.enter_context(socket.create_connection(address)).sendall(b"PING\r\n")
+        gc.collect()

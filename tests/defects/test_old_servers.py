@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from channels_redis.exceptions import ConfigurationError
-from tests.helpers import receive
+from tests.helpers import close_listener, receive
 
 VERSION = "4.0.14"
 KNOWN = {b"PING": b"+PONG\r\n", b"SELECT": b"+OK\r\n", b"AUTH": b"+OK\r\n"}
@@ -58,7 +58,7 @@ async def old_server() -> AsyncIterator[OldServer]:
     server = OldServer()
     async with AsyncExitStack() as stack:
         listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
-        stack.callback(listener.close)
+        stack.push_async_callback(close_listener, listener)
         host, port = listener.sockets[0].getsockname()
         server.url = f"redis://{host}:{port}"
         yield server

@@ -24,7 +24,7 @@ from channels_redis.testing.servers import ClusterSet, RedisServer, SentinelSet
 from channels_redis.utils import describe_host
 from tests.conftest import class_of, find_server_or_skip
 from tests.defects.test_old_servers import OldServer
-from tests.helpers import complaints
+from tests.helpers import close_listener, complaints
 from tests.proxy import Link, Proxy
 
 PASSWORD = "swordfish-17"
@@ -214,7 +214,7 @@ def old_url() -> Iterator[str]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     yield f"redis://{host}:{port}"
-    loop.call_soon_threadsafe(server.close)
+    asyncio.run_coroutine_threadsafe(close_listener(server), loop).result(5)
     # Connections have ended with the doctor; their tasks get a round to end too.
     asyncio.run_coroutine_threadsafe(asyncio.sleep(0.05), loop).result(5)
     loop.call_soon_threadsafe(loop.stop)
