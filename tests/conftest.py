@@ -6,6 +6,8 @@ server runs there, under random prefixes; nothing is ever flushed.
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,6 +25,7 @@ from channels_redis.testing.servers import (
     reserved_port,
 )
 from tests.helpers import ExternalServer
+from tests.proxy import Proxy
 
 RING_SIZE = 4
 
@@ -91,6 +94,29 @@ def cluster_set() -> Iterator[ClusterSet]:
     find_server_or_skip()
     with ClusterSet(primaries=3, replicas=1) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def own_sentinels() -> Iterator[SentinelSet]:
+    """A set whose primary this test may replace."""
+    find_server_or_skip()
+    with SentinelSet() as sentinels:
+        yield sentinels
+
+
+@pytest.fixture(scope="session")
+def unix_server() -> Iterator[RedisServer]:
+    """A shared server with a Unix socket."""
+    find_server_or_skip()
+    with RedisServer(unix_socket=True) as private:
+        yield private
+
+
+@pytest.fixture
+def proxy(server: RedisServer | ExternalServer) -> Iterator[Proxy]:
+    """A proxy in front of the shared server, to be cut, stalled and slowed."""
+    with Proxy(server.host, server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -166,19 +192,46 @@ def layer_class(kind: str) -> type[Any]:
     return class_of(kind)
 
 
+class Layers:
+    """Makes layers, and knows them all: ``layers(kind, **options)``."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self._defaults = {"hosts": [url], "prefix": prefix}
+        self.made: list[Any] = []
+
+    def __call__(self, kind: str, **options: Any) -> Any:
+        layer = class_of(kind)(**{**self._defaults, **options})
+        self.made.append(layer)
+        return layer
+
+
 @pytest.fixture
 async def make_layer(redis_url: str, prefix: str) -> AsyncIterator[Callable[..., Any]]:
     """A function ``(kind, **options)`` that makes layers, which are closed after the test.
 
     Unless said otherwise they share the test's prefix and live on the shared server.
     """
-    layers = []
-
-    def make(kind: str, **options: Any) -> Any:
-        layer = class_of(kind)(**{"hosts": [redis_url], "prefix": prefix, **options})
-        layers.append(layer)
-        return layer
-
-    yield make
-    for layer in layers:
+    layers = Layers(redis_url, prefix)
+    yield layers
+    for layer in layers.made:
         await layer.close()
+
+
+@pytest.fixture
+def make_layer_blocking(redis_url: str, prefix: str) -> Iterator[Callable[..., Any]]:
+    """The same for code without an event loop."""
+    layers = Layers(redis_url, prefix)
+    yield layers
+    for layer in layers.made:
+        layer.sync.close()
+
+
+@pytest.fixture
+async def loop_errors() -> AsyncIterator[list[dict[str, Any]]]:
+    """What the event loop's exception handler was told: errors that nobody looked at."""
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    yield errors
+    gc.collect()
+    await asyncio.sleep(0)
+    assert errors == []

@@ -7,7 +7,7 @@ import secrets
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -486,14 +486,6 @@ def test_all_hosts_print_in_one_line() -> None:
 
 
 # On real servers
-
-
-@pytest.fixture(scope="module")
-def unix_server() -> Iterator[RedisServer]:
-    """A server with a Unix socket."""
-    find_server_or_skip()
-    with RedisServer(unix_socket=True) as private:
-        yield private
 
 
 @pytest.fixture

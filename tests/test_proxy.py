@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -12,12 +11,6 @@ import pytest
 from channels_redis.testing.servers import RedisServer, command
 from tests.helpers import ExternalServer
 from tests.proxy import Proxy
-
-
-@pytest.fixture
-def proxy(server: RedisServer | ExternalServer) -> Iterator[Proxy]:
-    with Proxy(server.host, server.port) as proxy:
-        yield proxy
 
 
 def ask(proxy: Proxy, *words: str) -> object:

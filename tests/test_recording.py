@@ -15,16 +15,12 @@ from django.test.utils import override_settings
 
 from channels_redis.testing.recording import RecordingChannelLayer, recording
 from channels_redis.testing.resilience import UnreliableChannelLayer
-from tests.helpers import receive, receive_until_marker
+from tests.helpers import numbered, receive, receive_until_marker
 
 if not settings.configured:
     settings.configure()
 
 MEMORY = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
-
-
-def numbered(number: int) -> dict[str, Any]:
-    return {"type": "test.numbered", "number": number}
 
 
 # Recording
@@ -44,7 +40,7 @@ async def test_what_is_recorded_is_sent_as_ever(recorder: Any) -> None:
     await asyncio.to_thread(recorder.sync.send, channel, numbered(3))
     await asyncio.to_thread(recorder.sync.group_send, "room", numbered(4), timeout_s=10)
     assert [await receive(recorder, channel) for _ in range(4)] == [*map(numbered, range(1, 5))]
-    assert [(one.to, one.is_group, one.message["number"]) for one in recorder.sent] == [
+    assert [(one.to, one.is_group, one.message["n"]) for one in recorder.sent] == [
         (channel, False, 1),
         ("room", True, 2),
         (channel, False, 3),
@@ -127,7 +123,7 @@ async def collect(seed: int | None, **options: Any) -> tuple[Any, list[int]]:
         # The last one may be dropped, and then nothing comes after it.
         with contextlib.suppress(asyncio.TimeoutError):
             got.append(await asyncio.wait_for(layer.receive(channel), 0.5))
-    return layer, [message.get("number", 200) for message in got]
+    return layer, [message.get("n", 200) for message in got]
 
 
 async def test_a_share_of_messages_is_dropped_the_same_in_each_run() -> None:

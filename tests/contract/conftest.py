@@ -6,12 +6,13 @@ promise is written once. A new topology is one more value of the fixture ``topol
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import redis.asyncio
+
+from tests.helpers import script_arguments_for
 
 
 @pytest.fixture
@@ -45,8 +46,7 @@ def build_pubsub(make_layer: Callable[..., Any], hosts: list[Any]) -> Callable[.
 @pytest.fixture
 def script_arguments(layer_class: type[Any], hosts: list[Any], prefix: str) -> tuple[str, str]:
     """The dotted path and the JSON options with which a script makes the test's layer."""
-    path = f"{layer_class.__module__}.{layer_class.__name__}"
-    return path, json.dumps({"hosts": hosts, "prefix": prefix})
+    return script_arguments_for(layer_class, hosts, prefix)
 
 
 @pytest.fixture

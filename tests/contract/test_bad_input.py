@@ -16,8 +16,7 @@ from channels_redis.exceptions import (
     SerializationError,
 )
 from channels_redis.testing.servers import RedisServer
-from tests.contract.steps import bounded
-from tests.helpers import receive, wait_for
+from tests.helpers import bounded, receive, wait_for
 
 SECRET = "correct-horse-battery-staple"
 WRONG_OPTIONS: list[tuple[str, Any]] = [

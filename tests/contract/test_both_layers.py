@@ -10,33 +10,17 @@ import pytest
 
 from channels_redis._format.keyspace import Keyspace
 from channels_redis.testing.servers import wait_until
-from tests.contract.steps import (
-    ALSO_BEHIND_SENTINEL,
-    HELLO,
+from tests.contract.steps import ALSO_BEHIND_SENTINEL, HELLO, waiting_receive
+from tests.helpers import (
+    RICH,
     SCRIPT_HEAD,
     bounded,
+    numbered,
+    receive,
     receive_many,
+    receive_until_marker,
     run_script,
-    waiting_receive,
 )
-from tests.helpers import receive, receive_until_marker
-
-RICH = {
-    "type": "chat.message",
-    "text": "héllo ✓",
-    "big": 2**62,
-    "negative": -5,
-    "float": 1.5,
-    "none": None,
-    "yes": True,
-    "list": [1, "a", [2]],
-    "nested": {"k": {"x": []}},
-    "bytes": b"\x00\xffraw",
-}
-
-
-def numbered(count: int) -> list[dict[str, Any]]:
-    return [{"type": "x", "number": number} for number in range(count)]
 
 
 @pytest.fixture(params=["specific", "general"])
@@ -61,9 +45,9 @@ async def test_an_empty_message_arrives(layer: Any, channel: str) -> None:
 async def test_messages_to_one_consumer_keep_their_order(layer: Any) -> None:
     """One sender, one process-specific channel: first in, first out."""
     channel = await layer.new_channel()
-    for message in numbered(50):
+    for message in map(numbered, range(50)):
         await layer.send(channel, message)
-    assert await receive_many(layer, channel, 50) == numbered(50)
+    assert await receive_many(layer, channel, 50) == [*map(numbered, range(50))]
 
 
 async def test_a_receiver_that_came_first_is_woken(layer: Any, channel: str) -> None:
@@ -159,14 +143,14 @@ async def test_each_message_of_a_general_channel_goes_to_one_reader(build: Any) 
 
     async def work(layer: Any) -> None:
         while True:
-            got.append((await layer.receive("tasks"))["number"])
+            got.append((await layer.receive("tasks"))["n"])
             if len(got) == 200:
                 everything.set()
 
     tasks = [asyncio.create_task(work(layer)) for layer in workers]
     try:
         for start in range(0, 200, 50):
-            await asyncio.gather(*(sender.send("tasks", {"number": start + n}) for n in range(50)))
+            await asyncio.gather(*(sender.send("tasks", {"n": start + n}) for n in range(50)))
         await bounded(everything.wait())
     finally:
         for task in tasks:
@@ -182,12 +166,12 @@ async def test_receive_may_be_polled_with_wait_for(layer: Any, channel: str) -> 
     async def poll() -> None:
         while len(got) < 40:
             try:
-                got.append((await asyncio.wait_for(layer.receive(channel), 0.003))["number"])
+                got.append((await asyncio.wait_for(layer.receive(channel), 0.003))["n"])
             except asyncio.TimeoutError:
                 continue
 
     polling = asyncio.create_task(poll())
-    for message in numbered(40):
+    for message in map(numbered, range(40)):
         await layer.send(channel, message)
         await asyncio.sleep(0.002)
     await bounded(polling)
@@ -209,17 +193,17 @@ async def test_a_cancelled_receive_hands_its_turn_to_the_next(layer: Any, channe
 async def test_cancelling_the_woken_waiter_loses_no_message(layer: Any, channel: str) -> None:
     """However close to its message a waiter is cancelled, somebody gets the message."""
     got = []
-    for message in numbered(60):
+    for message in map(numbered, range(60)):
         waiting = asyncio.create_task(layer.receive(channel))
         await layer.send(channel, message)
-        for _ in range(message["number"] % 6):
+        for _ in range(message["n"] % 6):
             await asyncio.sleep(0)
         waiting.cancel()
         try:
             got.append(await waiting)
         except asyncio.CancelledError:
             got.append(await receive(layer, channel))
-    assert sorted(got, key=lambda message: message["number"]) == numbered(60)
+    assert sorted(got, key=lambda message: message["n"]) == [*map(numbered, range(60))]
 
 
 async def test_siblings_that_leave_cost_a_stable_consumer_nothing(layer: Any) -> None:
@@ -234,7 +218,7 @@ async def test_siblings_that_leave_cost_a_stable_consumer_nothing(layer: Any) ->
 
     visitors = [asyncio.create_task(come_and_go()) for _ in range(5)]
     try:
-        for message in numbered(60):
+        for message in map(numbered, range(60)):
             await layer.send(stable, message)
             assert await receive(layer, stable) == message
     finally:
@@ -287,9 +271,9 @@ async def test_any_number_of_senders_at_once(build: Any) -> None:
     """300 sends in flight: no pool limit is met and each arrives."""
     layer = build(capacity=1000)
     channels = [await layer.new_channel() for _ in range(10)]
-    await asyncio.gather(*(layer.send(channels[n % 10], {"number": n}) for n in range(300)))
+    await asyncio.gather(*(layer.send(channels[n % 10], {"n": n}) for n in range(300)))
     got = [
-        message["number"]
+        message["n"]
         for messages in await asyncio.gather(
             *(receive_many(layer, channel, 30) for channel in channels)
         )

@@ -13,18 +13,14 @@ from typing import Any
 import pytest
 from channels.exceptions import ChannelFull
 
-from tests.contract.steps import receive_many
-from tests.helpers import receive, receive_until_marker, wait_for
+from tests.helpers import numbered, numbers, receive, receive_many, receive_until_marker, wait_for
 
 BURST = 1000
 
 
-def numbered(number: int, size_bytes: int = 0) -> dict[str, Any]:
-    return {"type": "x", "number": number, "padding": "x" * size_bytes}
-
-
-def numbers(messages: list[dict[str, Any]]) -> list[int]:
-    return [message["number"] for message in messages]
+def padded(number: int, size_bytes: int) -> dict[str, Any]:
+    """Return a numbered message of a size."""
+    return {**numbered(number), "padding": "x" * size_bytes}
 
 
 async def busy_consumers(layer: Any, sender: Any, count: int) -> list[str]:
@@ -81,9 +77,9 @@ async def test_the_consumer_that_never_reads_pays_for_the_budget(build: Any) -> 
     layer, sender = build(max_buffered_bytes=100_000), build()
     never, *siblings = await busy_consumers(layer, sender, 4)
     for number in range(500):
-        await sender.group_send("room", numbered(number, 1000))
+        await sender.group_send("room", padded(number, 1000))
         for channel in siblings:
-            assert (await receive(layer, channel))["number"] == number
+            assert (await receive(layer, channel))["n"] == number
     assert layer.stats().buffered_bytes <= 100_000
     kept = numbers(await receive_until_marker(layer, never))
     assert kept == list(range(500 - len(kept), 500))
@@ -96,7 +92,7 @@ async def test_a_payload_that_many_share_counts_once(build: Any) -> None:
     layer, sender = build(max_buffered_bytes=200_000), build()
     channels = await busy_consumers(layer, sender, 100)
     for number in range(10):
-        await sender.group_send("room", numbered(number, 10_000))
+        await sender.group_send("room", padded(number, 10_000))
     await wait_for(lambda: layer.stats().buffered == 1000)
     assert 100_000 < layer.stats().buffered_bytes < 200_000
     for channel in channels:
@@ -123,10 +119,10 @@ async def test_the_queue_of_a_process_is_bounded_by_bytes(build_core: Any) -> No
     layer = build_core(max_queued_bytes=400_000)
     channel = await layer.new_channel()
     for number in range(350):
-        await layer.send(channel, numbered(number, 1000))
+        await layer.send(channel, padded(number, 1000))
     with pytest.raises(ChannelFull):
         for number in range(60):
-            await layer.send(channel, numbered(number, 1000))
+            await layer.send(channel, padded(number, 1000))
 
 
 async def test_many_short_messages_refuse_no_long_one(build_core: Any) -> None:
@@ -140,7 +136,7 @@ async def test_many_short_messages_refuse_no_long_one(build_core: Any) -> None:
     sent = 0
     with pytest.raises(ChannelFull):
         for number in range(500, 1000):
-            await layer.send(channel, numbered(number, 20_000))
+            await layer.send(channel, padded(number, 20_000))
             sent += 1
     assert 50 < sent < 250
     assert numbers(await receive_many(layer, channel, 500 + sent)) == list(range(500 + sent))
@@ -153,7 +149,7 @@ async def test_a_long_message_among_many_short_ones_refuses_none(build_core: Any
     dice = random.Random(1)
     for number in range(1400):
         # Now and then one of which two hundred would fill the queue.
-        await layer.send(channel, numbered(number, 5000 if dice.random() < 0.01 else 0))
+        await layer.send(channel, padded(number, 5000 if dice.random() < 0.01 else 0))
     assert numbers(await receive_many(layer, channel, 1400)) == list(range(1400))
 
 
@@ -174,7 +170,7 @@ async def test_the_old_view_of_a_mailbox_is_bounded_by_the_default_too(build_cor
     for number in range(150):
         buffer.put_nowait(numbered(number))
     assert (buffer.qsize(), buffer.full(), buffer.maxsize) == (100, True, 100)
-    assert buffer.get_nowait()["number"] == 50
+    assert buffer.get_nowait()["n"] == 50
 
 
 async def test_drops_say_what_to_do(build: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -183,7 +179,7 @@ async def test_drops_say_what_to_do(build: Any, caplog: pytest.LogCaptureFixture
     (channel,) = await busy_consumers(layer, sender, 1)
     caplog.set_level(logging.WARNING)
     for number in range(100):
-        await sender.send(channel, numbered(number, 1000))
+        await sender.send(channel, padded(number, 1000))
     await wait_for(lambda: layer.stats().dropped.get("memory", 0) > 10)
     (record,) = (one.getMessage() for one in caplog.records if channel in one.getMessage())
     assert record.startswith("Dropped 1 message; most: 1 on ")

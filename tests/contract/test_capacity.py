@@ -12,8 +12,7 @@ from channels.exceptions import ChannelFull
 
 from channels_redis.core import RedisChannelLayer
 from channels_redis.utils import _consistent_hash
-from tests.contract.steps import bounded, receive_many
-from tests.helpers import receive, wait_for
+from tests.helpers import bounded, receive, receive_many, wait_for
 
 SAY = {"type": "x"}
 OVER_CAPACITY = "{} of {} channels over capacity in group {}"

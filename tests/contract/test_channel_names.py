@@ -11,7 +11,7 @@ from typing import Any
 import asgiref.sync
 import pytest
 
-from tests.contract.steps import bounded
+from tests.helpers import bounded
 
 COROUTINES = (
     "send",

@@ -13,8 +13,7 @@ import redis.asyncio
 from asgiref.sync import async_to_sync
 
 from channels_redis.core import RedisChannelLayer
-from tests.contract.steps import SCRIPT_HEAD, bounded, run_script
-from tests.helpers import receive, wait_for
+from tests.helpers import SCRIPT_HEAD, bounded, receive, run_script, wait_for
 
 SAY = {"type": "x"}
 

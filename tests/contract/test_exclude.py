@@ -10,25 +10,18 @@ import pytest
 from channels_redis._format.keyspace import EXCLUDE_KEY
 from channels_redis.exceptions import InvalidMessage, InvalidName
 from channels_redis.serializers import JSONSerializer, registry
-from tests.contract.steps import ALSO_BEHIND_SENTINEL
+from tests.contract.steps import ALSO_BEHIND_SENTINEL, new_members
 from tests.helpers import receive, receive_until_marker
 
 MESSAGE = {"type": "chat.message", "text": "hello"}
-
-
-async def members(layer: Any, count: int) -> list[str]:
-    channels = [await layer.new_channel() for _ in range(count)]
-    for channel in channels:
-        await layer.group_add("room", channel)
-    return channels
 
 
 @ALSO_BEHIND_SENTINEL
 async def test_excluded_members_get_nothing_and_the_others_their_copy(build: Any) -> None:
     """In the sender's process and in others; nobody sees a key of the layer's own."""
     here, there = build(), build()
-    mine, friend = await members(here, 2)
-    other, shunned = await members(there, 2)
+    mine, friend = await new_members(here, 2)
+    other, shunned = await new_members(there, 2)
     await here.group_send("room", MESSAGE, exclude=[mine, shunned])
     # What a process got for one member it has got for all; a marker may come before that.
     for layer, channel in [(here, friend), (there, other)]:
@@ -39,7 +32,7 @@ async def test_excluded_members_get_nothing_and_the_others_their_copy(build: Any
 
 async def test_exclude_takes_any_collection_of_names(layer: Any) -> None:
     """A generator is read once; strangers and nobody at all are no error."""
-    one, two = await members(layer, 2)
+    one, two = await new_members(layer, 2)
     await layer.group_send("room", MESSAGE, exclude=(name for name in [one]))
     await layer.group_send("room", MESSAGE, exclude={one, await layer.new_channel()})
     await layer.group_send("room", MESSAGE, exclude=())
@@ -61,7 +54,7 @@ async def test_what_is_no_list_of_names_is_refused(layer: Any, exclude: Any) -> 
 async def test_messages_that_are_not_for_a_consumer_take_no_room(build: Any) -> None:
     """Who talks a lot to others does not push out what he has to read himself."""
     layer = build(capacity=3)
-    talks, listens = await members(layer, 2)
+    talks, listens = await new_members(layer, 2)
     await layer.send(talks, {"type": "first"})
     for _ in range(10):
         await layer.group_send("room", MESSAGE, exclude=[talks])
@@ -71,7 +64,7 @@ async def test_messages_that_are_not_for_a_consumer_take_no_room(build: Any) -> 
 
 async def test_text_that_looks_like_the_key_is_only_text(layer: Any) -> None:
     """Nobody can shut others out by what he writes."""
-    (channel,) = await members(layer, 1)
+    (channel,) = await new_members(layer, 1)
     message = {"type": "x", "text": EXCLUDE_KEY, "nested": {EXCLUDE_KEY: [channel]}}
     await layer.group_send("room", message)
     assert await receive(layer, channel) == message
@@ -105,7 +98,7 @@ async def test_every_format_and_encryption_obeys(
     """Also a format of the user's, in whose bytes the layer can't look."""
     monkeypatch.setitem(registry._classes, "reversed", Reversed)
     layer = build(**options)
-    mine, other = await members(layer, 2)
+    mine, other = await new_members(layer, 2)
     await layer.group_send("room", MESSAGE, exclude=[mine])
     assert await receive(layer, other) == MESSAGE
     assert await receive_until_marker(layer, mine) == []
@@ -123,7 +116,7 @@ async def test_a_subclass_that_serializes_itself_obeys(layer_class: Any, build: 
             return super().deserialize(message[::-1])
 
     own = Own(hosts=layer.hosts, prefix=layer.prefix)
-    mine, other = await members(own, 2)
+    mine, other = await new_members(own, 2)
     await own.group_send("room", MESSAGE, exclude=[mine])
     assert await receive(own, other) == MESSAGE
     assert await receive_until_marker(own, mine) == []
@@ -132,7 +125,7 @@ async def test_a_subclass_that_serializes_itself_obeys(layer_class: Any, build: 
 
 async def test_the_blocking_face_excludes_too(layer: Any) -> None:
     """A view that answers one of its clients tells the others."""
-    mine, other = await members(layer, 2)
+    mine, other = await new_members(layer, 2)
     await asyncio.to_thread(layer.sync.group_send, "room", MESSAGE, exclude=[mine])
     assert await receive(layer, other) == MESSAGE
     assert await receive_until_marker(layer, mine) == []

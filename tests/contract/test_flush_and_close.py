@@ -10,8 +10,8 @@ import redis.asyncio
 
 from channels_redis.exceptions import LayerClosed
 from channels_redis.testing.servers import RedisServer
-from tests.contract.steps import bounded, receive_many, waiting_receive
-from tests.helpers import receive, wait_for
+from tests.contract.steps import waiting_receive
+from tests.helpers import bounded, receive, receive_many, wait_for
 
 SAY = {"type": "x"}
 # A flush that waits for a blocking pop takes its block time; one that does not takes milliseconds.

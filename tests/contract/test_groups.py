@@ -8,26 +8,18 @@ from typing import Any
 
 import pytest
 
-from tests.contract.steps import ALSO_BEHIND_SENTINEL, bounded, receive_many
-from tests.helpers import receive, receive_until_marker
+from tests.contract.steps import ALSO_BEHIND_SENTINEL, new_members
+from tests.helpers import bounded, receive, receive_many, receive_until_marker
 
 FIRST = {"type": "first"}
 SECOND = {"type": "second"}
-
-
-async def members(layer: Any, count: int, group: str = "room") -> list[str]:
-    """New channels of ``layer`` that joined ``group``."""
-    channels = [await layer.new_channel() for _ in range(count)]
-    for channel in channels:
-        await layer.group_add(group, channel)
-    return channels
 
 
 @ALSO_BEHIND_SENTINEL
 async def test_a_group_message_reaches_every_member_in_every_process(build: Any) -> None:
     """Three processes with three members each: nine copies."""
     layers = [build() for _ in range(3)]
-    rooms = [(layer, await members(layer, 3)) for layer in layers]
+    rooms = [(layer, await new_members(layer, 3)) for layer in layers]
     await build().group_send("room", FIRST)
     for layer, channels in rooms:
         for channel in channels:
@@ -39,7 +31,7 @@ async def test_a_member_that_joined_gets_the_very_next_message(build: Any) -> No
     """When ``group_add`` returned, a message sent by anybody arrives."""
     layer, sender = build(), build()
     for number in range(30):
-        (channel,) = await members(layer, 1, group=f"room{number}")
+        (channel,) = await new_members(layer, 1, group=f"room{number}")
         await sender.group_send(f"room{number}", FIRST)
         assert await receive(layer, channel) == FIRST
 
@@ -55,7 +47,7 @@ async def test_a_new_channel_gets_the_very_next_message(build: Any) -> None:
 
 async def test_group_messages_keep_their_order(layer: Any) -> None:
     """One sender, one group: first in, first out for each member."""
-    channels = await members(layer, 2)
+    channels = await new_members(layer, 2)
     sent = [{"type": "x", "number": number} for number in range(30)]
     for message in sent:
         await layer.group_send("room", message)
@@ -65,7 +57,7 @@ async def test_group_messages_keep_their_order(layer: Any) -> None:
 
 async def test_joining_twice_brings_one_copy(layer: Any) -> None:
     """``group_add`` of a member changes nothing but its time stamp."""
-    (channel,) = await members(layer, 1)
+    (channel,) = await new_members(layer, 1)
     await layer.group_add("room", channel)
     await layer.group_send("room", FIRST)
     await layer.group_send("room", SECOND)
@@ -74,7 +66,7 @@ async def test_joining_twice_brings_one_copy(layer: Any) -> None:
 
 async def test_a_member_of_two_groups_gets_two_copies(layer: Any) -> None:
     """A message to each group is a message each."""
-    (channel,) = await members(layer, 1, "one")
+    (channel,) = await new_members(layer, 1, "one")
     await layer.group_add("two", channel)
     await layer.group_send("one", FIRST)
     assert await receive(layer, channel) == FIRST
@@ -84,7 +76,7 @@ async def test_a_member_of_two_groups_gets_two_copies(layer: Any) -> None:
 
 async def test_who_left_gets_nothing_more(layer: Any) -> None:
     """After ``group_discard`` returned no message of the group arrives."""
-    stays, leaves = await members(layer, 2)
+    stays, leaves = await new_members(layer, 2)
     await layer.group_discard("room", leaves)
     await layer.group_send("room", FIRST)
     assert await receive(layer, stays) == FIRST
@@ -93,7 +85,7 @@ async def test_who_left_gets_nothing_more(layer: Any) -> None:
 
 async def test_who_left_one_group_stays_in_the_other(layer: Any) -> None:
     """Leaving is per group."""
-    (channel,) = await members(layer, 1, "one")
+    (channel,) = await new_members(layer, 1, "one")
     await layer.group_add("two", channel)
     await layer.group_discard("one", channel)
     await layer.group_send("one", FIRST)
@@ -103,7 +95,7 @@ async def test_who_left_one_group_stays_in_the_other(layer: Any) -> None:
 
 async def test_who_left_may_join_again(layer: Any) -> None:
     """Join, leave and join: one copy."""
-    (channel,) = await members(layer, 1)
+    (channel,) = await new_members(layer, 1)
     for _ in range(5):
         await layer.group_discard("room", channel)
         await layer.group_add("room", channel)
@@ -136,7 +128,7 @@ async def test_an_ordinary_group_send_logs_nothing(
 ) -> None:
     """No record at INFO or above where all went well."""
     caplog.set_level(logging.INFO)
-    (channel,) = await members(layer, 1)
+    (channel,) = await new_members(layer, 1)
     await layer.group_send("room", FIRST)
     await receive(layer, channel)
     assert [record for record in caplog.records if record.name.startswith("channels_redis")] == []
@@ -144,7 +136,7 @@ async def test_an_ordinary_group_send_logs_nothing(
 
 async def test_group_send_leaves_the_senders_dict_alone(layer: Any) -> None:
     """A message may be sent to several groups in turn."""
-    channels = await members(layer, 2)
+    channels = await new_members(layer, 2)
     message = {"type": "x", "list": [1]}
     await layer.group_send("room", message)
     assert message == {"type": "x", "list": [1]}
@@ -173,7 +165,7 @@ async def test_many_joins_at_once_are_all_confirmed(layer: Any) -> None:
 
 async def test_a_message_for_many_lets_others_run_meanwhile(layer: Any) -> None:
     """A thousand consumers do not get it in one turn of the event loop, which serves others too."""
-    channels = await members(layer, 1000)
+    channels = await new_members(layer, 1000)
     turns = 0
     seen_at: set[int] = set()
 
@@ -199,7 +191,7 @@ async def test_a_message_for_many_lets_others_run_meanwhile(layer: Any) -> None:
 async def test_a_join_beside_a_leave_is_not_lost(layer: Any) -> None:
     """The last member leaves in the tick in which the next one joins."""
     for _ in range(20):
-        (leaves,) = await members(layer, 1)
+        (leaves,) = await new_members(layer, 1)
         joins = await layer.new_channel()
         await asyncio.gather(layer.group_discard("room", leaves), layer.group_add("room", joins))
         await layer.group_send("room", FIRST)
@@ -210,7 +202,7 @@ async def test_a_join_beside_a_leave_is_not_lost(layer: Any) -> None:
 async def test_core_general_channels_are_members_like_others(build_core: Any) -> None:
     """A worker's channel in a group gets its copy, whichever process reads it."""
     layer, worker = build_core(), build_core()
-    (channel,) = await members(layer, 1)
+    (channel,) = await new_members(layer, 1)
     await layer.group_add("room", "tasks")
     await layer.group_send("room", FIRST)
     assert await receive(layer, channel) == FIRST

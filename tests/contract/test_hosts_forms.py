@@ -211,13 +211,6 @@ async def test_a_certificate_that_cannot_be_verified_is_a_configuration_error(
         await layer.send("tasks", SAY)
 
 
-@pytest.fixture(scope="module")
-def unix_server() -> Iterator[RedisServer]:
-    """A server with a Unix socket."""
-    with RedisServer(unix_socket=True) as server:
-        yield server
-
-
 UNIX_FORMS: dict[str, Callable[[RedisServer], Any]] = {
     "URL": lambda server: server.unix_url,
     "dict with address": lambda server: {"address": server.unix_url},

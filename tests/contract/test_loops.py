@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.steps import SCRIPT_HEAD, run_script
-from tests.helpers import receive
+from tests.helpers import SCRIPT_HEAD, receive, run_script
 
 STRICT = ("-X", "dev", "-W", "error")
 SAY = {"type": "x"}

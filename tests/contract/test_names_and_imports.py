@@ -10,8 +10,7 @@ import channels.exceptions
 import pytest
 import redis.asyncio
 
-from tests.contract.steps import run_script
-from tests.helpers import wait_for
+from tests.helpers import run_script, wait_for
 
 IMPORTED_NAMES = [
     *(

@@ -10,8 +10,8 @@ from asgiref.sync import async_to_sync
 
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.utils import _close_redis, decode_hosts
-from tests.contract.steps import bounded, receive_many, waiting_receive
-from tests.helpers import receive, wait_for
+from tests.contract.steps import waiting_receive
+from tests.helpers import bounded, receive, receive_many, wait_for
 
 SAY = {"type": "x"}
 

@@ -12,11 +12,7 @@ from redis.asyncio import ConnectionPool
 
 from channels_redis._transport import replies
 from tests.conftest import class_of
-from tests.helpers import is_older, receive, receive_until_marker
-
-
-def numbered(number: int) -> dict[str, Any]:
-    return {"type": "test.number", "number": number}
+from tests.helpers import is_older, numbered, receive, receive_until_marker
 
 
 async def be_told_of_changes(connection: Any) -> None:

@@ -17,8 +17,8 @@ import pytest
 
 from channels_redis.utils import _consistent_hash
 from tests.contract.old_process import fernet, member, message_of, queue_of, shard_of
-from tests.contract.steps import bounded, waiting_receive
-from tests.helpers import receive, wait_for
+from tests.contract.steps import waiting_receive
+from tests.helpers import bounded, receive, wait_for
 
 RECORDED = json.loads((Path(__file__).parent / "wire" / "upstream-4.3.0.json").read_text())
 SAY = {"type": "hi"}

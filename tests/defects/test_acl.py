@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from channels_redis.testing.servers import RedisServer, wait_until
-from tests.defects.steps import numbered, waiting
-from tests.helpers import receive, receive_until_marker
+from tests.helpers import numbered, receive, receive_until_marker, waiting
 
 # What the manual of 4.3.0 tells administrators to allow.
 CORE_COMMANDS = [

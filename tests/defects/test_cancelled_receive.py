@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.defects.steps import cancel, numbered, receive_numbers, waiting
-from tests.helpers import receive, receive_until_marker
+from tests.helpers import cancel, numbered, receive, receive_numbers, receive_until_marker, waiting
 
 CANCELLATIONS = 1000
 

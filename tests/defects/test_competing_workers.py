@@ -9,11 +9,18 @@ from typing import Any
 
 import pytest
 
-from tests.defects.steps import cancel, numbered, numbers, receive_numbers, waiting
-from tests.helpers import receive, receive_until_marker, wait_for
+from tests.helpers import (
+    cancel,
+    numbered,
+    numbers,
+    receive,
+    receive_numbers,
+    receive_until_marker,
+    wait_for,
+    waiting,
+)
 from tests.mixed.fleet import start_processes
 
-MESSAGES = 10_000
 WORKERS = 4
 SENDERS = 50
 
@@ -23,22 +30,23 @@ async def send_range(layer: Any, channel: str, sent: range) -> None:
         await layer.send(channel, numbered(number))
 
 
+@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.timeout(300)  # Five processes, in debug mode perhaps, on however few processors.
-async def test_ten_thousand_messages_go_to_one_of_four_worker_processes_each(
-    make_layer: Callable[..., Any], kind: str, redis_url: str, prefix: str
+async def test_each_message_goes_to_one_of_four_worker_processes(
+    make_layer: Callable[..., Any], kind: str, redis_url: str, prefix: str, count: int
 ) -> None:
     """Competing workers share a general channel: nothing is lost, nothing comes twice (163)."""
-    options = {"hosts": [redis_url], "prefix": prefix, "capacity": MESSAGES}
+    options = {"hosts": [redis_url], "prefix": prefix, "capacity": count}
     sender = make_layer(kind, **options)
     async with start_processes(WORKERS) as processes:
         workers = [await process.layer(kind, **options) for process in processes]
         collecting = [asyncio.create_task(worker.collect("work")) for worker in workers]
-        shares = [range(first, MESSAGES, SENDERS) for first in range(SENDERS)]
+        shares = [range(first, count, SENDERS) for first in range(SENDERS)]
         await asyncio.gather(*(send_range(sender, "work", share) for share in shares))
         for _ in workers:
             await sender.send("work", {"type": "stop"})
         received = [numbers(messages) for messages in await asyncio.gather(*collecting)]
-    assert sorted(itertools.chain(*received)) == list(range(MESSAGES))
+    assert sorted(itertools.chain(*received)) == list(range(count))
     assert all(received), "a worker got nothing"
 
 

@@ -13,16 +13,17 @@ import msgpack
 import pytest
 from cryptography.fernet import Fernet
 
-from tests.defects.steps import (
+from tests.helpers import (
     member,
     member_of_bytes,
     numbered,
     numbers,
     queue_key,
+    receive,
     receive_numbers,
+    receive_until_marker,
     server_time_s,
 )
-from tests.helpers import receive, receive_until_marker
 
 DAY_S = 86_400
 KEY = "an encryption key"

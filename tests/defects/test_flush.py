@@ -12,8 +12,7 @@ from redis.exceptions import NoPermissionError
 
 from channels_redis.exceptions import ConfigurationError
 from channels_redis.testing.servers import RedisServer
-from tests.defects.steps import numbered, waiting
-from tests.helpers import is_older, receive, receive_until_marker
+from tests.helpers import is_older, numbered, receive, receive_until_marker, waiting
 
 
 @pytest.mark.parametrize("tail", ["", "*", "[a-z]", "?", "\\"])

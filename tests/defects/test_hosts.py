@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,8 +13,7 @@ import redis.asyncio
 
 from channels_redis.testing.servers import RedisServer
 from tests.conftest import class_of
-from tests.defects.steps import numbered, waiting
-from tests.helpers import receive
+from tests.helpers import numbered, receive, waiting
 
 SECRET = "s3cret-Pass-w0rd"
 
@@ -66,12 +65,6 @@ async def test_tls_options_in_a_dict_give_a_tls_connection(
 ) -> None:
     """``ssl=True`` or any ``ssl_*`` keyword is enough (371, 235, 331, 334)."""
     await assert_works(make_layer, kind, TLS_FORMS[form](tls_server))
-
-
-@pytest.fixture(scope="module")
-def unix_server() -> Iterator[RedisServer]:
-    with RedisServer(unix_socket=True) as server:
-        yield server
 
 
 UNIX_FORMS: dict[str, Callable[[RedisServer], Any]] = {

@@ -11,8 +11,15 @@ import pytest
 
 from channels_redis._receiving import mailbox
 from channels_redis._runtime import clock
-from tests.defects.steps import cancel, numbered, receive_numbers, waiting
-from tests.helpers import receive, receive_until_marker, wait_for
+from tests.helpers import (
+    cancel,
+    numbered,
+    receive,
+    receive_numbers,
+    receive_until_marker,
+    wait_for,
+    waiting,
+)
 
 EXPIRY_S = 1
 GONE_S = 0.3

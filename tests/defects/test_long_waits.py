@@ -14,8 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import class_of
-from tests.defects.steps import cancel, numbered, receive_numbers, waiting
-from tests.helpers import receive, wait_for
+from tests.helpers import cancel, numbered, receive, receive_numbers, wait_for, waiting
 
 BUSY_S = 15
 PAUSE_S = 14

@@ -13,9 +13,7 @@ from typing import Any
 from asgiref.sync import async_to_sync
 
 from tests.conftest import class_of
-from tests.contract.steps import script_environment
-from tests.defects.steps import numbered, receive_numbers, waiting
-from tests.helpers import receive
+from tests.helpers import numbered, receive, receive_numbers, script_environment, waiting
 from tests.proxy import Proxy
 
 

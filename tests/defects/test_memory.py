@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from channels_redis._receiving import mailbox
-from tests.defects.steps import (
+from tests.helpers import (
     cancel,
     numbered,
+    receive,
     receive_numbers,
+    receive_until_marker,
     subscribers,
+    wait_for,
     waiting,
 )
-from tests.helpers import receive, receive_until_marker, wait_for
 
 SHORT_EXPIRY_S = 0.4
 SHORT_GONE_S = 0.2

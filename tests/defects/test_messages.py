@@ -14,16 +14,17 @@ import redis.exceptions
 
 from channels_redis.exceptions import MessageTooLarge
 from channels_redis.serializers import registry
-from tests.defects.steps import (
+from tests.helpers import (
     member,
     member_of_bytes,
     numbered,
     queue_key,
+    receive,
     receive_numbers,
+    receive_until_marker,
     server_time_s,
     waiting,
 )
-from tests.helpers import receive, receive_until_marker
 
 MEGABYTE = 1024 * 1024
 

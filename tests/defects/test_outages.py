@@ -11,8 +11,7 @@ import pytest
 import redis.exceptions
 
 from channels_redis.testing.servers import RedisServer
-from tests.defects.steps import numbered, subscribers, waiting
-from tests.helpers import receive, wait_for
+from tests.helpers import numbered, receive, subscribers, wait_for, waiting
 from tests.proxy import Proxy
 
 HOOKS = {"on_disconnect": "redis.disconnect", "on_reconnect": "redis.reconnect"}

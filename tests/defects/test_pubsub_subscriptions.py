@@ -11,8 +11,7 @@ from typing import Any
 
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.pubsub import RedisPubSubChannelLayer
-from tests.defects.steps import cancel, numbered, waiting
-from tests.helpers import receive
+from tests.helpers import cancel, numbered, receive, waiting
 from tests.proxy import Proxy
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from channels_redis.testing.servers import command
-from tests.defects.steps import member, numbered, queue_key, waiting
-from tests.helpers import receive
+from tests.helpers import member, numbered, queue_key, receive, waiting
 
 
 def addresses(urls: list[str]) -> list[tuple[str, int]]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pytest
 import redis.exceptions
 
 from channels_redis.testing.servers import SentinelSet, command
-from tests.conftest import class_of, find_server_or_skip
-from tests.defects.steps import numbered, subscribers, waiting
-from tests.helpers import receive, wait_for
+from tests.conftest import class_of
+from tests.helpers import numbered, receive, subscribers, wait_for, waiting
 
 KINDS = ("core", "pubsub")
 
@@ -42,14 +40,6 @@ def test_sentinel_connections_end_with_their_loop(
         asyncio.run(use(number))
     asyncio.run(wait_for(lambda: connections(sentinel_set) <= settled))
     asyncio.run(layer.close())
-
-
-@pytest.fixture
-def own_sentinels() -> Iterator[SentinelSet]:
-    """A set whose primary this test may replace."""
-    find_server_or_skip()
-    with SentinelSet() as sentinels:
-        yield sentinels
 
 
 async def test_a_failover_reaches_no_consumer_as_an_error(

@@ -16,9 +16,8 @@ from redis.exceptions import OutOfMemoryError
 from channels_redis._receiving import mailbox
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import RedisServer
-from tests.defects.steps import cancel, numbered, waiting
 from tests.faults.ledger import BACK, EVENTS, LOST
-from tests.helpers import receive, receive_until_marker, wait_for
+from tests.helpers import cancel, numbered, receive, receive_until_marker, wait_for, waiting
 from tests.proxy import Proxy
 
 UNLIKE_ANY_OTHER = {"type": "test.unlike-any-other"}

@@ -19,9 +19,8 @@ import pytest
 from channels_redis.exceptions import ConnectionLost, LayerClosed
 from channels_redis.testing.servers import RedisServer
 from tests.conftest import find_server_or_skip
-from tests.defects.steps import numbered, subscribers
 from tests.faults.gate import Gate, gated_layer
-from tests.helpers import receive, receive_until_marker, wait_for
+from tests.helpers import numbered, receive, receive_until_marker, subscribers, wait_for
 
 #: More awaits than any operation has.
 MANY = 100

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.defects.steps import calls_by_command, numbered, queue_key
-from tests.helpers import receive, wait_for
+from tests.helpers import calls_by_command, numbered, queue_key, receive, wait_for
 
 RECEIVERS = 4
 #: What a process has popped of a general channel: for each receiver one that it holds, and one

@@ -17,8 +17,7 @@ from channels_redis._transport.reader import QueueReader
 from channels_redis._transport.replies import Replies
 from channels_redis.core import RedisChannelLayer
 from channels_redis.testing.servers import ClusterSet
-from tests.defects.steps import numbered
-from tests.helpers import receive, wait_for
+from tests.helpers import numbered, receive, wait_for
 
 #: Tasks that live as long as they are needed, by a word of their names.
 LONG_LIVED = ("reader", "multiplexer", "subscriber", "map of")

@@ -18,8 +18,7 @@ from channels_redis._format.slots import slot_of
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import ClusterSet, RedisServer, SentinelSet
 from tests.conftest import find_server_or_skip
-from tests.defects.steps import waiting
-from tests.helpers import receive, receive_until_marker, wait_for
+from tests.helpers import receive, receive_until_marker, wait_for, waiting
 from tests.proxy import Proxy
 
 BACK = "redis.back"

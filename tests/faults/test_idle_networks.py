@@ -11,8 +11,7 @@ import pytest
 
 from channels_redis._transport import probe
 from channels_redis.testing.servers import RedisServer
-from tests.defects.steps import numbered, waiting
-from tests.helpers import receive, wait_for
+from tests.helpers import numbered, receive, wait_for, waiting
 from tests.proxy import Proxy
 
 #: After so long the networks of these tests forget a connection.

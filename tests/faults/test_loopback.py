@@ -11,9 +11,8 @@ import pytest
 
 from channels_redis.testing.servers import RedisServer
 from tests.conftest import find_server_or_skip
-from tests.defects.steps import calls_by_command, numbered, subscribers, waiting
 from tests.faults.ledger import BACK, EVENTS, LOST
-from tests.helpers import receive, wait_for
+from tests.helpers import calls_by_command, numbered, receive, subscribers, wait_for, waiting
 from tests.proxy import Link, Proxy
 
 #: Silence is noticed after half of the command time-out.

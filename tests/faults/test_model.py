@@ -26,8 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import RedisServer
 from tests.conftest import class_of, find_server_or_skip
-from tests.defects.steps import subscribers
-from tests.helpers import wait_for
+from tests.helpers import subscribers, wait_for
 from tests.proxy import Proxy
 
 BOUND_S = 10.0

@@ -15,8 +15,7 @@ import pytest
 from channels_redis._receiving import queues
 from channels_redis._transport import multiplexer
 from channels_redis.exceptions import ConnectionLost
-from tests.defects.steps import numbered
-from tests.helpers import receive, receive_until_marker, wait_for
+from tests.helpers import numbered, receive, receive_until_marker, wait_for
 from tests.proxy import Proxy
 
 FLOOD = 10_000

@@ -9,8 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.defects.steps import member_of_bytes, numbered, queue_key, server_time_s
-from tests.helpers import receive, receive_until_marker
+from tests.helpers import (
+    member_of_bytes,
+    numbered,
+    queue_key,
+    receive,
+    receive_until_marker,
+    server_time_s,
+)
 
 KEYS = {"symmetric_encryption_keys": ["the right key"]}
 OTHER_KEYS = {"symmetric_encryption_keys": ["another key"]}

@@ -13,9 +13,8 @@ import redis.exceptions
 
 from channels_redis.exceptions import ConfigurationError, ConnectionLost
 from channels_redis.testing.servers import SentinelSet, reserved_port
-from tests.defects.steps import numbered, subscribers, waiting
 from tests.faults.ledger import BACK, EVENTS, LOST
-from tests.helpers import receive, receive_until_marker, wait_for
+from tests.helpers import numbered, receive, receive_until_marker, subscribers, wait_for, waiting
 
 KINDS = ("core", "pubsub")
 #: How far the layer's ear for the notice and this test's may be apart, both on one event loop,

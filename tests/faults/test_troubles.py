@@ -15,9 +15,8 @@ from channels.exceptions import ChannelFull
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import ErrorReply, RedisServer
 from tests.conftest import find_server_or_skip
-from tests.defects.steps import numbered, waiting
 from tests.faults.ledger import BACK, EVENTS, LOST
-from tests.helpers import receive, wait_for
+from tests.helpers import numbered, receive, wait_for, waiting
 from tests.proxy import Proxy
 
 ALLOWED = [">secret", "on", "+@all", "~*", "&*"]

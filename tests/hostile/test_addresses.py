@@ -8,8 +8,14 @@ from typing import Any
 import msgpack
 
 from channels_redis._receiving import queues
-from tests.defects.steps import member_of_bytes, numbered, queue_key, server_time_s
-from tests.helpers import receive, receive_until_marker
+from tests.helpers import (
+    member_of_bytes,
+    numbered,
+    queue_key,
+    receive,
+    receive_until_marker,
+    server_time_s,
+)
 
 COUNT = 50_000
 

@@ -16,8 +16,7 @@ import redis
 
 from channels_redis.exceptions import ConfigurationError
 from channels_redis.serializers import BaseMessageSerializer, JSONSerializer, registry
-from tests.defects.steps import queue_key, server_time_s
-from tests.helpers import receive, receive_until_marker
+from tests.helpers import queue_key, receive, receive_until_marker, server_time_s
 
 KEYS: dict[str, Any] = {"symmetric_encryption_keys": ["the right key, which is long enough"]}
 BOUND = {**KEYS, "encryption_binding": "require"}

@@ -11,9 +11,15 @@ import pytest
 from channels_redis._format.bounds import ADDRESSES, PARTS
 from channels_redis.exceptions import MessageTooLarge, SerializationError
 from channels_redis.serializers import JSONSerializer, MsgPackSerializer
-from tests.contract.steps import run_script
-from tests.defects.steps import member_of_bytes, numbered, queue_key, server_time_s
-from tests.helpers import receive, receive_until_marker
+from tests.helpers import (
+    member_of_bytes,
+    numbered,
+    queue_key,
+    receive,
+    receive_until_marker,
+    run_script,
+    server_time_s,
+)
 
 MIB = 1024 * 1024
 KEYS = {"symmetric_encryption_keys": ["a key that nobody guesses"]}
@@ -128,7 +134,8 @@ async def test_a_group_with_more_members_than_fit_a_frame_hears_in_parts(
     layer = make_layer("core")
     first = await layer.new_channel()
     strangers = [f"specific.{'0' * 60}!{number}" for number in range(ADDRESSES + 1)]
-    joined = [word for name in strangers for word in (server_time_s(server), name)]
+    now_s = server_time_s(server)
+    joined = [word for name in strangers for word in (now_s, name)]
     server.command("ZADD", f"{prefix}:group:many", *joined)
     await layer.group_add("many", first)
     await layer.group_send("many", numbered(1))

@@ -11,8 +11,16 @@ import pytest
 
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
-from tests.defects.steps import cancel, member, numbered, queue_key, receive_numbers, server_time_s
-from tests.helpers import receive, wait_for
+from tests.helpers import (
+    cancel,
+    member,
+    numbered,
+    queue_key,
+    receive,
+    receive_numbers,
+    server_time_s,
+    wait_for,
+)
 
 SLOW_S = 0.02
 COUNT = 20

@@ -11,9 +11,7 @@ import pytest
 from channels_redis._layer import receiving
 from channels_redis._receiving import mailboxes, queues
 from channels_redis.exceptions import TooManyChannels
-from tests.contract.steps import bounded
-from tests.defects.steps import cancel, numbered
-from tests.helpers import receive, wait_for
+from tests.helpers import bounded, cancel, numbered, receive, wait_for
 
 
 async def test_general_channels_are_read_up_to_a_number(

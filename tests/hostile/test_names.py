@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from channels_redis.exceptions import InvalidName
-from tests.contract.steps import bounded
-from tests.defects.steps import numbered
-from tests.helpers import receive, receive_until_marker
+from tests.helpers import bounded, numbered, receive, receive_until_marker
 
 HEX = "0123456789abcdef" * 2
 # Channels' own patterns take these, or would on one layer only.

@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 from channels.exceptions import ChannelFull
 
-from tests.defects.steps import member, numbered, queue_key, receive_numbers, server_time_s
-from tests.helpers import receive, receive_until_marker
+from tests.helpers import (
+    member,
+    numbered,
+    queue_key,
+    receive,
+    receive_numbers,
+    receive_until_marker,
+    server_time_s,
+)
 
 DAY_S = 86_400
 NO_TIMES = ["+inf", "-inf", "1e300", "-1e300", "0", "99999999999"]

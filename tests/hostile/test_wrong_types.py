@@ -12,9 +12,7 @@ import redis.exceptions
 
 from channels_redis.events import QueueUnreadable
 from channels_redis.exceptions import ChannelsRedisError, WrongKeyType
-from tests.contract.steps import bounded
-from tests.defects.steps import numbered, queue_key, waiting
-from tests.helpers import receive, wait_for
+from tests.helpers import bounded, numbered, queue_key, receive, wait_for, waiting
 
 
 async def test_a_key_of_another_type_fails_who_reads_it_and_nobody_else(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import RICH, numbered
 from tests.mixed.conftest import Direction, Fleet
 from tests.mixed.fleet import RemoteError, RemoteLayer
 
@@ -15,18 +16,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 Options = dict[str, Any]
 
-RICH = {
-    "type": "chat.message",
-    "text": "héllo ✓",
-    "big": 2**62,
-    "negative": -5,
-    "float": 1.5,
-    "none": None,
-    "yes": True,
-    "list": [1, "a", [2]],
-    "nested": {"k": {"x": []}},
-    "bytes": b"\x00\xffraw",
-}
 PLAIN = {name: value for name, value in RICH.items() if name != "bytes"}
 
 FORMATS: dict[str, tuple[Options, Options, dict[str, Any]]] = {
@@ -48,10 +37,6 @@ FORMATS: dict[str, tuple[Options, Options, dict[str, Any]]] = {
         PLAIN,
     ),
 }
-
-
-def numbered(number: int) -> dict[str, Any]:
-    return {"type": "test.numbered", "n": number}
 
 
 @pytest.mark.parametrize("name", FORMATS)

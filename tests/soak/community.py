@@ -14,7 +14,7 @@ from typing import Any
 
 import msgpack
 
-from tests.defects.steps import RANDOM_PREFIX_BYTES
+from tests.helpers import RANDOM_PREFIX_BYTES
 from tests.soak import journal, process
 from tests.soak.accounts import Forgetting, Site, Witness
 from tests.soak.faults import KNOWN_AGAIN_S, Loss

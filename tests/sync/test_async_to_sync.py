@@ -12,8 +12,7 @@ import pytest
 from asgiref.sync import AsyncToSync, async_to_sync, sync_to_async
 
 from channels_redis._runtime import portal
-from tests.defects.steps import numbered, receive_numbers
-from tests.helpers import receive, wait_for
+from tests.helpers import numbered, receive, receive_numbers, wait_for
 from tests.proxy import Proxy
 from tests.sync.steps import holdings
 

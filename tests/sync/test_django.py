@@ -19,9 +19,13 @@ from django.test.utils import override_settings
 
 from channels_redis.testing.servers import wait_until
 from tests.conftest import class_of
-from tests.contract.steps import script_environment
-from tests.defects.steps import numbered, receive_numbers
-from tests.helpers import receive, receive_until_marker
+from tests.helpers import (
+    numbered,
+    receive,
+    receive_numbers,
+    receive_until_marker,
+    script_environment,
+)
 from tests.proxy import Proxy
 
 if not settings.configured:

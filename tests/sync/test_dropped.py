@@ -14,9 +14,7 @@ from asgiref.sync import async_to_sync
 
 from channels_redis._transport import reader
 from tests.conftest import class_of
-from tests.contract.steps import run_script
-from tests.defects.steps import numbered
-from tests.helpers import receive, wait_for
+from tests.helpers import numbered, receive, run_script, wait_for
 from tests.proxy import Proxy
 from tests.sync.steps import STRICT
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from channels_redis.testing.servers import RedisServer
-from tests.contract.steps import SCRIPT_HEAD, run_script
-from tests.defects.steps import receive_numbers
+from tests.helpers import SCRIPT_HEAD, receive_numbers, run_script
 from tests.sync.steps import STRICT
 
 #: The portal is the same for both layers.

@@ -27,8 +27,7 @@ from channels_redis.exceptions import (
 from channels_redis.sync import SyncFace
 from channels_redis.testing.servers import RedisServer
 from tests.conftest import class_of
-from tests.defects.steps import numbered, receive_numbers
-from tests.helpers import receive
+from tests.helpers import numbered, receive, receive_numbers
 from tests.proxy import Proxy
 
 METHODS = [

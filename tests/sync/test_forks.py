@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.steps import SCRIPT_HEAD, run_script, script_environment
-from tests.defects.steps import receive_numbers
+from tests.helpers import SCRIPT_HEAD, receive_numbers, run_script, script_environment
 from tests.sync.steps import CHILDREN, GROUP, LAST, STRICT, WAYS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")

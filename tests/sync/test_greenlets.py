@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from channels_redis.testing.servers import RedisServer
-from tests.contract.steps import SCRIPT_HEAD, run_script
-from tests.defects.steps import receive_numbers
-from tests.helpers import receive_until_marker
+from tests.helpers import SCRIPT_HEAD, receive_numbers, receive_until_marker, run_script
 
 #: ``spawn(function, *args)``, ``wait(greenlets)`` which raises what they raised, and ``nap(s)``.
 PATCHED = {

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from channels_redis.testing.servers import wait_until
-from tests.defects.steps import numbered, receive_numbers
-from tests.helpers import receive
+from tests.helpers import numbered, receive, receive_numbers
 from tests.proxy import Proxy
 from tests.sync.steps import holdings
 

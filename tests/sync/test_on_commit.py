@@ -22,8 +22,7 @@ from channels_redis.exceptions import (
     SerializationError,
 )
 from channels_redis.testing.recording import RecordingChannelLayer
-from tests.defects.steps import numbered
-from tests.helpers import receive
+from tests.helpers import numbered, receive
 
 if not settings.configured:
     settings.configure()

@@ -14,9 +14,7 @@ from asgiref.sync import async_to_sync
 from channels_redis._runtime import portal as portal_module
 from channels_redis._runtime.portal import Limit, Portal
 from channels_redis.exceptions import ConnectionLost
-from tests.contract.steps import SCRIPT_HEAD, run_script
-from tests.defects.steps import numbered
-from tests.helpers import receive
+from tests.helpers import SCRIPT_HEAD, numbered, receive, run_script
 from tests.sync.steps import STRICT
 
 

@@ -17,8 +17,7 @@ from channels_redis._receiving.messages import Whole
 from channels_redis._watch.outages import Health, Outage
 from channels_redis.core import RedisChannelLayer
 from channels_redis.testing.servers import wait_until
-from tests.defects.steps import numbered
-from tests.helpers import receive, wait_for
+from tests.helpers import numbered, receive, wait_for
 
 
 class Running:
