@@ -1,6 +1,6 @@
 """Metrics through OpenTelemetry, for those who ask for them: ``instrument(layers)``.
 
-Needs ``pip install channels-redis[opentelemetry]``.  Names and attributes are those of
+Needs ``pip install "channels-redis[opentelemetry]>=5"``.  Names and attributes are those of
 OpenTelemetry's semantic conventions for messaging, where these have one; what is special to the
 layers begins with ``channels_redis.``.  Counts are read from ``layer.stats()`` when an exporter
 asks for them, so they cost nothing on the way of a message; durations are measured, which costs

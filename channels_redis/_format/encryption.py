@@ -139,7 +139,7 @@ def make_crypter(keys: Any, *, bound: bool = False) -> Crypter | None:
     except ImportError as error:
         raise ConfigurationError(
             "symmetric_encryption_keys needs the package cryptography: "
-            "pip install channels-redis[cryptography]"
+            "pip install 'channels-redis[cryptography]'"
         ) from error
     return MultiFernet([Fernet(_fernet_key(key, bound)) for key in keys])
 
