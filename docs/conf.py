@@ -13,7 +13,7 @@ highlight_language = "text"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 
-# Links into the documentation of others: only where it is published, as other builds may be offline.
+# Links into the documentation of others: only where it is published, as others may build offline.
 if os.environ.get("READTHEDOCS") or os.environ.get("GITHUB_ACTIONS"):
     django = "https://docs.djangoproject.com/en/stable/"
     intersphinx_mapping = {
