@@ -210,7 +210,8 @@ class Session:
 
     def commands(self, shard: int, key: bytes | str) -> Commands:
         """Return what sends short commands about a key, over a shared connection."""
-        return self.shard(shard).commands(key)
+        there = self._shards_in_use.get(shard) or self.shard(shard)
+        return there.commands(key)
 
     def start_reader(self, queue: LocalQueue, shard: int) -> QueueReader | None:
         """Start the reader of a queue on one shard; None if this session is about to end."""
@@ -278,7 +279,8 @@ class Session:
 
     async def publish(self, shard: int, topic: str, payload: bytes) -> None:
         """Publish a message."""
-        await self.shard(shard).publish(topic, payload)
+        there = self._shards_in_use.get(shard) or self.shard(shard)
+        await there.publish(topic, payload)
         self._tally[shard].sent += 1
 
     async def delete_keys(self, names: set[str] | None = None) -> None:

@@ -258,8 +258,9 @@ class RedisChannelLayer(CoreNames):
         more than the budget until ``expiry``.  So long as there are no more messages than would
         use it up if all were as large as this frame, nobody has to look at their sizes.
         """
-        some = channels if self._tells_channels_apart else channels[:1]
-        bounds = [self._capacity_set(channel) for channel in some]
+        if len(channels) > 1 and not self._tells_channels_apart:
+            channels = channels[:1]
+        bounds = [self._capacity_set(channel) for channel in channels]
         messages = max((bound for bound in bounds if bound is not None), default=0)
         if None not in bounds:
             return Bound(messages)

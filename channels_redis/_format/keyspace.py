@@ -63,13 +63,6 @@ def random_hex() -> str:
     return uuid.uuid4().hex
 
 
-def is_plain(name: str) -> bool:
-    """Tell whether a name that Channels takes has the ASCII characters that it speaks of, and no
-    others: its patterns let digits and letters of all scripts pass, and a last line feed.
-    """
-    return name.isascii() and not name.endswith("\n")
-
-
 def _check_digits(start: str) -> str:
     return f"{zlib.crc32(start.encode('utf-8', 'surrogatepass')):08x}"
 

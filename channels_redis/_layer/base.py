@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,15 +24,16 @@ from .._receiving.mailboxes import Mailboxes
 from .._receiving.queues import LocalQueue
 from .._runtime import fork
 from .._runtime.loops import LoopStates
-from .._runtime.plans import Plan, submit
+from .._runtime.plans import Decide, Plan, run, run_blocking, submit
 from .._runtime.weakly import weakly
 from .._session import Context, Session
-from .._watch.events import Reporter
+from .._watch.events import Event, Hooks, Operation, Reporter, timed
 from .._watch.outages import Health, Outage
 from .._watch.tally import Tallies
 from ..exceptions import ConfigurationError, LayerClosed, MessageTooLarge
+from ..stats import LayerStats, NodeStats
 from ..sync import SyncFace
-from .observed import ObservedLayer
+from .receiving import ReceivingLayer
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool, Redis, RedisCluster
@@ -44,7 +47,7 @@ CLOSED = "The channel layer was closed while receive() waited."
 OTHER_LOOPS_S = 1.0
 
 
-class BaseRedisLayer(ObservedLayer):
+class BaseRedisLayer(ReceivingLayer):
     """The options and the machinery of a channel layer on Redis.
 
     Constructing one opens nothing and needs no event loop; one object serves any number of
@@ -195,7 +198,7 @@ class BaseRedisLayer(ObservedLayer):
 
     def consistent_hash(self, name: str | bytes) -> int:
         """Return the index of the host that serves a name."""
-        return utils._consistent_hash(name, self.ring_size)
+        return utils._consistent_hash(name, self.ring_size) if self.ring_size > 1 else 0
 
     def _make_client(self, index: int, at: Address | None = None) -> Redis | RedisCluster:
         """Return a client of a host; of one server of a cluster if that is given."""
@@ -347,6 +350,87 @@ class BaseRedisLayer(ObservedLayer):
         inherited = (entries, self._sessions, self._mailboxes, self._queues)
         self._start_afresh()
         return inherited
+
+    # What operators see
+
+    def _take_no_hooks(self) -> None:
+        self._on_event: Hooks[Event] = Hooks(self._logger)
+        self._on_operation: Hooks[Operation] = Hooks(self._logger)
+
+    def stats(self) -> LayerStats:
+        """Return what the layer has done and how it is doing, in this process.
+
+        May be called from any thread, with or without an event loop, and asks no server.
+        """
+        fork.check()
+        in_flight: Counter[int] = Counter()
+        for session in self._sessions.all().values():
+            in_flight += session.in_flight()
+        nodes = tuple(
+            NodeStats(
+                health.node,
+                tally.sent,
+                tally.refused,
+                tally.received,
+                in_flight[shard],
+                health.reconnects,
+                *health.seconds(),
+            )
+            for shard, (health, tally) in enumerate(
+                zip(self._health, self._tallies.total(), strict=True)
+            )
+        )
+        mailboxes, waiting, buffered, buffered_bytes = self._mailboxes.census()
+        outage_s, outage_total_s = self._outage.seconds()
+        return LayerStats(
+            sent=sum(node.sent for node in nodes),
+            refused=sum(node.refused for node in nodes),
+            received=sum(node.received for node in nodes),
+            in_flight=in_flight.total(),
+            reconnects=sum(node.reconnects for node in nodes),
+            delivered=self._mailboxes.delivered(),
+            dropped=self._report.drops(),
+            unreadable_queues=self._report.unreadable_queues,
+            outage_s=outage_s,
+            outage_total_s=outage_total_s,
+            mailboxes=mailboxes,
+            waiting=waiting,
+            buffered=buffered,
+            buffered_bytes=buffered_bytes,
+            nodes=nodes,
+        )
+
+    def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
+        """Have ``callback`` called with each event of :mod:`channels_redis.events`, in this
+        process and its forked children; return the function that ends it.
+
+        It is called where the event is noticed, on any thread, and must be quick.  What it
+        raises is logged, once a minute.
+        """
+        return self._on_event.add(callback)
+
+    def on_operation(self, callback: Callable[[Operation], None]) -> Callable[[], None]:
+        """The same for each :class:`~channels_redis.events.Operation` that ends."""
+        return self._on_operation.add(callback)
+
+    async def _run(self, operation: str, prepare: Callable[..., Plan], *args: Any) -> Any:
+        """Do an operation: ``prepare(*args)`` is its first part."""
+        fork.check()
+        if not self._on_operation.callbacks:
+            return await run(partial(prepare, *args), self._sessions)
+        with timed(operation, self._on_operation):
+            return await run(partial(prepare, *args), self._sessions)
+
+    def _prepare(self, operation: str, *args: Any, **keywords: Any) -> Plan:
+        """Do the first part of an operation."""
+        plan: Plan = getattr(self, f"_{operation}_plan")(*args, **keywords)
+        return plan
+
+    def _run_blocking(self, operation: str, decide: Decide, timeout_s: float | None) -> Any:
+        """Do an operation in a thread without an event loop."""
+        hooks = self._on_operation
+        with timed(operation, hooks) if hooks.callbacks else nullcontext():
+            return run_blocking(decide, self._sessions, timeout_s)
 
     # The first parts of operations, which both layers define
 

@@ -12,7 +12,7 @@ from channels.layers import BaseChannelLayer
 from .._format import frames
 from .._format.bounds import ADDRESSES_BYTES, Unacceptable, longest_frame_bytes
 from .._format.encryption import OFF, Binding, Crypter, Place, is_ours
-from .._format.keyspace import ADDRESS_KEY, NONCE_KEY, is_plain
+from .._format.keyspace import ADDRESS_KEY, NONCE_KEY
 from .._format.plain import is_flat
 from .._receiving.messages import SMALL_BYTES, Item, Original, Packed, PackedOnce, Whole
 from ..exceptions import ConfigurationError, InvalidName, MessageTooLarge, SerializationError
@@ -117,7 +117,8 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
             require_valid(name)
         except TypeError as error:
             raise InvalidName(str(error)) from None
-        if not is_plain(name):
+        # Channels' patterns let digits and letters of all scripts pass, and a last line feed.
+        if not name.isascii() or name.endswith("\n"):
             raise InvalidName(self.invalid_name_error.format(kind))
 
     def _check_exclude(self, exclude: Any) -> frozenset[str]:

@@ -40,9 +40,8 @@ class LoopBound(Protocol):
 S = TypeVar("S", bound=LoopBound)
 
 
-def running_loop() -> asyncio.AbstractEventLoop:
-    """Return the loop that runs in this thread, or raise RuntimeError."""
-    return asyncio.get_running_loop()
+#: Returns the loop that runs in this thread, or raises RuntimeError.
+running_loop = asyncio.get_running_loop
 
 
 def running_loop_or_none() -> asyncio.AbstractEventLoop | None:
@@ -170,22 +169,18 @@ class LoopStates(Generic[S]):
     def get(self) -> S:
         """Return the state of the running loop."""
         loop = asyncio.get_running_loop()
-        entry = self._entry(loop) or self._open(loop)
-        return entry.state
+        state = self.find(loop)
+        return state if state is not None else self._open(loop).state
 
     def find(self, loop: asyncio.AbstractEventLoop) -> S | None:
         """Return the state of a loop, if it has one."""
-        entry = self._entry(loop)
-        return entry.state if entry is not None else None
+        known = self._entries.get(id(loop))
+        entry = known() if known is not None else None
+        return entry.state if entry is not None and entry.loop is loop else None
 
     def all(self) -> dict[asyncio.AbstractEventLoop, S]:
         """Return the states of all loops."""
         return {entry.loop: entry.state for entry in self._all_entries()}
-
-    def _entry(self, loop: asyncio.AbstractEventLoop) -> _Entry[S] | None:
-        known = self._entries.get(id(loop))
-        entry = known() if known is not None else None
-        return entry if entry is not None and entry.loop is loop else None
 
     def _all_entries(self) -> list[_Entry[S]]:
         with self._lock:
@@ -195,13 +190,10 @@ class LoopStates(Generic[S]):
     async def aclose(self) -> None:
         """Close the state of the running loop, if it has one."""
         loop = asyncio.get_running_loop()
-        entry = self._entry(loop)
         # A copy, as the loops of other threads may end meanwhile.
-        ours = [one for one in tuple(self._ending) if one.loop is loop]
-        if entry is not None:
-            ours.append(entry)
-        for one in ours:
-            await self._close_whole(one)
+        for entry in (*self._ending, *self._all_entries()):
+            if entry.loop is loop:
+                await self._close_whole(entry)
 
     def _let_go(self) -> None:
         """Close everything, as the owner was freed; called wherever that was noticed."""

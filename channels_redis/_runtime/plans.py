@@ -35,10 +35,12 @@ class Then(NamedTuple):
 async def run(decide: Decide, sessions: LoopStates[Any]) -> Any:
     """Do an operation, and return what its last plan returns."""
     loop = running_loop()
-    through_portal = portal.serves(loop)
     while True:
         plan = decide()
-        if through_portal:
+        session = sessions.find(loop)
+        if session is not None:
+            outcome = await plan(session)
+        elif portal.serves(loop):
             outcome = await portal.run(partial(_begin, plan, sessions), loop)
         else:
             outcome = await plan(sessions.get())

@@ -119,13 +119,13 @@ _ADVICE = {
 class Hooks(Generic[T]):
     """Callbacks of users, who may come and go on any thread.
 
-    False while there is none.  What a callback raises is logged, once in :data:`SUMMARY_S`, and
-    nobody else's affair.
+    What a callback raises is logged, once in :data:`SUMMARY_S`, and nobody else's affair.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self._log = logger
-        self._callbacks: dict[object, Callable[[T], None]] = {}
+        #: Empty while nobody wants to know.
+        self.callbacks: dict[object, Callable[[T], None]] = {}
         self._failure_told_at: float | None = None
 
     def add(self, callback: Callable[[T], None]) -> Callable[[], None]:
@@ -133,19 +133,16 @@ class Hooks(Generic[T]):
         if not callable(callback):
             raise TypeError(f"A callback must be callable, not {type(callback).__name__}.")
         key = object()
-        self._callbacks[key] = callback
+        self.callbacks[key] = callback
 
         def remove() -> None:
-            self._callbacks.pop(key, None)
+            self.callbacks.pop(key, None)
 
         return remove
 
-    def __bool__(self) -> bool:
-        return bool(self._callbacks)
-
     def __call__(self, fact: T) -> None:
         """Hand a fact to all callbacks."""
-        for callback in list(self._callbacks.values()):
+        for callback in list(self.callbacks.values()):
             try:
                 callback(fact)
             except Exception as error:  # noqa: BLE001 (whatever a user's hook raises)
@@ -228,7 +225,7 @@ class Reporter:
             case SenderClockUsed(node):
                 self._sender_clock(node)
         hooks = self._hooks()
-        if hooks:
+        if hooks is not None:
             hooks(event)
 
     def drops(self) -> dict[str, int]:
