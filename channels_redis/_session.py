@@ -20,10 +20,10 @@ from ._runtime.portal import portal
 from ._runtime.scope import Scope, Stage
 from ._transport import flushing, scripts
 from ._transport.cluster.cluster import Cluster
-from ._transport.cluster.cluster import Entry as ClusterEntry
+from ._transport.cluster.servers import Entry as ClusterEntry
 from ._transport.commands import Commands
 from ._transport.credentials import ClusterClient
-from ._transport.node import Node
+from ._transport.node import NodeContext
 from ._transport.reader import QueueReader
 from ._transport.single import Shard, SingleServer
 from ._transport.wire import hold_client
@@ -161,18 +161,7 @@ class Session:
         return shard
 
     def _single_server(self, index: int) -> Shard:
-        def make_node(first_dialled: Callable[[Node], None]) -> Node:
-            return Node(
-                partial(self._connection, index),
-                self._context.healths[index],
-                self.scope,
-                self._tally[index],
-                connect_wait_s=self._context.connect_wait_s,
-                command_timeout_s=self._context.command_timeout_s,
-                first_dialled=first_dialled,
-            )
-
-        return SingleServer(make_node)
+        return SingleServer(partial(self._connection, index), self._node_context(index))
 
     def _cluster(self, index: int) -> Shard:
         def make_client(address: Address) -> Redis:
@@ -182,14 +171,15 @@ class Session:
         entry = ClusterEntry(
             utils.startup_nodes(host), host.get("address_remap"), host.get("sharded_pubsub")
         )
-        return Cluster(
-            entry,
-            make_client,
+        return Cluster(entry, make_client, self._node_context(index))
+
+    def _node_context(self, index: int) -> NodeContext:
+        return NodeContext(
             self._context.healths[index],
             self.scope,
             self._tally[index],
-            connect_wait_s=self._context.connect_wait_s,
-            command_timeout_s=self._context.command_timeout_s,
+            self._context.connect_wait_s,
+            self._context.command_timeout_s,
         )
 
     def _connection(self, shard: int) -> Redis:

@@ -33,7 +33,6 @@ STILL_UP = {
     ("_session", "_receiving.queues"),
 }
 STILL_CIRCLES = [
-    {"_transport.cluster.cluster", "_transport.cluster.nodes"},
     {"_receiving.topics", "pubsub"},
 ]
 
@@ -66,6 +65,9 @@ PRIVATE_ACCESSES = {
     "testing._sentinel": (1, "two classes of servers that work as one"),
     "testing.recording": (2, "two classes that record as one"),
 }
+
+#: Definitions of how something ends, is forgotten or is found, in the whole package.
+MOST_ENDS = 12
 
 Finding = tuple[int, str]
 Rule = Callable[[str, ast.Module], Iterator[Finding]]
@@ -337,6 +339,21 @@ def test_a_circle_is_found() -> None:
     """However many modules it goes through."""
     imports = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set[str](), "e": {"a"}}
     assert circles(imports) == [{"a", "b", "c"}]
+
+
+def test_few_define_how_something_ends() -> None:
+    """What lives on an event loop registers with its scope, which ends, forgets and silences it."""
+    ends = ("abandon", "aclose", "descriptor", "descriptors")
+    found = [
+        f"{module}.{node.name}"
+        for module, path in MODULES.items()
+        if not is_in(module, BESIDE)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name in ends
+    ]
+    assert len(found) <= MOST_ENDS, found
+    abandoning = {name for name in found if name.endswith(".abandon")}
+    assert abandoning == {"_runtime.loops.abandon", "_runtime.scope.abandon"}
 
 
 def test_what_is_still_imported_from_above_is_needed() -> None:

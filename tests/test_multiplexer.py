@@ -9,9 +9,11 @@ from typing import Any
 from redis.exceptions import AskError
 
 from channels_redis._runtime.scope import Scope
-from channels_redis._transport.cluster.cluster import Cluster, Entry
+from channels_redis._transport.cluster.cluster import Cluster
+from channels_redis._transport.cluster.servers import Entry
 from channels_redis._transport.commands import Command
 from channels_redis._transport.multiplexer import PIECE_BYTES
+from channels_redis._transport.node import NodeContext
 from channels_redis._transport.packing import pack
 from channels_redis._watch.outages import Health, Outage
 
@@ -42,11 +44,7 @@ async def test_nothing_comes_between_asking_and_its_command() -> None:
     cluster = Cluster(
         Entry([HERE], None, None),
         unused,
-        health,
-        scope,
-        unused,
-        connect_wait_s=3,
-        command_timeout_s=10,
+        NodeContext(health, scope, unused, connect_wait_s=3, command_timeout_s=10),
     )
     multiplexer = cluster.server(THERE).multiplexer
     wire: Any = Wire()

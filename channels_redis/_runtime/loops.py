@@ -55,7 +55,7 @@ def running_loop_or_none() -> asyncio.AbstractEventLoop | None:
     return loop if not greenlets() or getattr(loop, "_thread_id", mine) == mine else None
 
 
-class _Farewell:
+class _Abandoner:
     """Held by a timer of the loop alone, and so freed inside a bare ``loop.close()``."""
 
     def __init__(self, abandon: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
@@ -88,27 +88,27 @@ class _Farewell:
 
 
 class _Entry(Generic[S]):
-    __slots__ = ("__weakref__", "closed", "closer", "farewell", "loop", "state")
+    __slots__ = ("__weakref__", "abandoner", "closed", "closer", "loop", "state")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, state: S) -> None:
         self.loop = loop
         self.state = state
         self.closed = False
         self.closer: AsyncGeneratorType[None, None] | None = None
-        self.farewell: weakref.ref[_Farewell] | None = None
+        self.abandoner: weakref.ref[_Abandoner] | None = None
 
     def disarm(self) -> None:
         """Let nothing be abandoned, and leave the loop untouched."""
-        farewell = self.farewell() if self.farewell is not None else None
-        if farewell is not None:
-            farewell.abandon = None
+        abandoner = self.abandoner() if self.abandoner is not None else None
+        if abandoner is not None:
+            abandoner.abandon = None
 
     def end(self) -> None:
         """Note that the state was closed."""
         self.closed = True
-        farewell = self.farewell() if self.farewell is not None else None
-        if farewell is not None:
-            farewell.cancel()
+        abandoner = self.abandoner() if self.abandoner is not None else None
+        if abandoner is not None:
+            abandoner.cancel()
 
 
 class _LeftBehind:
@@ -145,7 +145,7 @@ class _Here(threading.local):
 _here = _Here()
 
 #: Closes under way of states whose owners were freed.
-_farewells: set[asyncio.Task[None]] = set()
+_closes: set[asyncio.Task[None]] = set()
 
 
 class LoopStates(Generic[S]):
@@ -201,16 +201,16 @@ class LoopStates(Generic[S]):
         for entry in self._all_entries() if os.getpid() == self._pid else ():
             # A loop that was closed this moment abandons its state.
             with contextlib.suppress(RuntimeError):
-                entry.loop.call_soon_threadsafe(self._begin_farewell, entry)
+                entry.loop.call_soon_threadsafe(self._begin_close, entry)
                 if not entry.loop.is_running():
                     # It may never run again.
                     entry.state.scope.shut()
 
-    def _begin_farewell(self, entry: _Entry[S]) -> None:
-        name = "channels_redis farewell of a layer"
+    def _begin_close(self, entry: _Entry[S]) -> None:
+        name = "channels_redis close of a layer"
         task = entry.loop.create_task(self._close_whole(entry), name=name)
-        _farewells.add(task)
-        task.add_done_callback(_farewells.discard)
+        _closes.add(task)
+        task.add_done_callback(_closes.discard)
 
     def inherited(self) -> list[_Entry[S]]:
         """Return everything, in a forked child, which must keep it alive and use none of it."""
@@ -238,8 +238,8 @@ class LoopStates(Generic[S]):
                 states._ending.discard(entry)
             entry.state.scope.abandon()
 
-        farewell = _Farewell(abandon, loop)
-        entry.farewell = weakref.ref(farewell)
+        abandoner = _Abandoner(abandon, loop)
+        entry.abandoner = weakref.ref(abandoner)
         if not getattr(loop, "_asyncgens_shutdown_called", False):
             closer = _closer(self, entry)
             # Runs up to the ``yield``, so that the loop knows the generator from now on.

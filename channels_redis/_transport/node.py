@@ -13,7 +13,7 @@ import re
 import ssl
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
@@ -91,13 +91,24 @@ class User(Protocol):
         """Let the connection go, and ask the topology anew for where to connect."""
 
 
+class NodeContext(NamedTuple):
+    """What all nodes behind one entry of ``hosts`` have in common, on one event loop."""
+
+    health: Health
+    #: Where connections live, and what dials them.
+    scope: Scope
+    tally: NodeTally
+    connect_wait_s: float
+    command_timeout_s: float
+
+
 class Node:
     """A server that can be dialled, as one event loop sees it: here the one behind an entry of
     ``hosts``; in :mod:`.cluster.nodes` those of a cluster.
 
     ``client`` returns the loop's ``redis.asyncio.Redis`` of this entry: connections come from
     its pool, so that subclasses which override it are obeyed.  ``first_dialled`` is told when
-    there was the first one.  What dials this lives in ``scope``, as do the connections.
+    there was the first one.
     """
 
     #: Whether the server is meant to be part of a cluster.
@@ -110,23 +121,14 @@ class Node:
     def __init__(
         self,
         client: Callable[[], Redis],
-        health: Health,
-        scope: Scope,
-        tally: NodeTally,
-        *,
-        connect_wait_s: float,
-        command_timeout_s: float,
-        first_dialled: Callable[[Node], None],
+        context: NodeContext,
+        first_dialled: Callable[[Node], None] | None = None,
     ) -> None:
         self._client = client
-        self._first_dialled: Callable[[Node], None] | None = first_dialled
-        self.scope = scope
-        self.health = health
-        self.tally = tally
+        self._first_dialled = first_dialled
+        self.health, self.scope, self.tally, self.connect_wait_s, self.command_timeout_s = context
         self.users: weakref.WeakSet[User] = weakref.WeakSet()
         self._renewals = 0
-        self.connect_wait_s = connect_wait_s
-        self.command_timeout_s = command_timeout_s
 
     def tell_next_dial(self, dialled: Callable[[Node], None]) -> None:
         """Have a callable told of the next connection, as of the first one."""

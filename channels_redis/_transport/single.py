@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .._format.slots import Served
 from .commands import Commands
 from .multiplexer import Multiplexer
-from .node import Node
+from .node import Node, NodeContext
 from .packing import pack
 from .sentinels import SentinelWatch, watch_sentinels
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 
 class Shard(Protocol):
@@ -53,10 +56,10 @@ class Shard(Protocol):
 
 
 class SingleServer:
-    """A server that has all keys.  ``make_node`` is told what to call at the first connection."""
+    """A server that has all keys.  ``client`` returns redis-py's, as for :class:`.node.Node`."""
 
-    def __init__(self, make_node: Callable[[Callable[[Node], None]], Node]) -> None:
-        self._node = make_node(self._watch_sentinels)
+    def __init__(self, client: Callable[[], Redis], context: NodeContext) -> None:
+        self._node = Node(client, context, self._watch_sentinels)
         self._multiplexer = Multiplexer(self._node)
         self._watch: SentinelWatch | None = None
 

@@ -111,15 +111,15 @@ class Subscriber(Link):
         topic.wanted = False
         self._request(name)
 
-    def surrender(self, name: bytes) -> Topic:
+    def move_out(self, name: bytes) -> Topic:
         """Give a topic to another server's subscriber, with those who wait; unsubscribe here."""
-        topic = self.topics.surrender(name)
+        topic = self.topics.move_out(name)
         self._request(name)
         return topic
 
-    def adopt(self, name: bytes, topic: Topic) -> None:
-        """Take over a topic that another subscriber surrendered."""
-        self.topics.adopt(name, topic)
+    def move_in(self, name: bytes, topic: Topic) -> None:
+        """Take over a topic that another subscriber gave away."""
+        self.topics.move_in(name, topic)
         self._request(name)
 
     def _fail_all(self) -> None:

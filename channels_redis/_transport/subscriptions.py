@@ -215,7 +215,7 @@ class Topics(dict[bytes, Topic]):
         topic = self.get(name)
         return topic is not None and topic.wanted
 
-    def surrender(self, name: bytes) -> Topic:
+    def move_out(self, name: bytes) -> Topic:
         """Take a topic out, for another subscriber.
 
         What is on its way for it will still be confirmed, and what was subscribed must not stay
@@ -227,7 +227,7 @@ class Topics(dict[bytes, Topic]):
             topic.state = State.IDLE
         return topic
 
-    def adopt(self, name: bytes, topic: Topic) -> None:
+    def move_in(self, name: bytes, topic: Topic) -> None:
         """Take in a topic of another subscriber, in place of the twin it may have left here."""
         twin = self.get(name)
         if twin is not None:

@@ -42,7 +42,7 @@ Loop = asyncio.AbstractEventLoop
 NO_ANSWER = "no answer within the time-out"
 
 #: How long a handshake over TLS may go on that nobody wants any more.  Where it is cancelled as it
-#: succeeds, asyncio says TLS's farewell in the background, and the loop may end before that does.
+#: succeeds, asyncio closes TLS in the background, and the loop may end before that does.
 _HANDSHAKE_S = 1.0
 
 #: How reading shows that a connection is lost: its end, what is no reply, a pool that was closed.
@@ -384,7 +384,7 @@ async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:
 
 
 def _hang_up(connections: Iterable[AbstractConnection]) -> None:
-    """Close sockets without the farewell of TLS, which waits for the server's."""
+    """Close sockets without TLS's close_notify, which waits for the server's."""
     for connection in connections:
         if connection._writer is not None and is_stream(connection):
             connection._writer.transport.abort()

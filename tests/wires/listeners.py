@@ -211,8 +211,8 @@ class Listeners:
             for topic in list(place.subscriber.topics):
                 new = self.place(topic)
                 if place.subscriber.topics.knows(topic) and new is not place:
-                    moved = place.subscriber.surrender(topic)
-                    new.subscriber.adopt(topic, moved)
+                    moved = place.subscriber.move_out(topic)
+                    new.subscriber.move_in(topic, moved)
 
     def close(self) -> None:
         for place in self.places:

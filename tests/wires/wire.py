@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError, MovedError
 from channels_redis._config.secrets import NO_SECRETS
 from channels_redis._runtime.scope import Scope
 from channels_redis._runtime.tasks import turn
-from channels_redis._transport.node import Node
+from channels_redis._transport.node import Node, NodeContext
 from channels_redis._transport.packing import pack
 from channels_redis._transport.refusals import loss
 from channels_redis._transport.replies import Inbox, Take
@@ -207,12 +207,13 @@ class FakeNode(Node):
         report: Any = self._report
         super().__init__(
             _no_client,
-            health or Health(name, report, Outage(lambda began, seconds: None)),
-            Scope(loop),
-            NodeTally(),
-            connect_wait_s=3,
-            command_timeout_s=10,
-            first_dialled=lambda node: None,
+            NodeContext(
+                health or Health(name, report, Outage(lambda began, seconds: None)),
+                Scope(loop),
+                NodeTally(),
+                connect_wait_s=3,
+                command_timeout_s=10,
+            ),
         )
         self._step_loop = loop
         self.server = server

@@ -65,7 +65,7 @@ class SlotMap:
         self._ranges: Ranges | None = None
         #: Whether the servers have sharded Pub/Sub, as the first one that was asked says.
         self.sharded = True
-        self._suffering = False
+        self._marked_down = False
         self._suspicious: set[object] = set()
         self._outcome: asyncio.Future[None] | None = None
         self._stale = False
@@ -88,9 +88,9 @@ class SlotMap:
         self._stale = True
         self._task.start()
 
-    def suffer(self, reason: str) -> None:
+    def mark_down(self, reason: str) -> None:
         """Take note that the cluster, or a part of it, serves nobody, until a map shows it well."""
-        self._suffering = True
+        self._marked_down = True
         self._health.lost(self, reason)
 
     def suspect(self, user: object) -> None:
@@ -170,21 +170,21 @@ class SlotMap:
             self._failures += 1
             self._health.secrets.error(error)
             if self._health.proven:
-                self.suffer(str(error))
+                self.mark_down(str(error))
             else:
                 self._surveyor.map_refused(error)
             self._resolve(error)
         except Exception as error:  # noqa: BLE001 (whatever it is, the map is asked for again)
             self._failures += 1
             self._health.secrets.error(error)
-            self.suffer(str(error))
+            self.mark_down(str(error))
             self._resolve(error)
         else:
-            self._adopt(chart)
+            self._take(chart)
             # While something is lost, the question is asked again, but less and less often.
             self._failures = self._failures + 1 if self._troubled else 0
 
-    def _adopt(self, chart: Chart) -> None:
+    def _take(self, chart: Chart) -> None:
         if not self.known:
             self.sharded = chart.sharded
         changed = chart.ranges != self._ranges and self._draw(chart.ranges)
@@ -194,9 +194,9 @@ class SlotMap:
             self._surveyor.map_changed()
         self._surveyor.map_learnt()
         # A server that was lost may have left, so that nobody else says when all is well again.
-        lost = self._suffering or (self._health.down and self._health.proven)
+        lost = self._marked_down or (self._health.down and self._health.proven)
         if lost and chart.healthy and self._complete:
-            self._suffering = False
+            self._marked_down = False
             self._health.works(self)
 
     def _draw(self, ranges: Ranges) -> bool:

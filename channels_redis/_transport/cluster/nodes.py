@@ -1,166 +1,28 @@
-"""The servers of a cluster, for those who dial them and for those who send to a slot."""
+"""A slot of a cluster, for those who dial for it and for those who send to it."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import (
-    AskError,
-    ClusterDownError,
-    ConnectionError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
+from redis.exceptions import AskError, ConnectionError
 
 from ..._format.slots import Address
 from ..._runtime import clock
-from ..._runtime.tasks import ended, started
 from ..commands import Command, Commands, is_ask, recognised
-from ..node import Node, Redirected
+from ..node import Redirected
 from ..wire import Wire
+from .servers import MOVED_AWAY, NodeInCluster, Servers, is_elsewhere
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from .cluster import Cluster
 
-#: Replies which say that another server, or none just now, serves the slot.
-ELSEWHERE = (AskError, ClusterDownError, TryAgainError)  # redis-py's MovedError is an AskError
-#: The same from within a script, whose key went while the script dropped the last of its content,
-#: before it wrote anything else.
-_GONE = "non local key"
-
-MOVED_AWAY = "another server of the cluster serves it now"
-
-
-def is_elsewhere(reply: Exception) -> bool:
-    """Tell whether a refusal says that another server, or none just now, serves the slot."""
-    return isinstance(reply, ELSEWHERE) or (
-        isinstance(reply, ResponseError) and _GONE in str(reply)
-    )
-
-
-class _NodeInCluster(Node):
-    """What is dialled in a cluster, and doubted by way of its map."""
-
-    in_cluster: ClassVar[bool] = True
-
-    def __init__(self, cluster: Cluster, client: Callable[[], Redis]) -> None:
-        super().__init__(
-            client,
-            cluster.health,
-            cluster.scope,
-            cluster.tally,
-            connect_wait_s=cluster.connect_wait_s,
-            command_timeout_s=cluster.command_timeout_s,
-            first_dialled=lambda _: None,
-        )
-        self._cluster = cluster
-
-    def suspect(self, user: object) -> None:
-        """Look whether another server took over, again and again, while a user misses an answer."""
-        self._cluster.map.suspect(user)
-
-    def trust(self, user: object) -> None:
-        """Take note that it has it, or has given up."""
-        self._cluster.map.trust(user)
-
-
-class ClusterNode(_NodeInCluster):
-    """One server of a cluster."""
-
-    def __init__(self, cluster: Cluster, address: Address) -> None:
-        super().__init__(cluster, partial(cluster.client, address))
-        self.address = address
-        self._left: asyncio.Future[None] = cluster.scope.loop.create_future()
-
-    async def dial(self) -> Wire:
-        """Return a fresh connection; give up when the server leaves the map meanwhile."""
-        if self.health.down:
-            self._cluster.map.stale()
-        name = f"channels_redis dial {self.address[0]}:{self.address[1]}"
-        dialling = started(self.connect(), self.scope.loop, name)
-        try:
-            waiting: set[asyncio.Future[Any]] = {dialling, self._left}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if self.retired:
-                raise ConnectionError(MOVED_AWAY)
-            return await dialling
-        except BaseException as error:
-            dialling.cancel()
-            try:
-                await ended({dialling})
-            finally:
-                if not dialling.cancelled() and dialling.exception() is None:
-                    await dialling.result().close()
-            if isinstance(error, (RedisError, OSError)):
-                self._cluster.map.stale()
-            raise
-
-    async def connect(self) -> Wire:
-        """Return a fresh connection."""
-        return await super().dial()
-
-    def retire(self) -> None:
-        """Note that the server is not in the map any more."""
-        self.retired = True
-        if not self._left.done():
-            self._left.set_result(None)
-
-    def renew(self, reason: str) -> None:
-        """Have all connections made anew, and the map too."""
-        self._cluster.map.stale()
-        super().renew(reason)
-
-    def redirects(self, command: Command, reply: Exception) -> bool:
-        """Take over a command that was refused here, if it is to go elsewhere or later."""
-        reply = recognised(reply)
-        if command.slot is None or not is_elsewhere(reply):
-            return False
-        self._cluster.redirect(command, reply, self.address)
-        return True
-
-    def is_elsewhere(self, reply: Exception) -> bool:
-        """Tell whether a refusal says that another server, or none just now, serves a name."""
-        return is_elsewhere(recognised(reply))
-
-    def note(self, reply: Exception | None) -> None:
-        """Learn from such a refusal; None: the server dropped a subscription unasked."""
-        self._cluster.note(recognised(reply) if reply is not None else None, self.address)
-
-    def reroute(self, commands: deque[Command]) -> list[Command]:
-        """Take away, and return, the commands that belong to other servers by now."""
-        moving = [command for command in commands if not self._keeps(command)]
-        if moving:
-            staying = [command for command in commands if self._keeps(command)]
-            commands.clear()
-            commands.extend(staying)
-        for command in moving:
-            self._cluster.issue(command)
-        return moving
-
-    def _keeps(self, command: Command) -> bool:
-        if command.slot is None:
-            return True
-        return not self.retired and self._cluster.owner(command.slot) == self.address
-
-    def explain(self, error: Exception) -> Exception:
-        """Return the error to raise; a redirection is no mistake in the options here."""
-        if isinstance(error, AskError):  # MOVED is one to redis-py
-            return error
-        return super().explain(error)
-
-
-class SlotNode(_NodeInCluster):
+class SlotNode(NodeInCluster):
     """Whichever server serves one slot; for one reader, which dials again when it moves."""
 
-    def __init__(self, cluster: Cluster, slot: int) -> None:
+    def __init__(self, cluster: Servers, slot: int) -> None:
         super().__init__(cluster, self._client_there)
         self.slot = slot
         self._dialled: Address = cluster.entry.seeds[0]
@@ -217,7 +79,7 @@ class SlotNode(_NodeInCluster):
 class AnyNode(SlotNode):
     """Any primary: on classic Pub/Sub each of them hears everything."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Servers) -> None:
         super().__init__(cluster, -1)
 
     async def dial(self) -> Wire:
@@ -235,7 +97,7 @@ class Route:
 
     __slots__ = ("_cluster", "_slot")
 
-    def __init__(self, cluster: Cluster, slot: int) -> None:
+    def __init__(self, cluster: Servers, slot: int) -> None:
         self._cluster = cluster
         self._slot = slot
 

@@ -89,8 +89,8 @@ class ClusterSubscriber:
             is_here = partial(self._is_at, address)
             for name in subscriber.topics.elsewhere(is_here):
                 moved = True
-                topic = subscriber.surrender(name)
-                self._subscriber_for(name).adopt(name, topic)
+                topic = subscriber.move_out(name)
+                self._subscriber_for(name).move_in(name, topic)
         if moved:
             self._drop()
         # Servers that serve nothing any more; what they did is done elsewhere.
