@@ -98,7 +98,7 @@ class ReceiveBuffer(MutableMapping[str, Any]):
         return buffer
 
     def __setitem__(self, channel: str, value: Any) -> None:
-        raise TypeError("receive_buffer makes its own queues; put messages into them.")
+        raise TypeError("receive_buffer creates its own queues; put messages into them.")
 
     def __delitem__(self, channel: str) -> None:
         mailboxes = self._layer._mailboxes

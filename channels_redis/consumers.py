@@ -1,6 +1,6 @@
-"""WebSocket consumers that send a group message to many sockets at the price of one.
+"""WebSocket consumers whose handlers run once for all sockets of a process.
 
-See :doc:`broadcast`.  Importing this needs Django's settings no more than Channels' consumers do.
+See :doc:`broadcast`.  Importing this module does not need Django's settings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["BroadcastMixin", "broadcast"]
 
 C = TypeVar("C")
 
-#: Where ``send()`` of the two families comes from: who overrides it stands before these.
+#: The classes that define ``send()``; a class that overrides it would be before these.
 _PLAIN_SENDS = (
     [AsyncWebsocketConsumer, AsyncConsumer],
     [WebsocketConsumer, SyncConsumer, AsyncConsumer],
@@ -34,13 +34,14 @@ _PLAIN_SENDS = (
 
 
 class broadcast(Generic[C]):
-    """Make a handler of a class with :class:`BroadcastMixin` one that is called once per process
-    and message, whatever the number of its members.
+    """A decorator for a handler of a class with :class:`BroadcastMixin`, which is then called once
+    per process and message, whatever the number of members.
 
-    The function takes the class and the message, and returns what every member sends: ``str`` as
-    a text frame, ``bytes`` as a binary frame, None for nothing, and all else as the class's
-    ``encode_json()`` encodes it.  It runs on the event loop, so it must not block.  What it
-    raises is logged, and ends no consumer.  Called on the class, it returns its content.
+    The function takes the class and the message, and returns the content that is sent for every
+    member: ``str`` as a text frame, ``bytes`` as a binary frame, None for nothing.  Any other
+    value is encoded with the class's ``encode_json()``.  The function runs on the event loop, so it
+    must not block.  Its exceptions are logged, and end no consumer.  If it is called on the class,
+    it returns its content.
     """
 
     def __init__(self, handler: Callable[[Any, dict[str, Any]], C]) -> None:
@@ -48,14 +49,14 @@ class broadcast(Generic[C]):
         name = getattr(function, "__qualname__", repr(function))
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"@broadcast: {name}() is an async def. It is called once for all members, and has "
-                "to return at once: do what takes time before group_send(), or use an ordinary "
+                f"@broadcast: {name}() is an async def. It is called once for all members and must "
+                "return at once: do slow work before group_send(), or use an ordinary "
                 "handler."
             )
         if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):
             raise TypeError(
-                f"@broadcast: {name} is not a plain function (cls, message) that returns what to "
-                "send."
+                f"@broadcast: {name} is not a plain function (cls, message) that returns the "
+                "content to send."
             )
         self.handler = function
         self.__doc__ = function.__doc__
@@ -83,22 +84,23 @@ class broadcast(Generic[C]):
 
 
 class BroadcastMixin:
-    """Before a WebSocket consumer of Channels, sync or async, as the first base of a class.
+    """A mixin for WebSocket consumers of Channels, sync or async; the first base of a class.
 
-    Handlers that are marked with :class:`broadcast` are called once for all members.  Others are
-    called as ever, at less cost: without a task for each message, and with Django's database
-    connections looked after for all consumers together, every ``db_check_interval_s`` seconds,
-    before each message that finds one broken or too old, and after a handler has failed.  A class
-    that overrides ``dispatch()`` or ``__call__()`` has these called as in Channels.
+    Handlers with the decorator :class:`broadcast` are called once for all members.  Other handlers
+    are called as usual, but at less cost: without a task for each message, and with Django's
+    database connections checked for all consumers together: every ``db_check_interval_s``
+    seconds, before a message if a connection is broken or too old, and after a handler has failed.
+    If a class overrides ``dispatch()`` or ``__call__()``, these are called as in Channels.
 
-    Works with any channel layer; those of other packages call a broadcast for each consumer.
+    Works with any channel layer; with those of other packages a broadcast is called for each
+    consumer.
     """
 
-    #: Seconds for which database connections are not looked at, if nothing is known against them.
+    #: Seconds between two checks of database connections, if no problem is known.
     db_check_interval_s: ClassVar[float] = 1
 
     _ways: ClassVar[Ways]
-    #: The message that is dispatched now, and the frame that is made of it.
+    #: The message that is being dispatched, and its frame.
     _shown: tuple[Any, Frame] | None = None
 
     # Channels' attributes of a consumer.
@@ -110,16 +112,16 @@ class BroadcastMixin:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if not issubclass(cls, AsyncConsumer):
-            return  # Itself a mixin.
+            return  # A mixin.
         if cls.__mro__.index(BroadcastMixin) > cls.__mro__.index(AsyncConsumer):
             raise TypeError(
-                f"{cls.__name__}: BroadcastMixin has to stand before the consumer: "
+                f"{cls.__name__}: BroadcastMixin must come before the consumer: "
                 f"class {cls.__name__}(BroadcastMixin, ...)."
             )
         cls._ways = Ways(cls)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Show the consumer its messages until it ends, as Channels' ``AsyncConsumer`` does."""
+        """Dispatch messages until the consumer ends, like Channels' ``AsyncConsumer``."""
         self.scope = scope
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
         if self.channel_layer is not None:
@@ -131,7 +133,7 @@ class BroadcastMixin:
             await Attending(self, self._ways, receive).run()
 
     def _send_broadcast(self, name: str, message: dict[str, Any]) -> Any:
-        """Send a broadcast as an ordinary handler does, for those who override dispatch()."""
+        """Send a broadcast like an ordinary handler, for classes that override dispatch()."""
         if not self._sync:
             return self._send_shown(self._ways.makers[name], message)
         frame = async_to_sync(self._frame_of)(self._ways.makers[name], message)
@@ -151,7 +153,7 @@ class BroadcastMixin:
 
 
 class Ways:
-    """How the consumers of one class are shown messages."""
+    """How messages are dispatched to the consumers of one class."""
 
     def __init__(self, kind: type[Any]) -> None:
         self.kind = kind
@@ -168,12 +170,12 @@ class Ways:
         self._is_plain_send = _definers(kind, "send") in _PLAIN_SENDS
 
     def _check(self) -> None:
-        """Refuse a class that has broadcasts and can't send them."""
+        """Refuse a class with broadcasts that it can't send."""
         name, names = self.kind.__name__, ", ".join(self.makers)
         if not issubclass(self.kind, (AsyncWebsocketConsumer, WebsocketConsumer)):
             raise TypeError(
                 f"{name}: @broadcast ({names}) needs a WebSocket consumer: AsyncWebsocketConsumer "
-                "or WebsocketConsumer of Channels, or what is made of them."
+                "or WebsocketConsumer of Channels, or a subclass."
             )
         encode_json = inspect.getattr_static(self.kind, "encode_json", None)
         if inspect.isfunction(encode_json):
@@ -183,13 +185,13 @@ class Ways:
             )
 
     def prepare(self, item: Item) -> Frame | None:
-        """Return the frame of a message for idle consumers; None where they have to be woken."""
-        # Once for each consumer and message.
+        """Return the frame of a message for idle consumers; None if they have to be woken."""
+        # Called once for each consumer and message.
         found = item.shared or shared(item)
         return found.frames.get(self.kind) or found.ready(self.kind, self.makers)
 
     async def send(self, consumer: Any, frame: Frame) -> None:
-        """Send a frame as the class does, or nothing."""
+        """Send a frame with the method of the class, or nothing."""
         if frame.field is None:
             return
         if self._is_plain_send:
@@ -202,7 +204,7 @@ class Ways:
 
 
 def _definers(kind: type[Any], name: str) -> list[type[Any]]:
-    """Return the classes that define an attribute, the one that counts first."""
+    """Return the classes that define an attribute, in the order of the MRO."""
     return [base for base in kind.__mro__ if name in vars(base)]
 
 

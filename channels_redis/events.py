@@ -1,7 +1,7 @@
-"""What can happen inside a layer, for those who subscribe with ``layer.on_event(callback)``, and
-how its operations went, for ``layer.on_operation(callback)``.
+"""The events for callbacks of ``layer.on_event()``, and ``Operation`` for those of
+``layer.on_operation()``.
 
-All are frozen dataclasses.  Durations are in seconds, nodes are entries of ``hosts`` without
+All are frozen dataclasses.  Durations are in seconds.  Nodes are entries of ``hosts`` without
 secrets.
 """
 

@@ -1,9 +1,9 @@
-"""The error family: everything this package raises on its own account.
+"""The exceptions of this package.
 
-One root, so that ``except ChannelsRedisError`` catches all of it; each class also keeps the
-parent that callers of earlier releases, redis-py or the Channels specification expect.
-``ChannelFull`` stays Channels' own class, and ``SerializerDoesNotExist`` lives with the
-serializer registry.  No message holds a password or the contents of a message.
+``except ChannelsRedisError`` catches all of them.  Each class is also a subclass of the exception
+that earlier releases, redis-py or the Channels specification raise.  ``ChannelFull`` is Channels'
+own class, and ``SerializerDoesNotExist`` is defined with the serializer registry.  The texts
+contain no passwords and no contents of messages.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import redis.exceptions
 
 
 class ChannelsRedisError(Exception):
-    """Root of the family."""
+    """The base class of all exceptions of this package."""
 
 
 class ConfigurationError(ChannelsRedisError, ValueError, TypeError):
-    """An option or a host entry is wrong, or a server refuses what the options ask for."""
+    """An option or an entry of ``hosts`` is wrong, or a server refuses to work with the options."""
 
 
 class InvalidMessage(ChannelsRedisError, AssertionError):
@@ -24,18 +24,18 @@ class InvalidMessage(ChannelsRedisError, AssertionError):
 
 
 class InvalidName(ChannelsRedisError, TypeError):
-    """A channel or group name breaks the naming rules of the Channels specification."""
+    """A channel or group name is invalid according to the Channels specification."""
 
 
 class ForeignChannelError(ChannelsRedisError, AssertionError, RuntimeError):
-    """The operation needs a channel of this process, and the channel belongs to another."""
+    """The operation needs a channel of this process, but the channel belongs to another one."""
 
 
 class ConnectionLost(ChannelsRedisError, redis.exceptions.ConnectionError):
-    """A server could not be reached in time, or went away before its reply was read.
+    """A server could not be reached in time, or the connection was lost before its reply was read.
 
-    ``maybe_executed`` tells whether the command may have run: it had been written, and no
-    reply came.  Where it is false, the command certainly did not run.
+    ``maybe_executed`` is true if the command may have been executed: it was written, but there was
+    no reply.  If it is false, the command was certainly not executed.
     """
 
     def __init__(self, message: str = "", *, maybe_executed: bool = False) -> None:
@@ -44,11 +44,11 @@ class ConnectionLost(ChannelsRedisError, redis.exceptions.ConnectionError):
 
 
 class LayerClosed(ChannelsRedisError, RuntimeError):
-    """``close()`` ended this layer, or its event loop ended, while the call was waiting."""
+    """The layer was closed, or its event loop ended, while the call was waiting."""
 
 
 class LoopRunning(ChannelsRedisError, RuntimeError):
-    """A blocking call was made on a thread that runs an event loop."""
+    """A blocking method was called in a thread that runs an event loop."""
 
 
 class MessageTooLarge(ChannelsRedisError):
@@ -56,20 +56,20 @@ class MessageTooLarge(ChannelsRedisError):
 
 
 class TooManyChannels(ChannelsRedisError):
-    """This process has made, or reads, more channels at once than the layer allows."""
+    """This process has created, or reads, more channels than the layer allows."""
 
 
 class Unsupported(ChannelsRedisError, NotImplementedError):
-    """The layer can't do what was asked for; the text says what can."""
+    """The layer does not support the operation; the text names an alternative."""
 
 
 class SerializationError(ChannelsRedisError, TypeError, ValueError):
-    """A message can't be serialized; the text names the path to the offending value."""
+    """A message can't be serialized; the text names the path to the unsupported value."""
 
 
 class WrongKeyType(ChannelsRedisError, redis.exceptions.ResponseError):
-    """The key of a queue or group in Redis holds something else than the layer's sorted set."""
+    """The key of a queue or group in Redis is not a sorted set of the layer."""
 
 
-#: What a command may raise: error replies and lost connections, and what is made of them.
+#: The exceptions of commands: error replies and lost connections, and those derived from them.
 COMMAND_ERRORS = (redis.exceptions.RedisError, ChannelsRedisError)

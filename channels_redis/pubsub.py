@@ -135,8 +135,8 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         box = self._mailboxes.boxes.get(channel)
         if box is None:
             raise ForeignChannelError(
-                f"group_add() of {channel!r}: a channel joins a group in the process that "
-                "receives it, and this one does not."
+                f"group_add() of {channel!r}: a channel can join a group only in the process "
+                "that receives it, which is not this one."
             )
         return lambda session: self._at_home(session, box, TopicSession.group_add, group, box)
 

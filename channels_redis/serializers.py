@@ -1,7 +1,7 @@
 """Message <-> bytes: the formats, their registry, encryption.
 
-Knows no Redis.  The bytes are those of channels_redis 4.3.0, so old and new processes can share
-one server.  Nothing here keeps state between calls: one serializer serves many threads at once.
+Independent of Redis.  The bytes are those of channels_redis 4.3.0, so old and new processes can
+share one server.  Serializers keep no state between calls, so several threads can use one.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
     "registry",
 ]
 
-#: A hook for values that a format does not carry: returns what to send instead, or raises
-#: ``TypeError`` for a value that it does not know either.  As ``json.dumps(default=...)``.
+#: A hook for values that a format does not support: returns a replacement, or raises ``TypeError``
+#: for a value that it does not support either.  Like ``json.dumps(default=...)``.
 Default = Callable[[Any], Any]
 
-#: From here on it is quicker to look whether a message is flat than to unpack it again.
+#: For larger messages it is faster to check whether they are flat than to unpack them again.
 _LARGE_BYTES = 10_000
 
 _PATH_STEPS = 20
@@ -51,16 +51,17 @@ class SerializerDoesNotExist(ConfigurationError, KeyError):
 
 
 class InvalidSerializer(ConfigurationError, AssertionError):
-    """What was given to the registry can't serve as a serializer."""
+    """An object that was registered is not a valid serializer class."""
 
 
 class BaseMessageSerializer(abc.ABC):
-    """A format, given by ``as_bytes`` and ``from_bytes``, with encryption and random prefix.
+    """A format, defined by ``as_bytes`` and ``from_bytes``, with encryption and random prefix.
 
-    The random bytes in front make the members of a queue unique.  ``expiry`` is kept for
-    subclasses; the age of a message is judged by its score in Redis alone, since the time
-    stamp of a Fernet token comes from the sender's clock.  ``default`` is the hook of the option
-    ``serializer_default``, which ``as_bytes`` has to call for what the format does not carry.
+    The random prefix makes the members of a queue unique.  ``expiry`` is kept for subclasses;
+    only the score in Redis decides on the age of a message, because the time stamp of a Fernet
+    token comes from the sender's clock.  ``default`` is the hook of the option
+    ``serializer_default``, which ``as_bytes`` has to call for values that the format does not
+    support.
     """
 
     def __init__(
@@ -79,18 +80,18 @@ class BaseMessageSerializer(abc.ABC):
 
     @abc.abstractmethod
     def as_bytes(self, message: Any) -> bytes:
-        """Put a message into the format, without encryption and random prefix."""
+        """Encode a message in the format, without encryption and random prefix."""
 
     @abc.abstractmethod
     def from_bytes(self, message: bytes) -> Any:
-        """Undo ``as_bytes``."""
+        """Decode the bytes of ``as_bytes``."""
 
     def serialize(self, message: Any) -> bytes:
         """Return the bytes that go on the wire."""
         return self._sealed(self.as_bytes(message), self.crypter)
 
     def deserialize(self, message: bytes) -> Any:
-        """Undo ``serialize``; SerializationError where the bytes aren't of its making."""
+        """Decode the bytes of ``serialize``; raises SerializationError for other bytes."""
         return self._decoded(self._unsealed(message, self.crypter))
 
     def _sealed(self, data: bytes, crypter: Crypter | None) -> bytes:
@@ -111,9 +112,7 @@ class BaseMessageSerializer(abc.ABC):
         except SerializationError:
             raise
         except Exception as error:
-            raise SerializationError(
-                f"{type(self).__name__} can't decode what was received."
-            ) from error
+            raise SerializationError(f"{type(self).__name__} can't decode the message.") from error
 
     @staticmethod
     def _decrypt(crypter: Crypter, token: bytes) -> bytes:
@@ -123,14 +122,14 @@ class BaseMessageSerializer(abc.ABC):
             raise
         except Exception as error:
             raise SerializationError(
-                "What was received can't be decrypted with any key of symmetric_encryption_keys."
+                "The message can't be decrypted with any key of symmetric_encryption_keys."
             ) from error
 
 
 class MissingSerializer(BaseMessageSerializer):
-    """Holds the place of a format whose library isn't installed.
+    """A placeholder for a format whose library is not installed.
 
-    A subclass sets ``exception`` to the ImportError; whoever asks for the format gets it.
+    A subclass sets ``exception`` to the ImportError, which is raised when the format is used.
     """
 
     exception: Exception | None = None
@@ -154,9 +153,9 @@ class JSONSerializer(BaseMessageSerializer):
     _refusals = (TypeError, ValueError, RecursionError)
 
     def as_bytes(self, message: Any, *args: Any, **kwargs: Any) -> bytes:
-        """Write JSON; SerializationError with the path to what JSON can't carry.
+        """Encode as JSON; raises SerializationError with the path to an unsupported value.
 
-        Subclasses may hand on options of ``json.dumps()``.
+        Subclasses may pass options of ``json.dumps()``.
         """
         options = {"default": self.default, **kwargs}
         try:
@@ -168,14 +167,14 @@ class JSONSerializer(BaseMessageSerializer):
         raise _refusal("JSON", message, partial(self._encodes, options), options["default"])
 
     def from_bytes(self, message: bytes, *args: Any, **kwargs: Any) -> Any:
-        """Read JSON; subclasses may hand on options of ``json.loads()``."""
+        """Decode JSON; subclasses may pass options of ``json.loads()``."""
         try:
             text = message.decode("utf-8")
             check_json(text)
             return json.loads(text, *args, **kwargs)
         except self._refusals:
             pass  # as above
-        raise SerializationError("What was received is not valid JSON.")
+        raise SerializationError("The message is not valid JSON.")
 
     def _encodes(self, options: dict[str, Any], value: Any) -> bool:
         try:
@@ -186,16 +185,16 @@ class JSONSerializer(BaseMessageSerializer):
 
 
 class MsgPackSerializer(BaseMessageSerializer):
-    """MessagePack.  Keys must be str or bytes: receivers refuse maps with any other, unless a
+    """MessagePack.  Keys must be str or bytes: receivers refuse maps with other keys, unless a
     subclass has its own ``from_bytes``.
     """
 
     _refusals = (TypeError, ValueError, OverflowError, RecursionError)
 
     def as_bytes(self, message: Any, *args: Any, **kwargs: Any) -> bytes:
-        """Pack; SerializationError with the path to what receivers could not unpack.
+        """Pack; raises SerializationError with the path to a value that receivers could not unpack.
 
-        Subclasses may hand on options of ``msgpack.packb()``.
+        Subclasses may pass options of ``msgpack.packb()``.
         """
         options = {"default": self.default, **kwargs}
         try:
@@ -205,19 +204,19 @@ class MsgPackSerializer(BaseMessageSerializer):
         raise _refusal("msgpack", message, partial(self._encodes, options), options["default"])
 
     def from_bytes(self, message: bytes, *args: Any, **kwargs: Any) -> Any:
-        """Unpack; subclasses may hand on options of ``msgpack.unpackb()``."""
+        """Unpack; subclasses may pass options of ``msgpack.unpackb()``."""
         try:
             if args or kwargs:
                 return msgpack.unpackb(message, *args, **kwargs)
             return unpack_msgpack(message)
         except (*self._refusals, msgpack.UnpackException):
             pass  # as above
-        raise SerializationError("What was received is not valid msgpack.")
+        raise SerializationError("The message is not valid msgpack.")
 
     def _pack(self, options: dict[str, Any], value: Any, *args: Any) -> bytes:
         data: bytes = msgpack.packb(value, *args, **options)
-        # Unpacking, as receivers will, is the cheapest proof that they can: a check of all keys
-        # in Python takes as long and says less.  What a subclass unpacks, it alone knows.
+        # Unpack to check that receivers can: checking all keys in Python takes as long and finds
+        # less.  A subclass with its own from_bytes() may unpack other values.
         plainly = len(data) > _LARGE_BYTES and not args and len(options) == 1 and is_flat(value)
         if not plainly and type(self).from_bytes is MsgPackSerializer.from_bytes:
             unpack_msgpack(data)
@@ -238,7 +237,7 @@ class SerializersRegistry:
         self._classes: dict[str, Callable[..., Any]] = {}
 
     def register_serializer(self, format: str, serializer_class: type) -> None:
-        """Let ``serializer_class`` serve ``format``, in place of what did before."""
+        """Register ``serializer_class`` for ``format``, replacing an earlier class."""
         if not isinstance(serializer_class, type) or not all(
             callable(getattr(serializer_class, method, None))
             for method in ("serialize", "deserialize")
@@ -250,7 +249,7 @@ class SerializersRegistry:
         self._classes[format] = serializer_class
 
     def get_serializer(self, format: str, *args: Any, **kwargs: Any) -> Any:
-        """Make a serializer for ``format``; the other arguments go to its class."""
+        """Create a serializer for ``format``; the other arguments are passed to its class."""
         try:
             serializer_class = self._classes[format]
         except (KeyError, TypeError):  # the latter for what can't be a key
@@ -262,14 +261,14 @@ class SerializersRegistry:
         return serializer_class(*args, **kwargs)
 
 
-# Where in a message the trouble is.  Looked for only after encoding failed, and not for ever:
-# whoever sends what a client sent him must not be held up by how deep it is.
+# Finding the value that can't be encoded.  Done only after encoding has failed, with a limited
+# number of steps, because a client may have sent a very deep message.
 
 
 def _refusal(
     format: str, message: Any, encodes: Callable[[Any], bool], default: Default | None
 ) -> SerializationError:
-    """Make the error that leads to the first value or key which can't be encoded."""
+    """Return an error with the path to the first value or key that can't be encoded."""
     path, value, seen = "message", message, {id(message)}
     for _ in range(_PATH_STEPS):
         found = next(_unencodable_children(_replaced(value, default), encodes), None)
@@ -280,14 +279,14 @@ def _refusal(
         if is_key:
             return SerializationError(
                 f"{path} has the key {step}, {_article_and_type(value)}: {format} "
-                "doesn't carry such keys."
+                "doesn't support such keys."
             )
         path += f"[{step}]"
         if id(value) in seen:
             return SerializationError(f"{path} contains itself.")
         seen.add(id(value))
     return SerializationError(
-        f"{path} is nested too deep for {format}, or holds what {format} doesn't carry."
+        f"{path} is nested too deeply for {format}, or contains unsupported values."
     )
 
 
@@ -308,7 +307,7 @@ def _unencodable_children(
 
 
 def _replaced(value: Any, default: Default | None) -> Any:
-    """Return what a hook makes of a value, such as a list of a set; the value if it can't."""
+    """Return the hook's replacement of a value, such as a list for a set, or else the value."""
     if default is None or isinstance(value, (dict, list, tuple, str, bytes, int, float)):
         return value
     try:
@@ -327,12 +326,12 @@ def _is_encoded_by_default(value: Any) -> bool:
 
 def _trouble(format: str, value: Any, encodes: Callable[[Any], bool]) -> str:
     if isinstance(value, (dict, list, tuple)) and encodes(type(value)()):
-        return f"is nested too deep for {format}, or holds too many lists and dicts"
+        return f"is nested too deeply for {format}, or contains too many lists and dicts"
     if isinstance(value, str):
         return "is a str with lone surrogates, which UTF-8 can't encode"
     if isinstance(value, int):
         return f"is an int too large for {format}"
-    return f"is {_article_and_type(value)}, a type that {format} doesn't carry"
+    return f"is {_article_and_type(value)}, a type that {format} doesn't support"
 
 
 def _printable_key(key: Any) -> str:

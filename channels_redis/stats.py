@@ -1,7 +1,7 @@
-"""What ``layer.stats()`` returns: how a layer of this process has fared, and how it is doing.
+"""The statistics that ``layer.stats()`` returns.
 
-Numbers that only grow are counted since the layer was constructed (in a forked child: since the
-fork), on all its threads and event loops together.
+Counters start when the layer is constructed (in a forked child: at the fork), and cover all its
+threads and event loops.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ class NodeStats:
 
     #: The entry, without secrets, such as ``"localhost:6379"``.
     node: str
-    #: Messages that it took: one per queue or topic, so that a ``group_send()`` of the core layer
-    #: counts once for each process that is reached.
+    #: Messages that it accepted: one per queue or topic, so a ``group_send()`` of the core layer
+    #: counts once for each process with members.
     sent: int
-    #: Messages that it refused, as the queue was full: ``send()`` raised ``ChannelFull``, or
+    #: Messages that it refused because the queue was full: ``send()`` raised ``ChannelFull``, or
     #: ``group_send()`` skipped the queue.
     refused: int
-    #: Messages that came from it: one per queue or topic, whatever the number of receivers.
+    #: Messages received from it: one per queue or topic, whatever the number of receivers.
     received: int
-    #: Commands that wait for their replies now, or for a connection.
+    #: Commands that are waiting for a reply or for a connection.
     in_flight: int
     #: Outages that have ended.
     reconnects: int
-    #: Seconds that the present outage lasts; 0.0 where there is none.
+    #: The length of the present outage in seconds; 0.0 if there is none.
     outage_s: float
-    #: Seconds of all outages, the present one included.
+    #: The length of all outages in seconds, including the present one.
     outage_total_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class LayerStats:
-    """A layer, as this process sees it."""
+    """The statistics of a layer in this process."""
 
     #: The sums of the numbers of the same names in :attr:`nodes`.
     sent: int
@@ -49,28 +49,28 @@ class LayerStats:
     #: Messages that ``receive()`` returned.
     delivered: int
     #: Messages that will not be delivered, by reason (see
-    #: :class:`~channels_redis.events.MessagesDropped`); a reason that never occurred is missing.
+    #: :class:`~channels_redis.events.MessagesDropped`); reasons that never occurred are missing.
     dropped: dict[str, int]
-    #: How often a queue could not be read, as its key holds something else (``WrongKeyType``).
+    #: How often a queue could not be read because its key is not a sorted set (``WrongKeyType``).
     unreadable_queues: int
-    #: Seconds that the present outage of at least one node lasts, and of all such outages.
+    #: The length in seconds of the present outage of at least one node, and of all such outages.
     outage_s: float
     outage_total_s: float
     #: Buffers of channels in this process, about one for each consumer.
     mailboxes: int
-    #: Calls of ``receive()`` that wait for a message.
+    #: Calls of ``receive()`` that are waiting for a message.
     waiting: int
-    #: Messages in mailboxes that nobody has taken yet.
+    #: Unread messages in mailboxes.
     buffered: int
-    #: Memory that they take, in bytes, about; ``max_buffered_bytes`` bounds it.  Messages in
-    #: mailboxes with a ``capacity`` that was set are not part of it.
+    #: Their approximate memory in bytes, which is limited by ``max_buffered_bytes``.  Messages in
+    #: mailboxes with an explicit ``capacity`` are not included.
     buffered_bytes: int
     #: One for each entry of ``hosts``, in their order.
     nodes: tuple[NodeStats, ...]
 
     @property
     def decode_failures(self) -> int:
-        """Messages dropped because no key or format could open them, or because they must not
-        be opened: for the reasons in :data:`DECODE_FAILURES`.
+        """Messages that were dropped because they could not or must not be decoded: for the
+        reasons in :data:`DECODE_FAILURES`.
         """
         return sum(self.dropped.get(reason, 0) for reason in DECODE_FAILURES)

@@ -1,8 +1,8 @@
-"""The blocking face of a layer, for code without an event loop: ``layer.sync.send(...)``.
+"""The blocking methods of a layer, for code without an event loop: ``layer.sync.send(...)``.
 
 For WSGI views, signal handlers, Celery tasks, management commands and scripts.  Each call is
-one hop to the portal's event loop, which keeps its connections; messages are serialized in the
-calling thread.  Operations that a subclass overrides are run as it defines them.
+passed to the portal's event loop, which keeps its connections; messages are serialized in the
+calling thread.  If a subclass overrides an operation, its method is called.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .exceptions import LoopRunning
 
 
 class SyncFace:
-    """The methods of a channel layer that make sense without an event loop, blocking.
+    """The blocking methods of a channel layer.
 
-    They raise what the coroutines of the same names raise; :class:`LoopRunning` on a thread
-    that runs an event loop, which they would block; and :class:`ConnectionLost` when a call
-    does not end within ``timeout_s`` seconds.  Without ``timeout_s`` the options
-    ``connect_wait_s`` and ``command_timeout_s`` bound each command.
+    They raise the exceptions of the coroutines of the same names; :class:`LoopRunning` in a thread
+    that runs an event loop, which they would block; and :class:`ConnectionLost` if a call does not
+    finish within ``timeout_s`` seconds.  Without ``timeout_s`` each command is limited by the
+    options ``connect_wait_s`` and ``command_timeout_s``.
     """
 
     __slots__ = ("_layer", "_prepare", "_run")
@@ -61,8 +61,8 @@ class SyncFace:
         exclude: Iterable[str] = (),
         timeout_s: float | None = None,
     ) -> None:
-        """Send a message to every member of a group but the channels in ``exclude``."""
-        # Methods of subclasses were often written when there was no such keyword.
+        """Send a message to every member of a group except the channels in ``exclude``."""
+        # Methods of older subclasses may not accept this keyword.
         keywords = {} if exclude == () else {"exclude": exclude}
         self._call("group_send", timeout_s, group, message, **keywords)
 
@@ -76,12 +76,13 @@ class SyncFace:
         using: str | None = None,
         robust: bool = True,
     ) -> None:
-        """Send to a group when the transaction of the database ``using`` is committed, never if it
-        is rolled back, and at once where there is none: Django's ``transaction.on_commit()``.
+        """Send to a group when the transaction of the database ``using`` is committed, with
+        Django's ``transaction.on_commit()``: not at all if it is rolled back, and at once if there
+        is no transaction.
 
-        The message is checked and copied now, so :class:`InvalidMessage`,
-        :class:`MessageTooLarge` and :class:`SerializationError` are raised here.  With ``robust``,
-        an error while it is sent is logged by Django and not raised, as the commit stands.
+        The message is checked and copied by this call, which raises :class:`InvalidMessage`,
+        :class:`MessageTooLarge` and :class:`SerializationError`.  With ``robust``, an error while
+        it is sent is logged by Django and not raised, because the transaction is committed.
         """
         _refuse_running_loop()
         # The caller may use up the iterable, or change the message, before the commit.
@@ -118,11 +119,11 @@ class SyncFace:
         return size
 
     def flush(self, *, timeout_s: float | None = None) -> None:
-        """Do what the layer's ``flush()`` does."""
+        """Call the layer's ``flush()``."""
         self._call("flush", timeout_s)
 
     def close(self, *, timeout_s: float | None = None) -> None:
-        """Do what the layer's ``close()`` does."""
+        """Call the layer's ``close()``."""
         self._call("close", timeout_s)
 
     def _call(self, name: str, timeout_s: float | None, *args: Any, **keywords: Any) -> Any:
@@ -135,10 +136,12 @@ class SyncFace:
 
 
 def when_committed(send: Callable[[], None], *, using: str | None, robust: bool) -> None:
-    """Call ``send`` when the current transaction of Django is committed."""
-    from django.db import transaction  # Only here: most users of this module have no database.
+    """Call ``send`` when Django's current transaction is committed."""
+    from django.db import (
+        transaction,
+    )  # Imported here, as many users of this module need no database.
 
-    # A function, as Django names it in the log, and a partial has no name.
+    # A function, because Django logs its name, and a partial has none.
     def group_send_after_commit() -> None:
         send()
 
@@ -154,9 +157,7 @@ def _refuse_running_loop() -> None:
 
 
 def _is_ours(method: Any) -> bool:
-    """Tell whether no subclass and no instrumentation has put something else in the place of an
-    operation.
-    """
+    """Return whether an operation is not overridden by a subclass or by instrumentation."""
     if type(method) is not MethodType:
         return False
     module = getattr(method.__func__, "__globals__", {}).get("__name__", "")
@@ -164,8 +165,8 @@ def _is_ours(method: Any) -> bool:
 
 
 def _run_overriding(call: Callable[[], Awaitable[Any]], timeout_s: float | None) -> Any:
-    """Run a coroutine of the user's under the caller's context variables.  What it sends goes
-    through the portal, as always on loops of ``async_to_sync``.
+    """Run a coroutine of a subclass with the caller's context variables.  Its commands use the
+    portal, as always on loops of ``async_to_sync``.
     """
     if timeout_s is None:
         return async_to_sync(call)()

@@ -106,7 +106,7 @@ def decode_hosts(hosts: Any) -> list[Host]:
 def _check_host(where: str, host: Host) -> None:
     parsed = _parsed_address(host.get("address"))
     if parsed is None:
-        raise ConfigurationError(f"{where}: a value after the question mark has the wrong type.")
+        raise ConfigurationError(f"{where}: a value in the query of the URL has the wrong type.")
     if not _is_subclass(host.get("connection_class"), SSLConnection):
         refuse_plain_address(where, host)
     check_values(where, {**host, **parsed})
@@ -116,7 +116,9 @@ def _check_host(where: str, host: Host) -> None:
         raise ConfigurationError(f"{where}: connection_class must be a class.")
     asks_for_tls = host.get("ssl") or parsed.get("connection_class") is SSLConnection
     if asks_for_tls and not _is_subclass(connection_class, SSLConnection):
-        raise ConfigurationError(f"{where}: connection_class has no TLS, which the rest asks for.")
+        raise ConfigurationError(
+            f"{where}: connection_class lacks the TLS that other keywords request."
+        )
     if _is_subclass(connection_class, SSLConnection):
         check_tls(where, options)
     sentinel_kwargs = options.get("sentinel_kwargs") or {}
@@ -144,7 +146,7 @@ def _check_by_trial(where: str, host: Host, options: Mapping[str, Any]) -> None:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
     # Raised outside of the except block: what redis-py says may quote a value.
     reason = Secrets(options).text(reason)
-    raise ConfigurationError(f"{where} doesn't suit redis-py ({reason}).")
+    raise ConfigurationError(f"{where} is rejected by redis-py ({reason}).")
 
 
 # From a dict to a pool

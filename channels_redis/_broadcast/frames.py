@@ -104,7 +104,7 @@ class Maker:
         name = f"{self.kind.__qualname__}.{self._handler.__name__}"
         count, self._failures, self._told_at = self._failures, 0, now
         logger.error(
-            "Broadcast handler %s() failed, and nothing was sent to its members (%d messages "
+            "Broadcast handler %s() failed; nothing was sent to its members (%d messages "
             "since the last record).",
             name,
             count,

@@ -1,1 +1,1 @@
-"""Options and the entries of ``hosts``: what is accepted, and what it means."""
+"""Checks and decodes the options and the entries of ``hosts``."""

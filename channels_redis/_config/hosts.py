@@ -1,7 +1,7 @@
-"""What an entry of the option ``hosts`` may look like, and how it is printed.
+"""Decodes and prints the entries of the option ``hosts``.
 
-Knows no Redis: which keywords redis-py takes is a matter of ``utils``.  No text made here holds a
-password.
+Does not import redis-py: ``utils`` checks which keywords redis-py accepts.  The texts contain no
+passwords.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Host = dict[str, Any]
 
 DEFAULT_ADDRESS = "redis://localhost:6379"
 
-# The schemes of a URL, by the ones that every redis-py knows.
+# The schemes of URLs, and the equivalent schemes that every redis-py supports.
 URL_SCHEMES = {
     "redis": "redis",
     "rediss": "rediss",
@@ -27,10 +27,10 @@ URL_SCHEMES = {
     "valkeys": "rediss",
 }
 
-#: What only an entry for a cluster has.
+#: Keywords that only an entry for a cluster has.
 CLUSTER_KEYWORDS = frozenset({"cluster", "startup_nodes", "address_remap", "sharded_pubsub"})
 
-# What is tidied where it comes from the environment.
+# Values that may come from the environment, and are trimmed.
 _TRIMMED = frozenset({"address", "host", "port", "db", "path", "unix_socket_path", "master_name"})
 
 _DEFAULT_PORT = 6379
@@ -45,7 +45,7 @@ _ENTRY_FORMS = (
 
 
 def decode_entries(hosts: Any) -> list[Host]:
-    """Bring the option ``hosts`` into a new dict per shard, or raise ConfigurationError."""
+    """Convert the option ``hosts`` to a new dict per shard, or raise ConfigurationError."""
     if hosts is None:
         hosts = []
     if not isinstance(hosts, (list, tuple)):
@@ -57,7 +57,7 @@ def decode_entries(hosts: Any) -> list[Host]:
     try:
         hosts = copied(hosts)
     except RecursionError:
-        raise ConfigurationError("hosts contains itself, or is nested too deep.") from None
+        raise ConfigurationError("hosts contains itself, or is nested too deeply.") from None
     return [_decode_entry(f"hosts[{index}]", entry) for index, entry in enumerate(hosts)]
 
 
@@ -88,8 +88,8 @@ def _decode_pair(where: str, pair: Any) -> Host:
 
 
 def _trimmed(value: Any) -> Any:
-    """Return a text without what splitting a list, a shell or a file of variables leaves at its
-    ends: white space and quotation marks.
+    """Return a text without white space and quotation marks at its ends, which may be left by
+    splitting a list, by a shell or by a ``.env`` file.
     """
     if not isinstance(value, str):
         return value
@@ -100,8 +100,8 @@ def _trimmed(value: Any) -> Any:
 
 
 def missing_value(host: Mapping[str, Any]) -> str | None:
-    """Return the keyword of a decoded entry that has no value, as where an environment variable
-    is not set: the layer can be made, and fails at its first use.
+    """Return the keyword of a decoded entry that has no value, for example because an environment
+    variable is not set.  Such a layer can be constructed, but fails at its first use.
     """
     return next(
         (key for key in ("address", "host", "port") if host.get(key, 1) in (None, "")), None
@@ -120,7 +120,9 @@ def _check_host(where: str, host: Host) -> None:
     if not all(isinstance(keyword, str) for keyword in host):
         raise ConfigurationError(f"{where} has a keyword that is not a str.")
     if host.get("decode_responses"):
-        raise ConfigurationError(f"{where}: decode_responses must go, the layer needs bytes.")
+        raise ConfigurationError(
+            f"{where}: remove decode_responses, because the layer needs bytes."
+        )
     if host.keys() & CLUSTER_KEYWORDS:
         _check_cluster(where, host)
     if "sentinels" in host or "master_name" in host:
@@ -169,7 +171,7 @@ def _check_sentinels(where: str, host: Host) -> None:
     name, sentinels = host.get("master_name"), host.get("sentinels")
     if not isinstance(name, str) or not name:
         raise ConfigurationError(
-            f"{where}: sentinels need master_name, the name under which they know the primary."
+            f"{where}: sentinels require master_name, the name of the primary at the Sentinels."
         )
     if not isinstance(sentinels, (list, tuple)) or not sentinels:
         raise ConfigurationError(
@@ -179,7 +181,7 @@ def _check_sentinels(where: str, host: Host) -> None:
         _check_pair(f"{where}: sentinels[{index}]", pair)
     if host.keys() & {"address", "host", "port"}:
         raise ConfigurationError(
-            f"{where}: sentinels name the primary, so address, host and port must go."
+            f"{where}: remove address, host and port, as Sentinels provide the address."
         )
     sentinel_kwargs = host.get("sentinel_kwargs")
     if sentinel_kwargs is not None and not isinstance(sentinel_kwargs, Mapping):
@@ -196,11 +198,11 @@ def _check_cluster(where: str, host: Host) -> None:
         return
     for keyword in ("sentinels", "master_name", "path", "unix_socket_path"):
         if host.get(keyword) is not None:
-            raise ConfigurationError(f"{where}: a cluster has no {keyword}; one of both must go.")
+            raise ConfigurationError(f"{where}: {keyword} cannot be used with cluster; remove one.")
     starts = [key for key in ("address", "host", "startup_nodes") if host.get(key) is not None]
     if len(starts) != 1:
         raise ConfigurationError(
-            f"{where}: a cluster is found by its servers; give either address or host or "
+            f"{where}: a cluster requires exactly one of address, host and "
             'startup_nodes, such as "startup_nodes": [("localhost", 6379)].'
         )
     if "startup_nodes" in starts:
@@ -210,7 +212,7 @@ def _check_cluster(where: str, host: Host) -> None:
 
 def _check_cluster_options(where: str, host: Host) -> None:
     if host.get("db") or _database_in(host.get("address")):
-        raise ConfigurationError(f"{where}: a cluster has database 0 only, so db must go.")
+        raise ConfigurationError(f"{where}: a cluster has only database 0, so remove db.")
     if not callable(host.get("address_remap", print)):
         raise ConfigurationError(
             f"{where}: address_remap must be a function of a pair (host, port) that returns one."
@@ -229,7 +231,7 @@ def _check_startup_nodes(where: str, nodes: Any) -> None:
 
 
 def _database_in(address: Any) -> bool:
-    """Tell whether a URL asks for another database than 0, or for what no cluster has."""
+    """Return whether a URL selects a database other than 0."""
     if not isinstance(address, str):
         return False
     try:
@@ -241,12 +243,12 @@ def _database_in(address: Any) -> bool:
 
 
 def is_cluster(host: Mapping[str, Any]) -> bool:
-    """Tell whether an entry stands for a cluster."""
+    """Return whether an entry is for a cluster."""
     return host.get("cluster") is True
 
 
 def is_plain_address(host: Mapping[str, Any]) -> bool:
-    """Tell whether the address of a decoded entry is a URL that asks for no TLS."""
+    """Return whether the address of a decoded entry is a URL without TLS."""
     scheme = str(host.get("address") or "").partition("://")[0].lower()
     return URL_SCHEMES.get(scheme, "rediss") != "rediss"
 
@@ -269,13 +271,15 @@ def _check_address(where: str, address: Any) -> None:
             "1 to 65535 and a number for db; percent-encode special characters of a password."
         )
     if "decode_responses" in parse_qs(urlsplit(address).query, keep_blank_values=True):
-        raise ConfigurationError(f"{where}: decode_responses must go, the layer needs bytes.")
+        raise ConfigurationError(
+            f"{where}: remove decode_responses, because the layer needs bytes."
+        )
 
 
 def _is_unix_location(address: str) -> bool:
     try:
         return bool(urlsplit(address).path.strip("/"))
-    except ValueError:  # brackets that hold no IPv6 address
+    except ValueError:  # brackets without an IPv6 address
         return False
 
 
@@ -283,10 +287,10 @@ def _is_network_location(address: str) -> bool:
     try:
         parts = urlsplit(address)
         database = parts.path.replace("/", "")
-        # A password that is not percent-encoded ends where a query or a path seems to begin.
+        # A password that is not percent-encoded may contain the start of a query or path.
         is_cut = "@" in parts.query + parts.path
         return parts.port != 0 and not parts.fragment and not is_cut and _is_database(database or 0)
-    except ValueError:  # as above, or a port that is no number or out of range
+    except ValueError:  # as above, or an invalid port
         return False
 
 
@@ -297,15 +301,15 @@ def _check_path(where: str, host: Host) -> None:
     others = host.keys() & {"address", "host", "port", "sentinels"}
     if others or not isinstance(path, (str, os.PathLike)):
         raise ConfigurationError(
-            f"{where}: the path of a Unix socket must be a str, and alone: "
+            f"{where}: the path of a Unix socket must be a str, "
             "without address, host, port or sentinels."
         )
     if host.get("ssl"):
-        raise ConfigurationError(f"{where}: a Unix socket has no TLS, so ssl must go.")
+        raise ConfigurationError(f"{where}: remove ssl, because a Unix socket does not use TLS.")
 
 
 def copied(value: Any) -> Any:
-    """Copy the containers, so that neither side sees the other's changes; share the rest."""
+    """Copy the containers, so that changes on one side do not affect the other; share the rest."""
     if isinstance(value, dict):
         return {key: copied(item) for key, item in value.items()}
     if type(value) in (list, tuple, set):
@@ -330,7 +334,7 @@ def describe_host(host: Any) -> str:
 
 
 def doctor_command(host: Host) -> str:
-    """Return the command line that looks closely at a decoded entry, without any secret."""
+    """Return the command line that runs the doctor for a decoded entry, without any secret."""
     command = "python -m channels_redis doctor"
     if is_cluster(host) or missing_value(host):
         return "manage.py channel_layer doctor"

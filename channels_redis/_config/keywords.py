@@ -1,6 +1,6 @@
-"""Which keywords connections of redis-py take, and what is said of others.
+"""The keywords that redis-py's connections accept, and the errors for others.
 
-No text made here holds a password.
+The texts of errors contain no passwords.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from redis.asyncio.sentinel import Sentinel
 from ..exceptions import ConfigurationError
 from .hosts import CLUSTER_KEYWORDS, DEFAULT_ADDRESS, Host, decode_entries, describe_host
 
-# Taken beside the keywords of the Sentinel client and of the connections.
+# Accepted in addition to the keywords of the Sentinel client and of the connections.
 SENTINEL_KEYWORDS = frozenset({"master_name", "check_connection"})
-# Worked out before redis-py sees the rest.
+# Handled by this package, and not passed to redis-py.
 _OWN_KEYWORDS = CLUSTER_KEYWORDS | {
     "address",
     "ssl",
@@ -29,7 +29,7 @@ _OWN_KEYWORDS = CLUSTER_KEYWORDS | {
     "master_name",
 }
 
-# Names that others use for these keywords, where no likeness of letters leads to the right one.
+# Names of these keywords in other libraries that are not similar enough to be suggested otherwise.
 _OTHER_NAMES = {
     "url": "address",
     "location": "address",
@@ -38,7 +38,7 @@ _OTHER_NAMES = {
     "user": "username",
 }
 
-# What an error may show of an entry.
+# The keywords of an entry that an error may show.
 _SHOWN = frozenset(
     {"cluster", "startup_nodes", "host", "port", "db", "path", "sentinels", "master_name"}
 )
@@ -47,7 +47,7 @@ _PLACES = frozenset({"address", "host", "path", "unix_socket_path", "sentinels",
 
 @functools.cache
 def keywords(*classes: type) -> frozenset[str]:
-    """Return the names of the keywords that the constructors of ``classes`` take."""
+    """Return the names of the keywords that the constructors of ``classes`` accept."""
     bases = {base for cls in classes for base in cls.__mro__ if "__init__" in vars(base)} - {object}
     parameters = [inspect.signature(vars(base)["__init__"]).parameters for base in bases]
     return frozenset(
@@ -59,7 +59,7 @@ def keywords(*classes: type) -> frozenset[str]:
 
 
 def is_constructed_by_redis(connection_class: Any) -> bool:
-    """Tell whether only redis-py's own constructors see the keywords of a class."""
+    """Return whether the keywords of a class are passed to redis-py's own constructors only."""
     return isinstance(connection_class, type) and all(
         base.__module__.startswith("redis.")
         for base in connection_class.__mro__[:-1]
@@ -68,7 +68,7 @@ def is_constructed_by_redis(connection_class: Any) -> bool:
 
 
 def refuse_unknown(where: str, options: Iterable[str], known: frozenset[str]) -> None:
-    """Raise for keywords that are not known, naming the nearest one that is."""
+    """Raise for unknown keywords; the error suggests the closest known one."""
     for name in options:
         if not isinstance(name, str):
             raise ConfigurationError(f"{where} has a keyword that is not a str.")
@@ -77,13 +77,13 @@ def refuse_unknown(where: str, options: Iterable[str], known: frozenset[str]) ->
         close = difflib.get_close_matches(name, known | _OWN_KEYWORDS, n=1)
         nearest = _OTHER_NAMES.get(name) or (close[0] if close else None)
         hint = f" Did you mean {nearest!r}?" if nearest else ""
-        # What is no word may be an address with a password in it.
+        # A key that is not a word may be an address with a password.
         shown = f" {name[:40]!r}" if name.isidentifier() else ""
         raise ConfigurationError(f"{where} has the unknown keyword{shown}.{hint}")
 
 
 def refuse_host_keywords(unknown: Mapping[str, Any], hosts: Any) -> None:
-    """Raise for options that are keywords of a connection, and belong into an entry of hosts."""
+    """Raise for options that are connection keywords, which belong in an entry of hosts."""
     known = keywords(ConnectionPool, Connection, SSLConnection, Sentinel)
     for name, value in unknown.items():
         name = _OTHER_NAMES.get(name, name)
@@ -92,18 +92,18 @@ def refuse_host_keywords(unknown: Mapping[str, Any], hosts: Any) -> None:
 
 
 def _beside_hosts(name: str, value: Any, hosts: Any) -> ConfigurationError:
-    """Return the error for a keyword of a connection that stands beside ``hosts``."""
+    """Return the error for a connection keyword that is given beside ``hosts``."""
     is_plain = value is None or isinstance(value, (bool, int, float))
     shown = value if is_plain and "password" not in name else "..."
     entry = {**_shown_entry(name, hosts), name: shown}
     return ConfigurationError(
-        f"{name!r} is no option of the channel layer but a keyword of a connection: it belongs "
-        f'into an entry of hosts, such as "hosts": [{entry!r}].'
+        f"{name!r} is not an option of the channel layer but a connection keyword: it belongs "
+        f'in an entry of hosts, such as "hosts": [{entry!r}].'
     )
 
 
 def _shown_entry(name: str, hosts: Any) -> Host:
-    """Return the first entry of ``hosts`` as a dict, as far as it can be shown."""
+    """Return the parts of the first entry of ``hosts`` that can be shown, as a dict."""
     if name in _PLACES:
         return {}
     try:

@@ -14,28 +14,28 @@ from ..exceptions import ConfigurationError
 
 Default = Callable[[Any], Any]
 
-#: The largest message by default, in bytes: half of the 8 MB at which servers cut slow Pub/Sub
-#: subscribers off by default, so that one message never does.
+#: The default limit of a message in bytes: half of the 8 MB at which servers disconnect slow
+#: Pub/Sub subscribers by default, so that one message never causes this.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
 class Unset(int):
-    """A default that is told apart from the same number set by the user."""
+    """A default value that differs in type from the same number set by the user."""
 
 
-#: The messages in a queue where no capacity was set, as Channels has it.
+#: The capacity of a queue if none is set, as in Channels.
 CAPACITY = Unset(100)
-#: The messages that lie unread in one process, where no capacity was set, in bytes of memory.
+#: The memory in bytes of all unread messages of a process, if no capacity is set.
 MAX_BUFFERED_BYTES = 64 * 1024 * 1024
-#: The queue of one process in Redis, where no capacity was set, in bytes.
+#: The size in bytes of the queue of one process in Redis, if no capacity is set.
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
 
 
-#: More than anybody waits, and little enough for all clocks.
+#: The longest duration of an option: longer than needed, but valid for all clocks.
 _FOREVER_S = 100 * 366 * 86400
 
 
-#: More random bytes in front of a message make nothing safer.
+#: The maximum number of random bytes in front of a message; more have no benefit.
 RANDOM_BYTES_MAX = 1024
 
 
@@ -45,14 +45,14 @@ def check_seconds(name: str, value: Any, *, longest_s: float = _FOREVER_S) -> fl
         raise ConfigurationError(f"{name} must be a number of seconds, not {_kind(value)}.")
     if not 0 < value <= longest_s:
         raise ConfigurationError(
-            f"{name} must be a positive number of seconds, of a hundred years at most."
+            f"{name} must be a positive number of seconds, at most a hundred years."
         )
-    # Subclasses, such as numpy's numbers, have other texts, and the text is what Redis gets.
+    # Convert subclasses such as numpy's numbers, because Redis gets the text of the number.
     return int(value) if isinstance(value, int) else float(value)
 
 
 def check_count(name: str, value: Any) -> int:
-    """Return a whole number of at least 1; a float such as 1500.0 is one too."""
+    """Return a whole number of at least 1; accepts a float such as 1500.0."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -95,7 +95,7 @@ def check_capacities(value: Any) -> dict[Any, int]:
 
 
 def check_event_type(name: str, value: Any) -> str | None:
-    """Return the type of the message that consumers get, such as ``"redis.disconnect"``."""
+    """Return the type of a message for consumers, such as ``"redis.disconnect"``."""
     if value is None or (isinstance(value, str) and value):
         return value
     raise ConfigurationError(f"{name} must be a message type such as 'redis.lost', or None.")
@@ -110,12 +110,12 @@ def check_random_prefix_length(value: Any) -> int:
             f"random_prefix_length must be a whole number, not {_kind(value)}."
         )
     if value > RANDOM_BYTES_MAX:
-        raise ConfigurationError(f"random_prefix_length must be {RANDOM_BYTES_MAX} at most.")
+        raise ConfigurationError(f"random_prefix_length must be at most {RANDOM_BYTES_MAX}.")
     return value
 
 
 def check_default(value: Any) -> Default | None:
-    """Return the hook for values that a format does not carry; None where none was asked for."""
+    """Return the hook for values that a format does not support, or None."""
     if value is None or value is False:
         return None
     if value is True:
@@ -128,14 +128,14 @@ def check_default(value: Any) -> Default | None:
     if not callable(value):
         raise ConfigurationError(
             "serializer_default must be True, the dotted path of a function or a function that "
-            f"takes a value and returns what to send instead, not {_kind(value)}."
+            f"takes a value and returns a replacement, not {_kind(value)}."
         )
     hook: Default = value
     return hook
 
 
 def check_binding(value: Any) -> str:
-    """Return the step of the option ``encryption_binding``."""
+    """Return the value of the option ``encryption_binding``."""
     if isinstance(value, str) and value in BINDINGS:
         return value
     raise ConfigurationError(
@@ -145,12 +145,12 @@ def check_binding(value: Any) -> str:
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """Return the options that are not None: what need not be taken by those who know it not."""
+    """Return the options that are not None, so that a callee need not accept unused ones."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def refuse_unknown(unknown: Iterable[str], known: Iterable[str]) -> None:
-    """Raise for options that do not exist, naming the nearest one that does."""
+    """Raise for options that do not exist; the error suggests the closest one."""
     known = sorted(known)
     for name in unknown:
         nearest = difflib.get_close_matches(name, known, n=1)

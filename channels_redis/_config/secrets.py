@@ -1,7 +1,7 @@
-"""Passwords, tokens and keys: which are known, and how they are removed from texts and errors.
+"""Removes passwords, tokens and keys from texts and errors.
 
-This is the one place that does it.  What a connection raises passes here, what is said of a server,
-and what the doctor prints.  Knows no Redis.
+This is the only module that does so.  It is used for errors of connections, for texts about servers
+and for the output of the doctor.  Does not import redis-py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote
 
-#: What stands in the place of a secret.
+#: The replacement of a secret.
 REMOVED = "***"
 
-#: Shorter ones are part of too many words, and are not removed.
+#: Shorter secrets are parts of too many words, and are not removed.
 _SHORTEST = 4
 #: A server that quotes what it was sent may cut it off: so much of a secret is taken for all of it.
 _TELLING = 12
@@ -31,25 +31,25 @@ E = TypeVar("E", bound=BaseException)
 
 
 class Secrets:
-    """The secrets in settings: entries of ``hosts``, a ``CONFIG``, keywords of a connection."""
+    """The secrets in entries of ``hosts``, in a ``CONFIG`` or in connection keywords."""
 
     def __init__(self, *settings: Any) -> None:
         self._settings = settings
 
     def text(self, text: str) -> str:
-        """Return a text without the secrets, and without a cut off one at its beginning."""
+        """Return a text without the secrets, including a truncated one at its beginning."""
         for secret in self._known():
             text = _without(text, secret)
         return text
 
     def error(self, error: E) -> E:
-        """Remove the secrets from an error and from all that led to it, in place; return it."""
+        """Remove the secrets from an error and all its causes, in place; return the error."""
         for one in causes_of(error):
             one.args = tuple(self._argument(value) for value in one.args)
             # Since Python 3.11.
             notes: list[str] = getattr(one, "__notes__", [])
             notes[:] = [self.text(note) for note in notes]
-            # What can't be changed, such as the object of a UnicodeError, has to go.
+            # Attributes that can't be changed, such as the object of a UnicodeError, are removed.
             if one.__cause__ is not None and self._holds(one.__cause__):
                 one.__cause__ = None
             if one.__context__ is not None and self._holds(one.__context__):
@@ -76,7 +76,7 @@ NO_SECRETS = Secrets()
 
 
 def _in(setting: Any) -> Iterator[str]:
-    """Yield the secrets in a setting, whatever form it has and however wrong it is."""
+    """Yield the secrets in a setting of any form, even an invalid one."""
     if isinstance(setting, str):
         yield from _in_address(setting)
     elif isinstance(setting, Mapping):
@@ -114,7 +114,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _forms(secret: str) -> set[str]:
-    """Return a secret as it may be quoted: as it is, in a URL, with backslashes."""
+    """Return the forms of a secret in texts: unchanged, in a URL, with backslashes."""
     return {secret, quote(secret, safe="", errors="replace"), repr(secret)[1:-1]}
 
 
@@ -130,20 +130,20 @@ def _without(text: str, secret: str) -> str:
 
 
 def _lower(text: str) -> str:
-    """Return a text in lower case, unless that has another length."""
+    """Return a text in lower case, unless this changes its length."""
     lower = text.lower()
     return lower if len(lower) == len(text) else text
 
 
-# What providers of credentials have given out
+# Credentials that providers have returned
 
 
-# By identity, as a provider need not be hashable.
+# By identity, because a provider need not be hashable.
 _tokens: dict[int, deque[str]] = {}
 
 
 def remember(provider: Any, secret: Any) -> None:
-    """Note a password or token that a provider has given out."""
+    """Remember a password or token that a provider has returned."""
     key = id(provider)
     if key not in _tokens:
         _tokens[key] = deque(maxlen=_TOKENS)
@@ -154,11 +154,11 @@ def remember(provider: Any, secret: Any) -> None:
             _tokens[key].append(text)
 
 
-# What led to an error
+# Causes of an error
 
 
 def causes_of(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and all that led to it, the nearest first."""
+    """Yield an error and all its causes, the nearest first."""
     waiting = deque([error])
     seen: set[int] = set()
     while waiting:

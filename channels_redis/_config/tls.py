@@ -1,7 +1,7 @@
-"""The TLS keywords of an entry of ``hosts``: what is verified, and whether TLS takes the rest.
+"""Checks the TLS keywords of an entry of ``hosts``.
 
-Whether chain and host name of a certificate are verified is decided here, as the defaults of
-redis-py differ from version to version.  Knows no Redis.
+Also decides whether the chain and the host name of a certificate are verified, because the
+defaults of redis-py differ between versions.  Does not import redis-py.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _FALSE_WORDS = ("0", "f", "false", "n", "no")
 _TRUE_WORDS = ("1", "t", "true", "y", "yes")
 
-#: What says how to verify a certificate, and by itself asks for none.
+#: Keywords that control verification, but do not enable TLS.
 VERIFICATION_KEYWORDS = frozenset({"ssl_cert_reqs", "ssl_check_hostname"})
 
 Options = Mapping[str, Any]
 
 
 def settle_verification(options: dict[str, Any]) -> None:
-    """Have all verified, unless the options say otherwise: ``ssl_cert_reqs="none"`` turns off all
-    of it, ``ssl_check_hostname=False`` the check of the name.
+    """Set the options so that everything is verified by default.  ``ssl_cert_reqs="none"`` disables
+    all checks, ``ssl_check_hostname=False`` only the check of the name.
     """
     requirement = options.get("ssl_cert_reqs", "required")
     if requirement is None:
@@ -48,12 +48,12 @@ def settle_verification(options: dict[str, Any]) -> None:
 
 
 def is_verified(options: Options) -> bool:
-    """Tell whether chain and name are verified, once :func:`settle_verification` was there."""
+    """Return whether chain and name are verified, for options of :func:`settle_verification`."""
     return options.get("ssl_cert_reqs") != "none" and options.get("ssl_check_hostname") is True
 
 
 def check_tls(where: str, options: Options) -> None:
-    """Refuse what would look like a network failure, again and again, once connecting."""
+    """Refuse values that would later look like repeated network failures."""
     if options.get("ssl_cert_reqs", "none") not in _REQUIREMENTS:
         words = "'required', 'optional' or 'none'"
         raise ConfigurationError(f"{where}: ssl_cert_reqs must be {words}.")
@@ -68,7 +68,7 @@ def check_tls(where: str, options: Options) -> None:
 
 
 def refuse_plain_address(where: str, host: Options) -> None:
-    """Refuse an entry whose keywords ask for TLS and whose address asks for none."""
+    """Refuse an entry whose keywords request TLS although its address does not."""
     tls = host.get("ssl")
     if tls not in (None, True, False):
         raise ConfigurationError(f"{where}: ssl must be True or False.")
@@ -76,8 +76,8 @@ def refuse_plain_address(where: str, host: Options) -> None:
     wanted = [key for key in wanted if key not in VERIFICATION_KEYWORDS]
     if wanted and is_plain_address(host):
         raise ConfigurationError(
-            f"{where}: {wanted[0]} asks for TLS, and the address for none; "
-            "write rediss:// (or valkeys://) instead of redis://, or remove the keyword."
+            f"{where}: {wanted[0]} requests TLS, but the address does not; "
+            "use rediss:// (or valkeys://) instead of redis://, or remove the keyword."
         )
 
 
@@ -104,7 +104,7 @@ def _load_authorities(context: ssl.SSLContext, options: Options) -> None:
 
 
 def _load_own_certificate(context: ssl.SSLContext, options: Options) -> None:
-    # Without a password OpenSSL would ask for one on the terminal.
+    # Without a password OpenSSL would prompt for one on the terminal.
     password = options.get("ssl_password") or ""
     certificate: Any = options.get("ssl_certfile")
     context.load_cert_chain(certificate, options.get("ssl_keyfile"), password)

@@ -1,6 +1,6 @@
-"""Which values the keywords of a connection may have: others would fail when it is first made.
+"""Checks the values of connection keywords, which would otherwise fail at the first connection.
 
-No text made here holds a value.  Knows no Redis.
+The texts of errors contain no values.  Does not import redis-py.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ _TEXTS = ("username", "password", "client_name", "lib_name", "lib_version", "hos
 
 
 def check_values(where: str, options: Mapping[str, Any]) -> None:
-    """Raise :class:`ConfigurationError` for the first keyword whose value can't work."""
+    """Raise :class:`ConfigurationError` for the first keyword with an invalid value."""
     for keyword, (is_right, what) in _EXPECTED.items():
         value = options.get(keyword)
         if value is not None and not is_right(value):
             raise ConfigurationError(f"{where}: {keyword} must be {what}.")
     encoding = options.get("encoding") or "utf-8", options.get("encoding_errors") or "strict"
     if not _is_encodable("\xe9", "ascii", encoding[1]) and encoding[1] != "strict":
-        raise ConfigurationError(f"{where}: encoding_errors must be a name that Python knows.")
+        raise ConfigurationError(f"{where}: encoding_errors must name an error handler of Python.")
     if not _is_encodable("", *encoding):
-        raise ConfigurationError(f"{where}: encoding must be a name that Python knows.")
+        raise ConfigurationError(f"{where}: encoding must name an encoding of Python.")
     for keyword in _TEXTS:
         value = options.get(keyword)
         if isinstance(value, str) and not _is_encodable(value, *encoding):
@@ -87,7 +87,7 @@ def _is_name(value: Any) -> bool:
 _Expected = tuple[Callable[[Any], bool], str]
 _SECONDS: _Expected = (_is_duration, "a number of seconds")
 _TEXT: _Expected = (_is_text, "a str")
-_NAME: _Expected = (_is_name, "a name that Python knows")
+_NAME: _Expected = (_is_name, "a name")
 _FUNCTION: _Expected = (callable, "a function or a class")
 
 _EXPECTED: dict[str, _Expected] = {

@@ -86,7 +86,7 @@ class Binding:
         if used is self._bound:
             return _content(data, place)
         if self._step == REQUIRE:
-            raise Unacceptable("unbound", "What was received is bound to no queue or topic.")
+            raise Unacceptable("unbound", "The message is not bound to a queue or topic.")
         return data
 
 
@@ -108,7 +108,7 @@ class _BoundCrypter:
 
 def _content(data: bytes, place: Place) -> bytes:
     if data[:_DIGEST_BYTES] != place.digest():
-        raise Unacceptable("misplaced", "What was received was encrypted for another place.")
+        raise Unacceptable("misplaced", "The message was encrypted for another queue or topic.")
     return data[_DIGEST_BYTES:]
 
 

@@ -45,8 +45,9 @@ _NEW_NAME = r"(?!__(?:group|loopback|doctor)__)[a-zA-Z\d\-_.]{0,67}"
 _USUAL_NAME = "specific."
 
 NO_BEGINNING = (
-    "new_channel(): a name begins with ASCII letters, digits, hyphens, underscores or periods, "
-    "leaves room for what is added below 100 characters, and is not like a topic of the layer."
+    "new_channel(): a prefix must consist of ASCII letters, digits, hyphens, underscores or "
+    "periods, must be short enough for a name below 100 characters, and must not look like a "
+    "topic of the layer."
 )
 _RANDOM_LENGTH, _CHECK_LENGTH = 24, 8
 _RANDOM = rf"[0-9a-f]{{{_RANDOM_LENGTH}}}"

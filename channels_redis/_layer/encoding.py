@@ -141,8 +141,8 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
             self._body(message)
         if wire_bytes > self._longest_frame_bytes:
             raise MessageTooLarge(
-                f"The names in a frame of {wire_bytes} bytes take more than the "
-                f"{ADDRESSES_BYTES} bytes there is room for."
+                f"The names in a frame of {wire_bytes} bytes take more than "
+                f"{ADDRESSES_BYTES} bytes."
             )
 
     def _body(self, message: Any) -> bytes:

@@ -100,8 +100,8 @@ class Mailboxes:
         """Raise :class:`TooManyChannels` where too many were made that nobody receives on."""
         if len(self._unheard) >= UNHEARD:
             raise TooManyChannels(
-                f"new_channel(): {UNHEARD} channels of this process were made and never received "
-                "on. Make a channel where it is received on, and only then."
+                f"new_channel(): {UNHEARD} channels of this process were created and never "
+                "received on. Create a channel only where it is received on."
             )
 
     def maker_ended(self, task: asyncio.Task[Any]) -> None:

@@ -156,7 +156,7 @@ def _lost(what: str) -> ConnectionLost:
 
 def out_of_time(limit_s: float) -> ConnectionLost:
     """Return the error for a call that did not end in time."""
-    text = f"The call did not end within {limit_s:g} s; it may have run."
+    text = f"The call did not end within {limit_s:g} s; it may have been executed."
     return ConnectionLost(text, maybe_executed=True)
 
 
@@ -179,7 +179,7 @@ class Run:
         except RuntimeError as error:  # too late in the interpreter's exit
             self.loop.close()
             raise LayerClosed(
-                f"The call needs a thread, and none can be started: {error}"
+                f"The call needs a thread, but none can be started: {error}"
             ) from None
 
     @property
@@ -364,7 +364,7 @@ async def _finish(calls: set[Call]) -> None:
     if under_way:
         _, late = await asyncio.wait(under_way, timeout=EXIT_S)
         if late:
-            logger.warning("Gave up calls that did not end within %g s: %s", EXIT_S, len(late))
+            logger.warning("Abandoned calls that did not finish within %g s: %s", EXIT_S, len(late))
 
 
 def _release(future: asyncio.Future[None]) -> None:

@@ -1,4 +1,4 @@
-"""What is sent to a server: a command, its reply, and which replies say that it did not run."""
+"""Commands that are sent to a server, and the replies that mean that one was not executed."""
 
 from __future__ import annotations
 

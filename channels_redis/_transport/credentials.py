@@ -78,8 +78,8 @@ class Renewals:
 
     def _failed(self, error: Exception) -> Any:
         _log.warning(
-            "A credential_provider could not renew its credentials (%s); connections stay until "
-            "the server ends them.",
+            "A credential_provider could not renew its credentials (%s); connections are used "
+            "until the server closes them.",
             type(error).__name__,
         )
         return _Done()

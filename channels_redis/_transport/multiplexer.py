@@ -3,10 +3,10 @@
 Commands issued in one tick leave in one write, or in few; replies are matched in order; nobody
 holds a lock around a round trip.  What may be sent again after a loss is decided here:
 
-* never written, or refused by the server (see :func:`.commands.is_refusal`): it did not run,
+* never written, or refused by the server (see :func:`.commands.is_refusal`): it was not executed,
   and is sent on the next connection, for at most ``connect_wait_s`` seconds;
 * written and marked repeatable: the same;
-* written otherwise: it may have run, so its caller gets :class:`ConnectionLost`.
+* written otherwise: it may have been executed, so its caller gets :class:`ConnectionLost`.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ class Multiplexer(Link):
 
     def _take(self, reply: Any) -> bool:
         if not self._written:
-            raise ConnectionError("a reply that nobody asked for")
+            raise ConnectionError("an unexpected reply")
         command = self._written.popleft()
         try:
             self._settle(command, reply)
@@ -363,8 +363,8 @@ class Multiplexer(Link):
         return command
 
     def _given_up(self, reason: str, *, maybe_executed: bool) -> ConnectionLost:
-        fate = "it may have run" if maybe_executed else "it did not run"
+        fate = "it may have been executed" if maybe_executed else "it was not executed"
         return ConnectionLost(
-            self._node.health.located(reason, f"the command was given up ({fate})"),
+            self._node.health.located(reason, f"the command was abandoned ({fate})"),
             maybe_executed=maybe_executed,
         )

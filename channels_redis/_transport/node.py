@@ -68,16 +68,16 @@ _ADVICE: tuple[tuple[type[Exception], str, str], ...] = (
         "check 'ssl_ca_certs', or 'ssl_cert_reqs' for a self-signed certificate",
     ),
     (ResponseError, "db index", "check the database number"),
-    (ResponseError, "sentinel", "'sentinels' must list Sentinels, not servers that they watch"),
+    (ResponseError, "sentinel", "'sentinels' must list Sentinels, not monitored servers"),
     (ResponseError, "hello", "RESP3 needs Redis 6.0 or newer: set 'protocol' to 2"),
-    (ResponseError, "unknown", "Redis 5.0 or newer is needed, with no command renamed"),
+    (ResponseError, "unknown", "Redis 5.0 or newer is required, with no command renamed"),
 )
 
 
 # What the layers do without where it is refused.
 _DISPENSABLE = ("evalsha", "scan", "unlink")
 
-_NO_TLS = "the server does not seem to speak TLS on this port, which redis:// would do without"
+_NO_TLS = "the server does not seem to use TLS on this port; redis:// connects without TLS"
 
 
 class Redirected(ConnectionError):
@@ -203,7 +203,7 @@ class Node:
         """Refuse a demoted server: a stale Sentinel names it, and PUBLISH there is lost."""
         role = await wire.ask("ROLE")
         if isinstance(role, list) and role[0] != b"master":
-            raise ConnectionError("the server named by Sentinel is not a primary (any more)")
+            raise ConnectionError("the server named by Sentinel is not a primary")
 
     async def _check_server(self, wire: Wire) -> None:
         """Say clearly that a server is too old, or no single one; silent where it tells nothing."""
@@ -219,7 +219,7 @@ class Node:
         if found and (int(found[2]), int(found[3])) < OLDEST_SERVER:
             raise ConfigurationError(
                 f"Redis at {self.health.node} is {found[1].decode()}, which is too old: "
-                f"Redis 5.0 or newer is needed. To look closer: {self.health.doctor}"
+                f"Redis 5.0 or newer is required. For details, run: {self.health.doctor}"
             )
 
     async def _is_a_sentinel(self, wire: Wire) -> ConfigurationError:
@@ -231,7 +231,7 @@ class Node:
         return ConfigurationError(
             f"Redis at {self.health.node} is a Sentinel. Its entry of hosts is {entry!r}, with the "
             "other Sentinels in the list, and all keywords of the primary beside it. "
-            f"To look closer: {self.health.doctor}"
+            f"For details, run: {self.health.doctor}"
         )
 
     async def _check_master_name(self, pool: Any, error: Exception) -> None:
@@ -246,7 +246,7 @@ class Node:
                     raise ConfigurationError(
                         f"hosts: the Sentinels of {self.health.node} do not know a master named "
                         f"{pool.service_name!r}; correct 'master_name' (known: {sorted(known)}); "
-                        f"to look closer: {self.health.doctor}"
+                        f"for details, run: {self.health.doctor}"
                     ) from error
                 return
 
@@ -256,7 +256,7 @@ class Node:
             self.pool().connection_class, SSLConnection
         ):
             return "not connected"
-        return f"no answer to the TLS handshake; {_NO_TLS}"
+        return f"no reply to the TLS handshake; {_NO_TLS}"
 
     # What a cluster does otherwise
 
@@ -297,7 +297,7 @@ class Node:
         return ConfigurationError(
             f"Redis at {self.health.node} is one server of a Redis Cluster. Its entry of hosts is "
             f"{entry}, with user name, password and all other keywords beside them. "
-            f"To look closer: {self.health.doctor}"
+            f"For details, run: {self.health.doctor}"
         )
 
     def explain(self, error: Exception) -> Exception:
@@ -316,7 +316,7 @@ class Node:
                 refusal = str(cause).rstrip(".")
                 return ConfigurationError(
                     f"Redis at {self.health.node} refuses: {refusal}; {advice}; "
-                    f"to look closer: {self.health.doctor}"
+                    f"for details, run: {self.health.doctor}"
                 )
         return error
 

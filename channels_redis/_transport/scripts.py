@@ -69,7 +69,7 @@ def told(error: Exception, key: bytes | str) -> Exception:
         return error
     name = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
     return WrongKeyType(
-        f"The key {name!r} in Redis holds something else than a sorted set. Delete it, and see "
+        f"The key {name!r} in Redis is not a sorted set. Delete it, and check "
         "that nothing else uses the prefix of the channel layer."
     )
 

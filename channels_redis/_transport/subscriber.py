@@ -219,7 +219,7 @@ class Subscriber(Link):
         """Take the next confirmation; they come in the order of the commands."""
         if not self._sent.confirmed(command, name):
             if command != SHARDED.unsubscribe:
-                raise ConnectionError("a confirmation that nobody asked for")
+                raise ConnectionError("an unexpected confirmation")
             self._dropped(name)
             return
         if name == self._own_topic:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Loop = asyncio.AbstractEventLoop
 
 #: Why a connection was given up whose server has been silent for too long.
-NO_ANSWER = "no answer within the time-out"
+NO_ANSWER = "no reply within the timeout"
 
 #: How long a handshake over TLS may go on that nobody wants any more.  Where it is cancelled as it
 #: succeeds, asyncio closes TLS in the background, and the loop may end before that does.
@@ -125,9 +125,9 @@ class Wire:
             raise
         if not dial.done():
             await _undo(dial, pool)
-            raise ConnectionError(f"no answer to the handshake within {deadline_s:g} s")
+            raise ConnectionError(f"no reply to the handshake within {deadline_s:g} s")
         if dial.cancelled():
-            raise ConnectionError("the connection was given up")
+            raise ConnectionError("the connection was abandoned")
         error = dial.exception()
         if error is not None:
             raise handshake_error(error, secrets_of(pool))

@@ -1,1 +1,1 @@
-"""What operators see: events, outages and counts."""
+"""Monitoring: events, outages and counters."""

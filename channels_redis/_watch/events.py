@@ -1,9 +1,9 @@
-"""What can happen inside a layer: frozen dataclasses with units, and what is made of them.
+"""The events of a layer, and the reporter that counts and logs them.
 
-Every event is counted and handed to the hooks; what an operator must know is also logged, at
-a bounded rate: one WARNING per lost node, one INFO when it is back, drops at once and then in
-a summary at most every :data:`SUMMARY_S` seconds.  Each record carries its facts as attributes,
-``event`` first.
+Every event is counted and passed to the hooks.  Important events are also logged, at a limited
+rate: one WARNING per lost node, one INFO when it is back, drops at once and then in a summary at
+most every :data:`SUMMARY_S` seconds.  The data of each record is also available as attributes,
+such as ``event``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from weakref import ref
 from .._runtime import clock
 from .._runtime.native import RLock
 
-#: Seconds between two records about the same ongoing trouble.
+#: Seconds between two records about the same problem.
 SUMMARY_S = 60.0
 
 
 @dataclass(frozen=True)
 class NodeLost:
-    """A server that was in use can't be reached, or a connection to it broke."""
+    """A server that was in use can't be reached, or a connection to it was lost."""
 
     node: str
     reason: str
@@ -36,7 +36,7 @@ class NodeLost:
 
 @dataclass(frozen=True)
 class NodeBack:
-    """Everything that worked with the lost server works with it (or its successor) again."""
+    """All connections and subscriptions of a lost server are restored, perhaps on another."""
 
     node: str
     outage_s: float
@@ -46,13 +46,13 @@ class NodeBack:
 class MessagesDropped:
     """Messages will not be delivered.
 
-    ``reason``: ``capacity`` (a mailbox was full), ``memory`` (all mailboxes together used up
-    ``max_buffered_bytes``), ``abandoned`` (its consumer has gone), ``expired`` (unread for
-    ``expiry``), ``undecodable`` (bytes that no key or format opens), ``misplaced`` and
-    ``unbound`` (encrypted for another queue or topic, or for none: see the option
-    ``encryption_binding``), ``too_large`` (longer than anything that is sent), ``repeated`` (a
-    server offered a delivered message again), ``put_back`` (nobody here waited for it, and it is
-    not certain that it went back to its queue).
+    ``reason``: ``capacity`` (the mailbox was full), ``memory`` (all mailboxes together used up
+    ``max_buffered_bytes``), ``abandoned`` (its consumer has ended), ``expired`` (unread for
+    ``expiry``), ``undecodable`` (no key or format can decode it), ``misplaced`` and ``unbound``
+    (encrypted for another queue or topic, or for none: see the option ``encryption_binding``),
+    ``too_large`` (longer than the limit for received messages), ``repeated`` (a server delivered a
+    message again), ``put_back`` (no ``receive()`` took it, and it may or may not have been put
+    back into its queue).
     """
 
     channel: str
@@ -71,25 +71,25 @@ class GroupOverCapacity:
 
 @dataclass(frozen=True)
 class QueueUnreadable:
-    """Those who wait for a queue got :class:`WrongKeyType`: its key holds no sorted set."""
+    """Receivers of a queue got :class:`WrongKeyType`, because its key is not a sorted set."""
 
     queue: str
 
 
 @dataclass(frozen=True)
 class SenderClockUsed:
-    """A server refuses TIME: messages carry the clocks of their senders instead."""
+    """A server refuses TIME, so messages get the times of their senders."""
 
     node: str
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A call has ended, awaited or of ``layer.sync``: one of all the methods that ask a server
-    for something, but ``receive()`` and ``new_channel()``.
+    """A call of a coroutine or of ``layer.sync`` has ended.  Reported for all methods that send
+    commands to a server, except ``receive()`` and ``new_channel()``.
 
-    ``error`` is the qualified name of what it raised, such as
-    ``"channels_redis.exceptions.ConnectionLost"``; None where it returned.
+    ``error`` is the qualified name of the exception, such as
+    ``"channels_redis.exceptions.ConnectionLost"``, or None if the call returned.
     """
 
     name: str
@@ -102,12 +102,12 @@ Event = (
 )
 T = TypeVar("T")
 
-#: Channels that a summary of drops tells apart, and groups over capacity that get a record of
-#: their own within :data:`SUMMARY_S`, at most.
+#: The maximum number of channels that a summary of drops counts separately, and of groups over
+#: capacity that get their own records within :data:`SUMMARY_S`.
 _NAMES_NOTED = 1000
-#: Reasons that may be part of ordinary life, and are not worth a record then.
+#: Reasons that may be part of normal operation and are then not logged.
 _QUIET = frozenset({"expired", "repeated"})
-#: What to do about messages that are dropped for a reason.
+#: Advice for the reasons of drops.
 _ADVICE = {
     "capacity": "consumers are slower than their messages: raise capacity or channel_capacity",
     "memory": "consumers are slower than their messages: raise max_buffered_bytes",
@@ -117,9 +117,9 @@ _ADVICE = {
 
 
 class Hooks(Generic[T]):
-    """Callbacks of users, who may come and go on any thread.
+    """Callbacks of users, which may be added and removed in any thread.
 
-    What a callback raises is logged, once in :data:`SUMMARY_S`, and nobody else's affair.
+    Exceptions of a callback are logged, once in :data:`SUMMARY_S`, and have no other effect.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -129,7 +129,7 @@ class Hooks(Generic[T]):
         self._failure_told_at: float | None = None
 
     def add(self, callback: Callable[[T], None]) -> Callable[[], None]:
-        """Have ``callback`` called from now on; return the function that ends it."""
+        """Add ``callback``; return the function that removes it."""
         if not callable(callback):
             raise TypeError(f"A callback must be callable, not {type(callback).__name__}.")
         key = object()
@@ -141,7 +141,7 @@ class Hooks(Generic[T]):
         return remove
 
     def __call__(self, fact: T) -> None:
-        """Hand a fact to all callbacks."""
+        """Call all callbacks with a fact."""
         for callback in list(self.callbacks.values()):
             try:
                 callback(fact)
@@ -150,7 +150,7 @@ class Hooks(Generic[T]):
 
     def _tell(self, error: Exception) -> None:
         now = clock.monotonic()
-        # One that fails may do so with each message.
+        # A callback that fails may fail for each message.
         if self._failure_told_at is None or now - self._failure_told_at >= SUMMARY_S:
             self._failure_told_at = now
             self._log.error("A hook for events of the channel layer failed", exc_info=error)
@@ -158,7 +158,7 @@ class Hooks(Generic[T]):
 
 @contextmanager
 def timed(name: str, hooks: Hooks[Operation]) -> Iterator[None]:
-    """Tell ``hooks`` how an operation went."""
+    """Call ``hooks`` with the duration and the error of an operation."""
     started = clock.monotonic()
     error: str | None = None
     try:
@@ -187,9 +187,9 @@ class Reporter:
 
     def __init__(self, logger: logging.Logger, hooks: Hooks[Event]) -> None:
         self._log = logger
-        # Reentrant, as garbage that is collected here may have something to report.
+        # Reentrant, because objects that are garbage collected here may report events.
         self._lock = RLock()
-        # Known weakly, as callbacks may hold the layer, which holds them.
+        # A weak reference, because callbacks may reference the layer, which references them.
         self._hooks = ref(hooks)
         #: Messages dropped, by reason.
         self.dropped: Counter[str] = Counter()
@@ -204,8 +204,8 @@ class Reporter:
         _reporters.add(self)
 
     def __call__(self, event: Event, *, unread: bool = False) -> None:
-        """Count, log as due, and hand to the hooks; ``unread`` tells of drops that a consumer of
-        this process could have received, had it been quicker.
+        """Count the event, log it if necessary, and call the hooks.  ``unread`` is true for dropped
+        messages that a faster consumer of this process would have received.
         """
         facts: dict[str, object]
         match event:
@@ -234,7 +234,7 @@ class Reporter:
             return dict(self.dropped)
 
     def flush_due(self, *, at_exit: bool = False) -> None:
-        """Write the summary of drops if its time has come, or if there will be no other time."""
+        """Write the summary of drops if it is due, or at the exit of the process."""
         now = clock.monotonic()
         with self._lock:
             told_at = self._drops_reported_at
@@ -258,7 +258,7 @@ class Reporter:
         )
 
     def end(self) -> None:
-        """Write what is pending, as the process ends; a forked child has its own to tell."""
+        """Write the pending summary at the exit of the process, but not in a forked child."""
         if self._pid == os.getpid():
             self.flush_due(at_exit=True)
 
@@ -284,7 +284,7 @@ class Reporter:
                 return
             noted.pop(event.group, None)
             if len(noted) >= _NAMES_NOTED:
-                # The one that was told of first.
+                # The one that was reported first.
                 oldest = next(iter(noted))
                 if now - noted[oldest][0] < SUMMARY_S:
                     return
@@ -311,7 +311,7 @@ class Reporter:
                 del told_at[next(iter(told_at))]
             told_at[queue] = now
         self._log.error(
-            "Queue %s can't be read: its key in Redis holds something else",
+            "Queue %s can't be read: its key in Redis is not a sorted set",
             queue,
             extra={"event": "queue_unreadable", "queue": queue},
         )
@@ -322,7 +322,7 @@ class Reporter:
                 return
             self._clock_reported.add(node)
         self._log.warning(
-            "Redis at %s refuses TIME: allow it, or keep the clocks of all senders together",
+            "Redis at %s refuses TIME: allow it, or synchronize the clocks of all senders",
             node,
             extra={"event": "sender_clock_used", "node": node},
         )

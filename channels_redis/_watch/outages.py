@@ -1,8 +1,8 @@
-"""One outage, however many notice it.  Knows no Redis and does no I/O.
+"""Combines lost connections into outages.  Does no I/O.
 
 A shard has several users (the multiplexer and readers of each event loop, a subscriber).  Each
-says when it lost its connection and when it works again; the shard is lost from the first
-loss until the last loser is back.  A layer is in an outage while any of its shards is lost.
+reports when it loses its connection and when it works again.  The shard is lost from the first
+loss until all users work again.  A layer is in an outage while any of its shards is lost.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from .._runtime import clock
 from .._runtime.native import Lock, RLock
 from .events import NodeBack, NodeLost, Reporter
 
-_NEVER_WORKED = "it has not worked yet: check that it runs, and host, port and TLS of its entry"
+_NEVER_WORKED = "it has never worked: check that it is running, and host, port and TLS of its entry"
 _DOCTOR = "python -m channels_redis doctor"
 
 
 class Outage:
-    """The outage of a layer: ``changed(began, outage_s)`` is called when one begins and ends, as
-    soon as :meth:`tell` is.
+    """The outage of a layer.  :meth:`tell` calls ``changed(began, outage_s)`` for each beginning
+    and end.
     """
 
     def __init__(self, changed: Callable[[bool, float], None]) -> None:
@@ -36,7 +36,7 @@ class Outage:
         self._past_s = 0.0
 
     def shard_lost(self) -> None:
-        """Count a shard that was lost just now."""
+        """Count a lost shard."""
         self._lost_shards += 1
         if self._lost_shards == 1:
             self._since = clock.monotonic()
@@ -51,9 +51,10 @@ class Outage:
             self._untold.append((False, outage_s))
 
     def tell(self) -> None:
-        """Tell of beginnings and ends, in their order, without the lock: users' code hears of it.
+        """Call ``changed`` for beginnings and ends, in their order, without holding the lock,
+        because ``changed`` calls users' code.
 
-        A thread that comes while another does so leaves it to that one.
+        If another thread is already doing this, it also handles the new ones.
         """
         while self._untold and self._telling.acquire(blocking=False):
             try:
@@ -63,30 +64,30 @@ class Outage:
                 self._telling.release()
 
     def seconds(self) -> tuple[float, float]:
-        """Return how long the present outage lasts (0.0 if none), and all of them together."""
+        """Return the length of the present outage (0.0 if none) and of all outages."""
         with self.lock:
             outage_s = clock.monotonic() - self._since if self._lost_shards else 0.0
             return outage_s, self._past_s + outage_s
 
 
 class Recovery(Protocol):
-    """What has to be done with a shard before it is back.  May be called on any thread."""
+    """Work that has to be done for a shard before it is back.  May be called in any thread."""
 
     def is_needed(self) -> bool:
-        """Tell whether there is anything to do; asked under the lock of an outage."""
+        """Return whether there is anything to do; called under the lock of an outage."""
         ...
 
     def connected(self) -> None:
-        """Take note of a new connection for commands, perhaps to a server that knows less."""
+        """Note a new connection for commands, possibly to a server that has lost data."""
 
     def moved(self) -> None:
-        """Take note that another server, or one that was lost, may serve what this one did."""
+        """Note that another server, or one that was lost, may now serve this shard."""
 
 
 class Health:
     """Whether one shard works, for all event loops of a layer.
 
-    What is told of it holds none of ``secrets``.
+    Reported texts contain none of ``secrets``.
     """
 
     def __init__(
@@ -99,17 +100,17 @@ class Health:
     ) -> None:
         self.node = node
         self.secrets = secrets
-        #: The command line that looks at it closely.
+        #: The command line of the doctor for this shard.
         self.doctor = doctor
-        #: What has to be done before the shard is back, besides connecting.
+        #: Work that has to be done before the shard is back, in addition to connecting.
         self.recovery: Recovery | None = None
-        #: Whether the shard ever worked: until then, a refusal is a mistake in the options.
+        #: Whether the shard has ever worked.  Until then, a refusal is an error in the options.
         self.proven = False
-        #: Whether the shard is proven, and not lost just now.
+        #: Whether the shard is proven and not lost.
         self.settled = False
         self._report = report
         self._outage = outage
-        # Known weakly, as they belong to event loops that may be dropped.
+        # Weak references, because users belong to event loops that may be dropped.
         self._losers: WeakSet[object] = WeakSet()
         self._lost_at: float | None = None
         self._past_s = 0.0
@@ -118,15 +119,15 @@ class Health:
 
     @property
     def down(self) -> bool:
-        """Whether the shard, or a part of it, is lost just now."""
+        """Whether the shard, or a part of it, is lost."""
         return self._lost_at is not None
 
     def located(self, reason: str, fate: str) -> str:
-        """Return what is wrong where, what that means for the caller, and what to look at if
-        nothing ever worked there.
+        """Return an error text: the server, the reason, the effect for the caller, and, if the
+        server has never worked, what to check.
         """
         text = f"Redis at {self.node}: {self.secrets.text(reason).rstrip('.')}; {fate}"
-        return text if self.proven else f"{text}; {_NEVER_WORKED}; to look closer: {self.doctor}"
+        return text if self.proven else f"{text}; {_NEVER_WORKED}; for details, run: {self.doctor}"
 
     def lost(self, user: object, reason: str) -> None:
         """Note that ``user`` has lost its connection, or can't get one."""
@@ -145,7 +146,7 @@ class Health:
         self.moved()
 
     def works(self, user: object) -> None:
-        """Note that ``user`` has all that it needs of this shard."""
+        """Note that ``user`` has all the connections that it needs to this shard."""
         with self._outage.lock:
             self.proven = True
             self._losers.discard(user)
@@ -164,7 +165,7 @@ class Health:
         self._report(NodeBack(self.node, outage_s))
 
     def seconds(self) -> tuple[float, float]:
-        """Return how long the present outage lasts (0.0 if none), and all of them together."""
+        """Return the length of the present outage (0.0 if none) and of all outages."""
         with self._outage.lock:
             outage_s = 0.0 if self._lost_at is None else clock.monotonic() - self._lost_at
             return outage_s, self._past_s + outage_s
@@ -175,11 +176,11 @@ class Health:
             self.recovery.connected()
 
     def moved(self) -> None:
-        """Note that another server, or one that was lost, may serve what this one did."""
+        """Note that another server, or one that was lost, may now serve this shard."""
         if self.recovery is not None:
             self.recovery.moved()
 
     def gone(self, user: object) -> None:
-        """Note that ``user`` no longer cares.  Says nothing about the shard."""
+        """Note that ``user`` has ended, whatever the state of the shard."""
         with self._outage.lock:
             self._losers.discard(user)

@@ -1,7 +1,7 @@
-"""Counts of messages: plain integers, each of which one event loop alone writes.
+"""Counters of messages: plain integers, each written by one event loop only.
 
-Adding one to an integer of several threads loses counts, and a lock for each message costs more
-than the message is worth.  So each event loop counts for itself, and who asks adds them up.
+Incrementing an integer in several threads loses counts, and a lock for each message is too
+expensive.  So each event loop has its own counters, which are added up when they are read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from .._runtime.native import RLock
 
 
 class NodeTally:
-    """The messages that went to and came from one entry of ``hosts`` on one event loop."""
+    """The messages sent to and received from one entry of ``hosts`` on one event loop."""
 
     __slots__ = ("received", "refused", "sent")
 
@@ -31,10 +31,10 @@ Tally = list[NodeTally]
 
 
 class Tallies:
-    """The counts of a layer: of its event loops, and of those that have ended."""
+    """The counters of a layer: of its event loops, and of those that have ended."""
 
     def __init__(self, ring_size: int) -> None:
-        # Reentrant, as an event loop may end, as garbage, wherever memory is allocated.
+        # Reentrant, because an event loop may be garbage collected wherever memory is allocated.
         self._lock = RLock()
         self._past = _empty(ring_size)
         self._open: list[Tally] = []

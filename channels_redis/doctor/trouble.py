@@ -54,7 +54,7 @@ def _explained(server: ServerFacts, shard: ShardFacts) -> tuple[str, str, str]:
             "No Sentinel names a primary that is running.",
             "See the other findings about the Sentinels.",
         )
-    if any(isinstance(cause, _SILENCE) for cause in causes) or "no answer" in said:
+    if any(isinstance(cause, _SILENCE) for cause in causes) or "no reply" in said:
         return (
             "unreachable",
             f"{shard.endpoint} does not reply: {first_line(server.trouble)}.",

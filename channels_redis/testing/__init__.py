@@ -1,4 +1,4 @@
-"""Help for testing: private servers on free ports, and what else a test of a channel layer needs.
+"""Helpers for tests: private servers, pytest fixtures, layers that record or lose messages.
 
-Nothing in here is imported by the layers themselves.
+The layers do not import this package.
 """

@@ -1,4 +1,4 @@
-"""Self-signed certificates for servers that speak TLS on 127.0.0.1."""
+"""Self-signed certificates for servers with TLS on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ NAMES = "localhost", "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """PEM files: a certificate that is its own authority."""
+    """PEM files of a self-signed certificate."""
 
     path: str
     key_path: str
 
 
 def make_certificate(directory: Path, names: Iterable[str] = NAMES) -> Certificate:
-    """Write a new key and its certificate, good for a day, into ``directory``.
+    """Write a new key and its certificate, valid for a day, into ``directory``.
 
-    ``names`` are the hosts it is for, as names or addresses.
+    ``names`` are its hosts, as names or addresses.
     """
     # Only servers with TLS need this extra.
     from cryptography import x509

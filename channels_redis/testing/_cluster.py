@@ -1,4 +1,4 @@
-"""A Redis Cluster of private servers, made and rearranged without a command-line client."""
+"""A Redis Cluster of private servers, created and changed without a command-line client."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from channels_redis.testing._server import Config, RedisServer, wait_until
 
 SLOTS = 16384
 
-#: In a line of CLUSTER NODES, in front of the slots.
+#: The number of fields before the slots in a line of CLUSTER NODES.
 _NODE_FIELDS = 8
 
-#: A primary that does not answer for this long is replaced by a replica, if it has one.
+#: A primary that does not reply for this long is replaced by a replica, if it has one.
 NODE_TIMEOUT_MS = 2000
 
-#: A little more than what servers give a planned failover, before they drop it without a word.
+#: A little longer than the time after which servers silently give up a planned failover.
 PLAN_DROPPED_AFTER_S = 6.0
 
 
 def slot_of(key: str) -> int:
-    """Return the slot of a key: of the part in its first braces, if there is one."""
+    """Return the slot of a key, or of the part in its first braces, if there is one."""
     _, _, rest = key.partition("{")
     tag, brace, _ = rest.partition("}")
     return binascii.crc_hqx((tag if tag and brace else key).encode(), 0) % SLOTS
@@ -32,9 +32,9 @@ def slot_of(key: str) -> int:
 class ClusterSet:
     """A cluster; a context manager that starts and removes all its servers.
 
-    ``replicas`` is the number of replicas of each primary. ``config`` goes to every server, and a
-    password in ``requirepass`` is passed on to all who need it. Slots are spread evenly over the
-    primaries. Servers come in this order: all primaries, then their replicas in the same order.
+    ``replicas`` is the number of replicas of each primary. ``config`` is for every server; a
+    password in ``requirepass`` is also used for replication. Slots are distributed evenly over the
+    primaries. The order of ``servers`` is: all primaries, then their replicas in the same order.
     """
 
     def __init__(
@@ -78,65 +78,65 @@ class ClusterSet:
         self.servers = []
 
     def host_entry(self) -> dict[str, Any]:
-        """Return the entry for ``hosts`` of a layer; all servers of the start are in it."""
+        """Return the entry for ``hosts`` of a layer, with all servers."""
         return {"cluster": True, "startup_nodes": [server.address for server in self.servers]}
 
-    # What is where
+    # Slots and roles
 
     @property
     def primaries(self) -> list[RedisServer]:
-        """The living servers that serve slots, in the order of the slots."""
+        """The running servers that serve slots, in the order of the slots."""
         owners = self._owners()
         return [self._named(owner) for owner in dict.fromkeys(owners) if owner]
 
     def owner(self, key: str) -> RedisServer:
-        """Return the server that serves a key, as most living servers see it."""
+        """Return the server that serves a key, according to most running servers."""
         return self.owner_of(slot_of(key))
 
     def owner_of(self, slot: int) -> RedisServer:
-        """Return the server that serves a slot, as most living servers see it."""
+        """Return the server that serves a slot, according to most running servers."""
         owner = self._owners()[slot]
         if owner is None:
             raise RuntimeError(f"No server serves slot {slot}.")
         return self._named(owner)
 
     def replicas_of(self, primary: RedisServer) -> list[RedisServer]:
-        """Return the living replicas of a primary."""
+        """Return the running replicas of a primary."""
         name = self._name(primary)
         return [one for one in self.living if self._following(one) == name]
 
     @property
     def living(self) -> list[RedisServer]:
-        """The servers whose processes run."""
+        """The servers whose processes are running."""
         return [server for server in self.servers if server.running]
 
     def wait_until_ok(self, timeout_s: float = 30) -> None:
-        """Wait until every living server says that the cluster serves all slots, and all agree
-        on who serves which.
+        """Wait until every running server reports that all slots are served, and all agree on the
+        owners of the slots.
         """
 
         def ok() -> bool:
             states = [one.command("CLUSTER", "INFO") for one in self.living]
             maps = {str(self._slots(one)) for one in self.living}
             agreed = len(maps) == 1 and all(b"cluster_state:ok" in state for state in states)
-            # The state may be ok while a server that is back still counts as failed.
+            # The state may be ok while a restarted server is still marked as failed.
             return agreed and not any(self._failed_by(one) for one in self.living)
 
         wait_until(ok, "a healthy cluster", timeout_s)
         for server in self.living:
-            # Who follows whom is told around later than who serves what.
+            # Replication links are announced later than the owners of slots.
             self._wait_for_link(server, timeout_s)
 
     # Changes
 
     def failover(self, key: str, *, timeout_s: float = 30) -> RedisServer:
-        """Have a replica take over a healthy primary, without a loss; return the new one."""
+        """Let a replica take over from a healthy primary without loss; return the new primary."""
         old = self.owner(key)
         replica = self.replicas_of(old)[0]
         deadline = time.monotonic() + timeout_s
 
         def accepted() -> bool:
-            # Who has taken over, though not all know it yet, must not be asked again.
+            # A replica that has taken over must not be asked again, even if not all know it yet.
             done = self._following(replica) is None
             return done or bool(replica.command("CLUSTER", "FAILOVER") == b"OK")
 
@@ -150,7 +150,7 @@ class ClusterSet:
                     raise
 
     def wait_for_new_owner(self, key: str, old: RedisServer, timeout_s: float = 30) -> RedisServer:
-        """Return the server of a key once all living servers name one that is not ``old``."""
+        """Return the server of a key once all running servers name another one than ``old``."""
         slot = slot_of(key)
 
         def replaced() -> RedisServer | None:
@@ -164,7 +164,7 @@ class ClusterSet:
         return owner
 
     def add_primary(self) -> RedisServer:
-        """Start one more server and let it join, without slots; return it."""
+        """Start another server without slots and add it to the cluster; return it."""
         server = self._start_server()
         self._meet([self.servers[0], server])
 
@@ -177,7 +177,7 @@ class ClusterSet:
         return server
 
     def remove(self, server: RedisServer) -> None:
-        """Have all others forget a server that serves no slot, and kill it."""
+        """Remove a server without slots from the cluster, and kill it."""
         name = self._name(server)
         server.kill()
         for other in self.living:
@@ -186,8 +186,8 @@ class ClusterSet:
         self.servers.remove(server)
 
     def begin_move(self, slot: int, target: RedisServer) -> RedisServer:
-        """Open the migration of a slot, and return the server that has it: from now on keys that
-        it has not are asked for at ``target``.
+        """Start the migration of a slot, and return its present server.  From now on, that server
+        redirects commands for missing keys to ``target``.
         """
         source = self.owner_of(slot)
         target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", self._name(source))
@@ -195,7 +195,7 @@ class ClusterSet:
         return source
 
     def move_keys(self, slot: int, source: RedisServer, target: RedisServer) -> int:
-        """Move the keys of a slot under migration; return their number."""
+        """Move the keys of a slot that is being migrated; return their number."""
         auth = ["AUTH", self._config["requirepass"]] if "requirepass" in self._config else []
         moved = 0
         while keys := source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
@@ -205,7 +205,7 @@ class ClusterSet:
         return moved
 
     def end_move(self, slot: int, target: RedisServer) -> None:
-        """Give a slot to its new server; everybody is told."""
+        """Assign a slot to its new server, on all servers."""
         name = self._name(target)
         target.command("CLUSTER", "SETSLOT", slot, "NODE", name)
         for server in self._serving():
@@ -219,7 +219,7 @@ class ClusterSet:
         self.end_move(slot, target)
         return moved
 
-    # How it is made
+    # Creation
 
     def _start_server(self) -> RedisServer:
         server = RedisServer(binary=self._binary, config=self._config, tls=self._tls)
@@ -228,7 +228,7 @@ class ClusterSet:
 
     def _meet(self, servers: list[RedisServer]) -> None:
         for index, server in enumerate(servers, 1):
-            # Equal epochs would have to be sorted out before the cluster is fit.
+            # Equal epochs would delay the start of the cluster.
             with suppress(ErrorReply):
                 server.command("CLUSTER", "SET-CONFIG-EPOCH", index)
         first, *others = servers
@@ -239,7 +239,7 @@ class ClusterSet:
         primaries = self.servers[: self._sizes[0]]
         edges = [SLOTS * index // len(primaries) for index in range(len(primaries) + 1)]
         for server, first, end in zip(primaries, edges, edges[1:], strict=False):
-            # One command for all versions: ADDSLOTSRANGE came with 7.0.
+            # ADDSLOTS works with all versions; ADDSLOTSRANGE needs 7.0.
             server.command("CLUSTER", "ADDSLOTS", *range(first, end))
 
     def _replicate(self, replica: RedisServer, primary: RedisServer) -> None:
@@ -253,7 +253,7 @@ class ClusterSet:
 
         wait_until(linked, "linked to its primary", timeout_s)
 
-    # What servers say
+    # Queries
 
     def _name(self, server: RedisServer) -> str:
         name: bytes = server.command("CLUSTER", "MYID")
@@ -268,7 +268,7 @@ class ClusterSet:
         return bool(line) and "handshake" not in line and "fail" not in line
 
     def _failed_by(self, server: RedisServer) -> bool:
-        """Tell whether a server takes a living one, or the owner of a slot, for failed."""
+        """Return whether a server considers a running one, or the owner of a slot, as failed."""
         known = [line.split() for line in server.command("CLUSTER", "NODES").decode().splitlines()]
         living = {self._name(one) for one in self.living}
         failed = [one for one in known if "fail" in one[2]]
@@ -286,12 +286,12 @@ class ClusterSet:
     def _owners(self) -> list[tuple[str, int] | None]:
         maps = [self._slots(server) for server in self.living]
         if not maps:
-            raise RuntimeError("No server of the cluster runs.")
+            raise RuntimeError("No server of the cluster is running.")
         return max(maps, key=maps.count)
 
     def _slots(self, server: RedisServer) -> list[tuple[str, int] | None]:
         owners: list[tuple[str, int] | None] = [None] * SLOTS
         for first, last, (_, port, *_), *_ in server.command("CLUSTER", "SLOTS"):
-            # By whatever name they go, all are on one machine.
+            # All are on this machine, whatever host names they announce.
             owners[first : last + 1] = [(server.host, port)] * (last + 1 - first)
         return owners

@@ -1,4 +1,4 @@
-"""Ports for servers that come and go: nobody takes them while they are away."""
+"""Reserves ports for servers, also while they are stopped."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from contextlib import ExitStack, contextmanager
 
 HOST = "127.0.0.1"
 
-#: Below the range from which systems give out ports: a client that dials a dead server's port
-#: from that same port would connect to itself and keep the server from returning.
+#: Below the range of ephemeral ports: a client that connects to the port of a stopped server from
+#: that same port would connect to itself, and the server could not start again.
 LOWEST, HIGHEST = 10_000, 32_000
 
 
 @contextmanager
 def reserved_port(*, companion: int = 0) -> Iterator[int]:
-    """Reserve a TCP port of 127.0.0.1 that nobody listens on, for the length of the block.
+    """Reserve a free TCP port of 127.0.0.1 for the duration of the block.
 
-    No other launcher of this machine chooses it meanwhile, in whatever process, so that a server
-    that was killed finds its port free. ``companion`` is the distance to a second port, above
-    the first, that is reserved with it.
+    This function returns it in no other process of this machine meanwhile, so that a killed server
+    can start again on its port. ``companion`` is the distance to a second port above the first,
+    which is reserved, too.
     """
     port, claims = _claim_some(companion)
     with claims:
@@ -46,10 +46,10 @@ def _claim_all(ports: set[int]) -> ExitStack:
 
 
 def _claim(port: int) -> socket.socket:
-    """Return what marks a port as taken; raise ``OSError`` if it is.
+    """Return a socket that marks a port as reserved; raise ``OSError`` if it is in use.
 
-    The mark is the UDP port of the same number, which no server here uses: the system gives it
-    to one process only, and takes it back when that process ends, however it ends.
+    The mark is a socket bound to the UDP port of the same number, which the servers do not use.
+    Only one process can bind it, and the system frees it when that process ends.
     """
     mark = socket.socket(type=socket.SOCK_DGRAM)
     try:

@@ -1,7 +1,7 @@
-"""One blocking command to a server over a socket of its own.
+"""Blocking commands to a server over a separate socket.
 
-Tests must be able to talk to a server whatever redis-py is installed, and while redis-py itself
-is what is being tested; so this speaks the few lines of RESP that it takes.
+Tests must be able to send commands to a server with any version of redis-py, also while redis-py
+itself is tested.  So this module implements the small part of RESP that is needed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Word = str | bytes | int | float
 
 
 class ErrorReply(Exception):
-    """The server answered with an error; the text is the server's."""
+    """An error reply of the server, with its text."""
 
 
 def command(address: Address, *words: Word, auth: str = "", timeout_s: float = 5) -> Any:
     """Run one command and return its reply: int, bytes, None or a list of these.
 
-    ``auth`` holds ``password`` or ``user password`` where the server asks for one.
-    Raises :class:`ErrorReply` for an error reply, and ``OSError`` where nobody answers within
+    ``auth`` is ``password`` or ``user password`` if the server requires one.
+    Raises :class:`ErrorReply` for an error reply, and ``OSError`` if there is no reply within
     ``timeout_s`` seconds.
     """
     return converse(address, words, auth=auth, timeout_s=timeout_s)[0]
@@ -70,7 +70,7 @@ def _pack(*words: Word) -> bytes:
 def _read_reply(replies: IO[bytes]) -> Any:
     line = replies.readline()
     if not line.endswith(b"\r\n"):
-        raise ConnectionError("The server closed the connection instead of answering.")
+        raise ConnectionError("The server closed the connection without a reply.")
     kind, rest = line[:1], line[1:-2]
     if kind == b"-":
         raise ErrorReply(rest.decode())

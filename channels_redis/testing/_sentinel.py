@@ -1,4 +1,4 @@
-"""A primary, its replicas and the Sentinels that watch them, all private."""
+"""A private primary with replicas and Sentinels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from channels_redis.testing import _resp
 from channels_redis.testing._resp import ErrorReply
 from channels_redis.testing._server import Config, RedisServer, wait_until
 
-#: A primary that does not answer for this long is replaced.
+#: A primary that does not reply for this long is replaced.
 DOWN_AFTER_MS = 1000
 FAILOVER_TIMEOUT_MS = 5000
 
-#: How often Sentinels make themselves known to each other: by default, and until they all are.
+#: How often Sentinels announce themselves to each other: normally, and until all know each other.
 GREETING_MS = 2000
 GREETING_AT_START_MS = 50
 
@@ -26,10 +26,10 @@ class _Sentinel(RedisServer):
 
 
 class SentinelSet:
-    """A replicated server watched by Sentinels; a context manager that starts and removes all.
+    """A replicated server with Sentinels; a context manager that starts and removes all servers.
 
-    ``config`` goes to the primary and its replicas, ``sentinel_config`` to the Sentinels.
-    A password in ``requirepass`` is passed on to all who need it.
+    ``config`` is for the primary and its replicas, ``sentinel_config`` for the Sentinels.
+    A password in ``requirepass`` is also set for replicas and Sentinels.
     """
 
     def __init__(
@@ -86,32 +86,32 @@ class SentinelSet:
 
     @property
     def sentinels(self) -> list[tuple[str, int]]:
-        """``(host, port)`` of every Sentinel, living or not."""
+        """``(host, port)`` of every Sentinel, running or not."""
         return [sentinel.address for sentinel in self.sentinel_servers]
 
     @property
     def primary(self) -> RedisServer:
-        """The server that most living Sentinels call the primary."""
+        """The server that most running Sentinels consider the primary."""
         if not self.sentinel_servers:
             return self.servers[0]
         named = [name for name in map(self._primary_named_by, self.sentinel_servers) if name]
         if not named:
-            raise RuntimeError("No Sentinel answers.")
+            raise RuntimeError("No Sentinel replies.")
         address = max(named, key=named.count)
         return next(server for server in self.servers if server.address == address)
 
     @property
     def replicas(self) -> list[RedisServer]:
-        """All servers but the primary, living or not."""
+        """All servers except the primary, running or not."""
         primary = self.primary
         return [server for server in self.servers if server is not primary]
 
     def settle(self, timeout_s: float = 30) -> None:
-        """Wait until all replicas have all that the primary has."""
+        """Wait until all replicas have the data of the primary."""
         primary = self.primary
         count = len(self.servers) - 1
-        # A replica that calls itself online may still not get the stream; only what it
-        # acknowledges has arrived. PUBLISH goes down the stream and leaves nothing behind.
+        # A replica may report to be online before it gets the replication stream, so wait for
+        # acknowledgements.  PUBLISH is replicated and stores nothing.
         commands = ("PUBLISH", "channels-redis:settle", ""), ("WAIT", count, 1000)
 
         def acknowledged() -> bool:
@@ -126,7 +126,7 @@ class SentinelSet:
         asked = next(sentinel for sentinel in self.sentinel_servers if sentinel.running)
 
         def accepted() -> bool:
-            # Refused with NOGOODSLAVE or INPROG until the set has settled.
+            # Refused with NOGOODSLAVE or INPROG until all servers know each other.
             return bool(asked.command("SENTINEL", "FAILOVER", self.master_name) == b"OK")
 
         wait_until(accepted, "ready for a failover", timeout_s)

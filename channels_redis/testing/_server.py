@@ -1,4 +1,4 @@
-"""One private server process: how it is configured, starts, answers and ends."""
+"""One private server process: its configuration, start, commands and end."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from channels_redis.testing._resp import ErrorReply
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
 
-#: A directive of the configuration file; a sequence gives it once for each value.
+#: Directives of the configuration file; a sequence repeats a directive for each value.
 Config = Mapping[str, "str | Sequence[str]"]
 
-#: Nothing is written to disk unless asked for, and replicas join without delay.
+#: Nothing is saved to disk by default, and replicas join without delay.
 DEFAULT_CONFIG: Config = {
     "save": '""',
     "appendonly": "no",
     "repl-diskless-sync": "yes",
     "repl-diskless-sync-delay": "0",
 }
-#: The same for servers that know it.
+#: The same for servers that support it.
 CONFIG_SINCE_6: Config = {"repl-diskless-load": "on-empty-db"}
 
-#: From a port for clients to the one for the other servers of a cluster.
+#: The distance from the port for clients to the port for other servers of a cluster.
 BUS_OFFSET = 10_000
 
 
@@ -92,7 +92,7 @@ class RedisServer:
     def unix_path(self) -> str:
         """The path of the Unix socket (``unix_socket=True``)."""
         if not self._wants_unix_socket:
-            raise ValueError("This server has no Unix socket: give it unix_socket=True.")
+            raise ValueError("This server has no Unix socket: use unix_socket=True.")
         return str(self.directory / "server.sock")
 
     @property
@@ -104,7 +104,7 @@ class RedisServer:
     def tls_url(self) -> str:
         """The ``rediss://`` URL of the TLS port (``tls=True``), for ``certificate.path``."""
         if not self._wants_tls:
-            raise ValueError("This server has no TLS: give it tls=True.")
+            raise ValueError("This server has no TLS port: use tls=True.")
         return f"rediss://{self.host}:{self.tls_port}"
 
     @property
@@ -116,14 +116,14 @@ class RedisServer:
 
     @property
     def directory(self) -> Path:
-        """Where the server keeps its files; made at the first start, removed by ``close()``."""
+        """The directory of the server's files, from the first start until ``close()``."""
         if self._directory is None:
             raise RuntimeError("The server has not been started yet.")
         return self._directory
 
     @property
     def log(self) -> str:
-        """What the server has logged so far."""
+        """The server's log so far."""
         return (self.directory / "server.log").read_text(errors="replace")
 
     # Life
@@ -135,7 +135,7 @@ class RedisServer:
         self.close()
 
     def start(self) -> RedisServer:
-        """Start the server and return when it answers; nothing happens if it already runs."""
+        """Start the server and return when it replies.  Does nothing if it is already running."""
         if self.running:
             return self
         if self._directory is None:
@@ -149,11 +149,11 @@ class RedisServer:
         return self
 
     def stop(self) -> None:
-        """End the server in order: it saves its data if its configuration says so."""
+        """Shut the server down; it saves its data if its configuration says so."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the server with SIGKILL: it has no chance to save or to say goodbye."""
+        """Kill the server with SIGKILL, without saving its data or closing connections."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
@@ -162,11 +162,11 @@ class RedisServer:
         self.start()
 
     def freeze(self) -> None:
-        """Stop the process with SIGSTOP: connections stay open and nobody answers."""
+        """Stop the process with SIGSTOP: connections stay open, but get no replies."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen server go on."""
+        """Continue a frozen server."""
         os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class RedisServer:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives; a frozen one does."""
+        """Whether the process is running or frozen."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -193,7 +193,7 @@ class RedisServer:
     # Conversation
 
     def command(self, *words: _resp.Word) -> Any:
-        """Run one command on a connection of its own; see :func:`_resp.command`."""
+        """Run one command on a separate connection; see :func:`_resp.command`."""
         return _resp.command(self._own_address, *words, auth=self._own_auth)
 
     def info(self, section: str) -> dict[str, str]:
@@ -267,7 +267,7 @@ class RedisServer:
     def _spawn(self) -> None:
         arguments = [self.binary, str(self.directory / "server.conf"), *self._mode]
         with open(self.directory / "server.log", "ab") as log:
-            # A session of its own: Ctrl-C in a terminal is for the owner, who then ends the server.
+            # A separate session, so that Ctrl-C in a terminal is sent only to the owner.
             self._process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
@@ -288,7 +288,7 @@ class RedisServer:
     def _answers(self) -> bool:
         try:
             self.command("PING")
-            # A stranger may have taken the port between our choice and the start.
+            # Another program may have taken the port between our choice and the start.
             return self.info("server")["process_id"] == str(self.pid)
         except ErrorReply as reply:
             return str(reply).startswith(("NOAUTH", "WRONGPASS", "NOPERM"))
@@ -314,16 +314,16 @@ class RedisServer:
             guard.communicate()
 
     def _close_at_exit(self) -> None:
-        # A fork inherits this object, but not the server.
+        # A forked process inherits this object, but does not own the server.
         if os.getpid() == self._owner_pid:
             self.close()
 
 
 def _guard(pid: int, directory: Path) -> subprocess.Popen[bytes]:
-    """Start a shell that ends the server once this process is gone, however it went.
+    """Start a shell that kills the server when this process ends, for whatever reason.
 
-    The shell waits at a pipe that only this process holds. (The kernel's own death signal comes
-    with the end of the starting *thread*, and needs code between fork and exec.)
+    The shell reads a pipe that only this process has open. (The kernel's parent death signal is
+    sent at the end of the starting *thread*, and needs code between fork and exec.)
     """
     clean_up = 'read never; kill -9 "$1"; rm -rf "$2"'
     return subprocess.Popen(
@@ -336,9 +336,9 @@ def _guard(pid: int, directory: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 20) -> Any:
-    """Return the first true value of ``condition``; ``TimeoutError`` names ``what`` failed to be.
+    """Return the first true value of ``condition``; ``TimeoutError`` says ``what`` did not happen.
 
-    Between two looks it sleeps 20 ms; errors of the connection count as not yet.
+    Sleeps 20 ms between two calls.  Errors of the connection count as a false value.
     """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -1,9 +1,9 @@
-"""Fixtures for pytest, for projects that ask for them in their top ``conftest.py``::
+"""Fixtures for pytest.  A project enables them in its top-level ``conftest.py``::
 
     pytest_plugins = ["channels_redis.testing.plugin"]
 
-Not an entry point: one would be loaded in every environment that has the package, by every run
-of pytest, whether it tests a channel layer or not.
+This is not an entry point, because an entry point would be loaded in every run of pytest, whether
+it tests a channel layer or not.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .servers import RedisServer
 
 @pytest.fixture(scope="session")
 def channels_redis_server() -> Iterator[RedisServer]:
-    """A private server for the whole run of tests (with pytest-xdist: one for each worker).
+    """A private server for the whole test run (with pytest-xdist: one for each worker).
 
-    The program is looked for as :func:`~channels_redis.testing.servers.find_server` does.
+    The program is found with :func:`~channels_redis.testing.servers.find_server`.
     """
     with closing(RedisServer()) as server:
         yield server.start()
@@ -32,8 +32,8 @@ def channels_redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def channels_redis_url(request: pytest.FixtureRequest) -> str:
-    """The URL of the server that tests use: ``REDIS_URL`` of the environment, if it is set, else
-    that of the private one.
+    """The URL of the server that tests use: the environment variable ``REDIS_URL``, if it is set,
+    otherwise that of the private server.
     """
     named = os.environ.get("REDIS_URL")
     if named:
@@ -46,9 +46,9 @@ def channels_redis_url(request: pytest.FixtureRequest) -> str:
 def redis_channel_layers(channels_redis_url: str) -> Iterator[dict[str, Any]]:
     """``CHANNEL_LAYERS`` of the settings, for one test on the tests' server.
 
-    Each layer of this package gets the server as its only host, and a prefix of its own for this
-    test; its other options stay, and so do layers of other packages.  At the end what was made
-    is closed, and its keys are deleted.
+    Each layer of this package gets the server as its only host, and a separate prefix for this
+    test.  Its other options, and layers of other packages, are not changed.  At the end the layers
+    are closed and their keys are deleted.
     """
     with layers_on(channels_redis_url) as layers:
         yield layers
@@ -56,6 +56,6 @@ def redis_channel_layers(channels_redis_url: str) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 def recorded_channel_layer(redis_channel_layers: dict[str, Any]) -> Iterator[RecordingChannelLayer]:
-    """The default layer on the tests' server, as one that remembers what is sent."""
+    """The default layer on the tests' server, which records the messages that are sent."""
     with recording() as layer:
         yield layer

@@ -1,4 +1,4 @@
-"""A layer that remembers what was sent through it, for the tests of a project.
+"""A layer that records the messages sent through it, for the tests of a project.
 
 ::
 
@@ -28,9 +28,9 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Sent:
-    """One message that was sent: to a channel or a group, as it was at that moment.
+    """One message that was sent to a channel or a group, copied when it was sent.
 
-    ``exclude`` holds the channels that a group message was not for.
+    ``exclude`` contains the channels that were excluded from a group message.
     """
 
     to: str
@@ -44,10 +44,10 @@ class Sent:
 
 
 class RecordingChannelLayer:
-    """Any channel layer, which does what it always does; what was sent stays in ``sent``.
+    """Wraps any channel layer, and records the messages that are sent in ``sent``.
 
-    A message counts as sent when the call has returned; one that raised does not.  May be used
-    from any thread.  What is not said here is the wrapped layer's, ``layer.sync`` included.
+    A message is recorded when the call has returned; if the call raises, it is not recorded.  May
+    be used from any thread.  All other attributes are those of the wrapped layer.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -60,32 +60,32 @@ class RecordingChannelLayer:
         return getattr(self.__dict__.get("_layer"), name)
 
     async def send(self, channel: str, message: Any) -> None:
-        """Send to a channel, and remember it."""
+        """Send to a channel, and record the message."""
         record = Sent(channel, copy.deepcopy(message), False)
         await self._layer.send(channel, message)
         self._add(record)
 
     async def group_send(self, group: str, message: Any, **keywords: Any) -> None:
-        """Send to a group, and remember it."""
+        """Send to a group, and record the message."""
         record = _to_group(group, message, keywords)
         await self._layer.group_send(group, message, **keywords)
         self._add(record)
 
     @property
     def sync(self) -> RecordingSyncFace:
-        """The blocking face of the wrapped layer, if it has one, which remembers too."""
+        """``layer.sync`` of the wrapped layer, if it has one, which also records messages."""
         return RecordingSyncFace(self, self._layer.sync)
 
     # What was sent
 
     @property
     def sent(self) -> list[Sent]:
-        """All that was sent so far, oldest first."""
+        """All messages sent so far, oldest first."""
         with self._lock:
             return list(self._sent)
 
     def clear(self) -> None:
-        """Forget what was sent so far."""
+        """Remove all recorded messages."""
         with self._lock:
             self._sent.clear()
 
@@ -102,7 +102,7 @@ class RecordingChannelLayer:
     def assert_nothing_sent(self) -> None:
         """Raise ``AssertionError`` if anything was sent to any channel or group."""
         if self.sent:
-            raise AssertionError(f"Something was sent:\n{_listed(self.sent)}")
+            raise AssertionError(f"Messages were sent:\n{_listed(self.sent)}")
 
     def _assert_sent(
         self, to: str, is_group: bool, message: Any, keys: dict[str, Any]
@@ -115,7 +115,7 @@ class RecordingChannelLayer:
             wanted += f" with {keys!r}" if keys else ""
             kind = "group" if is_group else "channel"
             raise AssertionError(
-                f"No message{wanted} was sent to {kind} {to}. Sent were:\n{_listed(sent)}"
+                f"No message{wanted} was sent to {kind} {to}. Messages sent:\n{_listed(sent)}"
             )
         return found
 
@@ -125,7 +125,7 @@ class RecordingChannelLayer:
 
 
 class RecordingSyncFace:
-    """``layer.sync`` of a layer that remembers."""
+    """``layer.sync`` of a :class:`RecordingChannelLayer`."""
 
     def __init__(self, recorder: RecordingChannelLayer, face: Any) -> None:
         self._recorder = recorder
@@ -135,13 +135,13 @@ class RecordingSyncFace:
         return getattr(self._face, name)
 
     def send(self, channel: str, message: Any, **keywords: Any) -> None:
-        """Send to a channel, and remember it."""
+        """Send to a channel, and record the message."""
         record = Sent(channel, copy.deepcopy(message), False)
         self._face.send(channel, message, **keywords)
         self._recorder._add(record)
 
     def group_send(self, group: str, message: Any, **keywords: Any) -> None:
-        """Send to a group, and remember it."""
+        """Send to a group, and record the message."""
         record = _to_group(group, message, keywords)
         self._face.group_send(group, message, **keywords)
         self._recorder._add(record)
@@ -155,17 +155,17 @@ class RecordingSyncFace:
         robust: bool = True,
         **keywords: Any,
     ) -> None:
-        """Send to a group when the transaction is committed, and remember it then."""
+        """Send to a group when the transaction is committed, and record the message then."""
         send = partial(self.group_send, group, copy.deepcopy(message), **keywords)
         when_committed(send, using=using, robust=robust)
 
 
 @contextmanager
 def recording(alias: str = DEFAULT_CHANNEL_LAYER) -> Iterator[RecordingChannelLayer]:
-    """Put a :class:`RecordingChannelLayer` around a layer of ``CHANNEL_LAYERS`` for a while."""
+    """Wrap a layer of ``CHANNEL_LAYERS`` in a :class:`RecordingChannelLayer` for the block."""
     layer = channel_layers[alias]
     recorder = RecordingChannelLayer(layer)
-    in_its_place: Any = recorder  # It is like a BaseChannelLayer, and none.
+    in_its_place: Any = recorder  # Not a BaseChannelLayer, but has the same methods.
     channel_layers.set(alias, in_its_place)
     try:
         yield recorder

@@ -1,7 +1,7 @@
 """A layer that loses and delays messages on purpose, as the Channels specification allows.
 
-A channel layer delivers at most once, so consumers must live with a message that does not come,
-or comes late.  This shows whether they do::
+A channel layer delivers messages at most once, so consumers must tolerate lost and late messages.
+This layer tests whether they do::
 
     CHANNEL_LAYERS = {
         "default": {
@@ -28,15 +28,16 @@ from django.utils.module_loading import import_string
 
 
 class UnreliableChannelLayer:
-    """Any channel layer, whose ``receive()`` loses and delays some messages.
+    """Wraps any channel layer; ``receive()`` loses and delays some messages.
 
-    ``layer`` is a layer, or the ``BACKEND`` and ``CONFIG`` of one.  ``drop`` and ``delay`` are
-    shares of the received messages between 0 and 1; a delayed one comes ``delay_s`` seconds
-    late, and those behind it in its channel not before it.  Of a message to a group each member
-    has a copy of its own, with a fate of its own.  The same ``seed`` gives the n-th message that
-    this object receives the same fate in every run; ``None`` gives another each time.
+    ``layer`` is a layer, or a dict with ``BACKEND`` and ``CONFIG``.  ``drop`` and ``delay`` are
+    probabilities between 0 and 1.  A delayed message is received ``delay_s`` seconds late, and
+    later messages of its channel not before it.  Each copy of a group message is dropped or
+    delayed separately.  With the same ``seed`` the n-th message that this object receives is
+    treated the same in every run; with ``None`` each run is different.
 
-    ``dropped`` and ``delayed`` count messages.  All else is the wrapped layer's.
+    ``dropped`` and ``delayed`` count messages.  All other attributes are those of the wrapped
+    layer.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class UnreliableChannelLayer:
     ) -> None:
         for name, share in [("drop", drop), ("delay", delay)]:
             if not 0 <= share <= 1:
-                raise ValueError(f"{name} must be a share of messages from 0 to 1, not {share!r}.")
+                raise ValueError(f"{name} must be a probability from 0 to 1, not {share!r}.")
         if delay_s < 0:
             raise ValueError(f"delay_s must be a number of seconds, not {delay_s!r}.")
         if isinstance(layer, Mapping):
@@ -60,7 +61,7 @@ class UnreliableChannelLayer:
         self._delay = delay
         self._delay_s = delay_s
         self._random = random.Random(seed)
-        #: What was received and is not yet due: channel -> (due, message), oldest first.
+        #: Received messages that are not due yet: channel -> (due, message), oldest first.
         self._held: dict[str, deque[tuple[float, Any]]] = {}
         self.dropped = 0
         self.delayed = 0
@@ -70,7 +71,7 @@ class UnreliableChannelLayer:
         return getattr(self.__dict__.get("_layer"), name)
 
     async def receive(self, channel: str) -> Any:
-        """Return the next message that is not dropped, when it is due.  May be cancelled."""
+        """Return the next message that is not dropped, as soon as it is due.  May be cancelled."""
         while True:
             held = self._held.get(channel)
             if not held:
@@ -87,7 +88,7 @@ class UnreliableChannelLayer:
             return message
 
     def _take(self, channel: str, message: Any) -> None:
-        """Decide what becomes of a message; from here on a cancellation can't lose it."""
+        """Drop, delay or keep a message.  From here on a cancellation can't lose it."""
         drops, delays = self._random.random() < self._drop, self._random.random() < self._delay
         if drops:
             self.dropped += 1

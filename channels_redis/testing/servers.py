@@ -1,8 +1,8 @@
 """Real private servers for tests, examples and benchmarks.
 
-Each one listens on a free port of 127.0.0.1, keeps its files in a temporary directory, and ends
-with its owner: at the end of the ``with`` block, at the exit of the interpreter, and also when
-the process that started it is killed::
+Each server listens on a free port of 127.0.0.1 and keeps its files in a temporary directory.  It is
+stopped at the end of the ``with`` block, at the exit of the interpreter, and also when the process
+that started it is killed::
 
     with RedisServer() as server:
         connect_to(server.url)

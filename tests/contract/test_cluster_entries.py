@@ -166,7 +166,7 @@ async def test_an_entry_for_a_cluster_needs_one(
 ) -> None:
     """A server that is in no cluster is a clear error at the first use."""
     layer = make_layer(kind, hosts=[{"cluster": True, "address": redis_url}])
-    with pytest.raises(ConfigurationError, match=r"is in no cluster.*remove 'cluster'"):
+    with pytest.raises(ConfigurationError, match=r"does not belong to a cluster.*remove 'cluster'"):
         await works(layer)
 
 

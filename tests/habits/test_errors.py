@@ -36,7 +36,7 @@ async def test_tls_to_a_plain_server(make_layer: Any, kind: str, server: Any) ->
         kind, hosts=[f"rediss://:s3cret@{server.host}:{server.port}"], connect_wait_s=1
     )
     for said in await errors_of(layer):
-        assert "does not seem to speak TLS" in said
+        assert "does not seem to use TLS" in said
         assert said.endswith(f"{DOCTOR} --url {place}")
 
 

@@ -143,7 +143,7 @@ def test_a_keyword_of_a_connection_beside_hosts_is_shown_its_place(
     layer_class: Any, config: dict[str, Any], entry: str
 ) -> None:
     """The error has the entry of hosts written out, without a secret."""
-    wanted = rf"into an entry of hosts, such as \"hosts\": \[.*{re.escape(entry)}"
+    wanted = rf"in an entry of hosts, such as \"hosts\": \[.*{re.escape(entry)}"
     with pytest.raises(ConfigurationError, match=wanted) as caught:
         layer_class(**config)
     assert SECRET not in str(caught.value)
@@ -162,7 +162,7 @@ async def test_socket_timeout_bounds_ordinary_commands(
     await layer.send("general", {"type": MARKER})
     private_server.freeze()
     try:
-        with pytest.raises(ConnectionLost, match="no answer"):
+        with pytest.raises(ConnectionLost, match="no reply"):
             await asyncio.wait_for(layer.send("general", {"type": MARKER}), 60)
     finally:
         private_server.thaw()

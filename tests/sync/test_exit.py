@@ -142,7 +142,7 @@ except KeyboardInterrupt:
     [
         (
             A_DAEMON_THREAD,
-            "channels_redis.sync WARNING Gave up calls that did not end within 3 s: 1\n",
+            "channels_redis.sync WARNING Abandoned calls that did not finish within 3 s: 1\n",
         ),
         (CTRL_C, "interrupted\n"),
     ],

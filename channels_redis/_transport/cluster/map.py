@@ -133,9 +133,9 @@ class SlotMap:
 
     def lost(self, reason: str, *, maybe_executed: bool = False) -> ConnectionLost:
         """Return the error for a command that is not written any more."""
-        fate = "it may have run" if maybe_executed else "it did not run"
+        fate = "it may have been executed" if maybe_executed else "it was not executed"
         return ConnectionLost(
-            self._health.located(reason, f"the command was given up ({fate})"),
+            self._health.located(reason, f"the command was abandoned ({fate})"),
             maybe_executed=maybe_executed,
         )
 

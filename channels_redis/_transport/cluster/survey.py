@@ -45,8 +45,8 @@ async def interview(ask: Ask, asked: Address, remap: Remap | None, *, where: str
     if isinstance(reply, Exception):
         if "cluster support disabled" in str(reply):
             raise ConfigurationError(
-                f"hosts: the server at {asked[0]}:{asked[1]} is in no cluster ({where}); "
-                "remove 'cluster' from its entry."
+                f"hosts: the server at {asked[0]}:{asked[1]} does not belong to a cluster "
+                f"({where}); remove 'cluster' from its entry."
             )
         if isinstance(reply, NoPermissionError):
             raise ConfigurationError(
@@ -59,9 +59,11 @@ async def interview(ask: Ask, asked: Address, remap: Remap | None, *, where: str
     except ConfigurationError:  # of address_remap
         raise
     except (AttributeError, TypeError, ValueError):
-        raise ConnectionError(f"the server at {asked[0]}:{asked[1]} tells no map") from None
+        raise ConnectionError(
+            f"the server at {asked[0]}:{asked[1]} returned no map of the slots"
+        ) from None
     if not any(one.owner for one in ranges):
-        raise ConnectionError(f"the server at {asked[0]}:{asked[1]} knows of no slots")
+        raise ConnectionError(f"the server at {asked[0]}:{asked[1]} returned an empty map")
     state = await _reply(ask, "CLUSTER", "INFO")
     # Who may not ask takes it as it comes.
     healthy = not isinstance(state, bytes) or b"cluster_state:ok" in state
