@@ -319,7 +319,7 @@ def with_the_mixin_last() -> None:
         (without_a_socket, "needs a WebSocket consumer"),
         (with_a_personal_encoder, "Make it a classmethod"),
         (without_the_mixin, "needs BroadcastMixin"),
-        (with_the_mixin_last, "has to stand before"),
+        (with_the_mixin_last, "must come before"),
     ],
 )
 def test_what_can_not_work_is_refused_when_the_class_is_made(

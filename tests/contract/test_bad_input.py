@@ -323,7 +323,7 @@ async def test_a_server_that_was_never_reached_is_an_error_that_says_what_to_che
     port = private_server.port
     private_server.stop()
     layer = make_layer(kind, hosts=[private_server.url], connect_wait_s=0.2)
-    with pytest.raises(redis.exceptions.ConnectionError, match=f"{port}.*check that it runs"):
+    with pytest.raises(redis.exceptions.ConnectionError, match=f"{port}.*check that it is running"):
         await bounded(layer.send("tasks", {"type": "x"}))
     private_server.start()
 
