@@ -104,9 +104,9 @@ class Session:
         self._context = context
         self.loop = loop
         #: Everything of this session that has to be ended, and how.
-        self.scope = Scope(loop)
+        self.scope = Scope(loop, self._closing)
         # The first part: who waits in receive() must not be woken on a loop that has ended.
-        self.scope.hold(Stage.RECEIVING, self._closing, forget=self._forget)
+        self.scope.hold(Stage.RECEIVING, forget=self._forget)
         # The last one: what the ends of the others bring is counted too.
         self.scope.hold(Stage.CONNECTIONS, self._count, forget=self._close_tally)
         self._tally = context.tallies.open()
@@ -306,7 +306,7 @@ class Session:
             reader.stop()
         await asyncio.gather(*[reader.aclose() for reader in readers])
 
-    async def _closing(self) -> None:
+    def _closing(self) -> None:
         """Do what comes before all connections are closed."""
 
     async def _count(self) -> None:

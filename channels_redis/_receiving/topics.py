@@ -145,9 +145,9 @@ class TopicSession(Session):
     def _new_own_topic(self) -> bytes:
         return self._keys.new_own_topic().encode()
 
-    async def _closing(self) -> None:
+    def _closing(self) -> None:
+        # At once: who begins to wait here while the subscribers are closed would wait for ever.
         self._mailboxes.orphan(self)
-        await super()._closing()
 
     def _forget(self) -> None:
         super()._forget()

@@ -47,6 +47,10 @@ def nothing() -> None:
     """Do nothing."""
 
 
+async def no_close() -> None:
+    """Wait for nothing."""
+
+
 def no_descriptors() -> Iterable[int]:
     """Return no file descriptors."""
     return ()
@@ -77,10 +81,14 @@ class Part:
 
 
 class Scope:
-    """Everything of a layer on one event loop: its tasks, connections and timers."""
+    """Everything of a layer on one event loop: its tasks, connections and timers.
 
-    def __init__(self, loop: Loop) -> None:
+    ``closing()`` is called where :meth:`aclose` begins, before anything else runs on the loop.
+    """
+
+    def __init__(self, loop: Loop, closing: Callable[[], object] = nothing) -> None:
         self.loop = loop
+        self._closing = closing
         #: Whether it is being ended, or has ended.
         self.ended = False
         #: In the order in which they came; the values mean nothing.
@@ -92,7 +100,7 @@ class Scope:
     def hold(
         self,
         stage: Stage,
-        aclose: Callable[[], Awaitable[object]],
+        aclose: Callable[[], Awaitable[object]] = no_close,
         *,
         forget: Callable[[], object] = nothing,
         descriptors: Callable[[], Iterable[int]] = no_descriptors,
@@ -128,6 +136,7 @@ class Scope:
         Where this is cancelled, what is still here is closed by the next call.
         """
         self.ended = True
+        self._closing()
         for stage in Stage:
             if stage is Stage.TASKS:
                 await self._end_tasks()
