@@ -148,6 +148,9 @@ class Server:
     def _ping(self, wire: FakeWire) -> list[Any]:
         return [b"PONG"]
 
+    def _asking(self, wire: FakeWire) -> list[Any]:
+        return [b"OK"]
+
     def _echo(self, wire: FakeWire, text: bytes) -> list[Any]:
         return [text]
 
