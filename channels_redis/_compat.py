@@ -138,11 +138,11 @@ class BufferView:
         return len(self._box.items or ())
 
     def empty(self) -> bool:
-        """Tell whether there is no message."""
+        """Return whether there is no message."""
         return not self._box.items
 
     def full(self) -> bool:
-        """Tell whether the next message pushes the oldest out."""
+        """Return whether the next message pushes the oldest out."""
         return self.qsize() >= self.maxsize
 
 
@@ -157,7 +157,7 @@ class ChannelLock:
         return await self.locks.setdefault(channel, asyncio.Lock()).acquire()
 
     def locked(self, channel: str) -> bool:
-        """Tell whether the lock of a channel is held."""
+        """Return whether the lock of a channel is held."""
         lock = self.locks.get(channel)
         return lock is not None and lock.locked()
 

@@ -274,7 +274,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         return False
 
     def _publications_are_unique(self) -> bool:
-        """Tell whether no two publications of any sender are the same bytes: tokens are not."""
+        """Return whether no two publications of any sender are the same bytes: tokens are not."""
         return self._separable and self._serializer.crypter is not None
 
     def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:

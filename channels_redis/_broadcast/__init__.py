@@ -1,1 +1,1 @@
-"""Consumers that are handed messages without being woken."""
+"""Consumers that get messages without being woken."""

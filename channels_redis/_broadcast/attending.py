@@ -1,4 +1,4 @@
-"""A consumer while it runs: one loop that shows it what its client and its channel bring.
+"""The loop of a running consumer, which dispatches the messages of its client and its channel.
 
 In the order in which Channels' ``await_many_dispatch()`` does, and in the same task, but without a
 task for each message of the channel.
@@ -26,31 +26,31 @@ from .inbox import inbox_of
 
 Message = dict[str, Any]
 
-#: So many turns of the event loop bring what the server has queued for a client that has gone.
+#: Iterations of the event loop in which a server delivers its queued events of a closed client.
 TURNS = 10
 
 
 class Ways(Protocol):
-    """How the consumers of one class are shown messages."""
+    """How messages are dispatched to the consumers of one class."""
 
     kind: type[Any]
     makers: dict[str, Maker]
-    #: Whether ``dispatch()`` is Channels' own, so that there are shorter ways to the handler; and
-    #: whether handlers are coroutine functions.
+    #: Whether ``dispatch()`` is Channels' own, so that handlers can be called directly; and whether
+    #: handlers are coroutine functions.
     is_quick: bool
     is_async: bool
 
     def prepare(self, item: Item) -> Frame | None:
-        """Return the frame of a message for idle consumers; None where they have to be woken."""
+        """Return the frame of a message for idle consumers; None if they have to be woken."""
         ...
 
     def send(self, consumer: Any, frame: Frame) -> Coroutine[Any, Any, None]:
-        """Send a frame as the class does, or nothing."""
+        """Send a frame with the method of the class, or nothing."""
         ...
 
 
 class Attending:
-    """Shows one consumer its messages."""
+    """Dispatches messages to one consumer."""
 
     def __init__(self, consumer: Any, ways: Ways, receive: Callable[[], Awaitable[Any]]) -> None:
         self._consumer = consumer
@@ -60,7 +60,7 @@ class Attending:
         self._sink = self._make_sink()
         layer = consumer.channel_layer
         self._inbox = layer and inbox_of(layer, consumer.channel_name, self._sink)
-        #: What an idle consumer awaits.
+        #: The future that an idle consumer awaits.
         self._waiter: Waiter | None = None
         #: A plain ``receive()`` of the channel layer.
         self._called: Task | None = None
@@ -74,7 +74,7 @@ class Attending:
         return Sink(task, context, ways.prepare, partial(ways.send, self._consumer))
 
     def _call(self, source: Callable[[], Awaitable[Any]]) -> Task:
-        # A future or a coroutine, as Channels has it.
+        # A future or a coroutine, as in Channels.
         task: Task = asyncio.ensure_future(source())
         task.add_done_callback(self._rouse)
         return task
@@ -84,7 +84,7 @@ class Attending:
             self._waiter.set_result(None)
 
     async def run(self) -> None:
-        """Show messages until a handler, a ``send()`` or the layer raises."""
+        """Dispatch messages until a handler, a ``send()`` or the layer raises."""
         try:
             while True:
                 await self._step()
@@ -92,7 +92,7 @@ class Attending:
             await self._end()
 
     async def _step(self) -> None:
-        """Show a message of the client and one of the channel, or wait for either."""
+        """Dispatch a message of the client and one of the channel, or wait for either."""
         if self._socket.done():
             await self._dispatch(self._socket.result())
             self._socket = self._call(self._receive)
@@ -100,13 +100,13 @@ class Attending:
         if arrived is not None:
             await self._show(*arrived)
             if self._inbox is not None and self._inbox.unread:
-                # Handlers that wait for nothing must not hold up everybody else.
+                # Handlers that never wait must not block other tasks.
                 await asyncio.sleep(0)
         elif not self._socket.done():
             await self._idle()
 
     def _arrived(self) -> tuple[Message, Item | None] | None:
-        """Return the next message of the channel, with the item it came as if that is known."""
+        """Return the next message of the channel, and its item if that is known."""
         if self._called is not None:
             if not self._called.done():
                 return None
@@ -115,7 +115,7 @@ class Attending:
         return self._inbox.take() if self._inbox is not None else None
 
     async def _idle(self) -> None:
-        """Wait until the client or the channel brings something."""
+        """Wait for a message of the client or the channel."""
         inbox, sink, is_cancelled = self._inbox, self._sink, False
         at_mailbox = inbox.wait() if inbox is not None and self._called is None else None
         if at_mailbox is None and self._called is None and self._consumer.channel_layer is not None:
@@ -128,7 +128,7 @@ class Attending:
         except asyncio.CancelledError:
             if sink is None or not isinstance(sink.left, Unfinished):
                 raise
-            # What was begun for this task is cancelled in its place.
+            # A send() that was started for this task is cancelled instead of it.
             failure, is_cancelled = None, True
         finally:
             self._waiter = None
@@ -142,7 +142,7 @@ class Attending:
             await self._finish(sink, is_cancelled)
 
     async def _finish(self, sink: Sink, is_cancelled: bool) -> None:
-        """Bring to an end what was begun in this task's place."""
+        """Finish the send() that was started for this task."""
         left, sink.left = sink.left, None
         try:
             if isinstance(left, Unfinished):
@@ -153,7 +153,7 @@ class Attending:
             await self._fail(error)
 
     async def _show(self, message: Message, item: Item | None) -> None:
-        """Show the consumer a message of its channel."""
+        """Dispatch a message of the channel to the consumer."""
         maker = self._maker_for(message)
         try:
             if maker is None:
@@ -204,8 +204,8 @@ class Attending:
             raise
 
     async def _fail(self, error: Exception) -> None:
-        """Raise ``error``, but first show the consumer that its client has gone, if that is what
-        the server has queued: some servers raise before that can be seen.
+        """Raise ``error``, but first dispatch the disconnect of the client if the server has queued
+        it, because some servers raise before the consumer can receive it.
         """
         for _ in range(TURNS):
             if self._socket.done():

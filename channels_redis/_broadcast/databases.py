@@ -33,7 +33,7 @@ class ConnectionCare:
         self._is_suspect = True
 
     def is_due(self, interval_s: float) -> bool:
-        """Tell whether to look at the connections before a message is handled."""
+        """Return whether to look at the connections before a message is handled."""
         if self._is_suspect or self._looked_at is None:
             return True
         if clock.monotonic() - self._looked_at >= interval_s:
@@ -72,7 +72,7 @@ def _close_old_connections() -> list[Any]:
 
 
 def _is_to_close(connection: Any) -> bool:
-    """Tell whether Django would close a connection, from another thread; else have its health
+    """Return whether Django would close a connection, from another thread; else have its health
     checked with the next query, as Django does between requests.
     """
     if connection.connection is None or connection.in_atomic_block:

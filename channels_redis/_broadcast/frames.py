@@ -1,4 +1,4 @@
-"""What a broadcast handler makes of a message: one WebSocket frame for all members of a class."""
+"""The result of a broadcast handler: one WebSocket frame for all members of a class."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Frame(NamedTuple):
 
 
 NOTHING = Frame(None)
-#: A frame, or the task that ends with one.
+#: A frame, or the task that returns one.
 Making = Frame | asyncio.Task[Frame]
 
 
 class Maker:
-    """What makes the frames of one handler of one class; ``handler`` is the plain function."""
+    """Creates the frames of one handler of one class; ``handler`` is the plain function."""
 
     def __init__(self, kind: type[Any], handler: Any) -> None:
         self.kind = kind
@@ -51,7 +51,7 @@ class Maker:
     def make(self, message: dict[str, Any]) -> Making:
         """Return the frame for a message; what the handler raises is logged.
 
-        Runs in a context of its own, as it belongs to no consumer.
+        Runs in a separate context, because it belongs to no consumer.
         """
         context = Context()
         try:
@@ -68,7 +68,7 @@ class Maker:
             return NOTHING
 
     async def made(self, message: dict[str, Any]) -> Frame:
-        """Return the frame for a message, when there is one."""
+        """Wait for the frame of a message and return it."""
         return await ended(self.make(message))
 
     def _encoder(self) -> Any:
@@ -80,7 +80,7 @@ class Maker:
     def _awaited(self, encoding: Awaitable[Any], context: Context) -> Making:
         work = _result_of(encoding)
         try:
-            # Channels' own encode_json() is a coroutine function that waits for nothing.
+            # Channels' own encode_json() is a coroutine function that never waits.
             waits_for = context.run(work.send, None)
         except StopIteration as stop:
             return _frame_of(stop.value)
@@ -96,7 +96,7 @@ class Maker:
             return NOTHING
 
     def _failed(self, error: Exception) -> None:
-        """Log what a handler has raised, at a bounded rate."""
+        """Log an exception of a handler, at a limited rate."""
         now = clock.monotonic()
         self._failures += 1
         if self._told_at is not None and now - self._told_at < LOG_INTERVAL_S:
@@ -126,18 +126,18 @@ def _frame_of(content: Any) -> Frame:
 
 
 async def ended(making: Making) -> Frame:
-    """Return the frame, when there is one; cancelling this cancels it for nobody."""
+    """Wait for the frame and return it.  Cancelling this does not cancel it for others."""
     return making if isinstance(making, Frame) else await asyncio.shield(making)
 
 
 class Shared:
-    """What all consumers of a process make of one message: a frame for each of their classes."""
+    """The frames of one message for all consumers of a process, one for each of their classes."""
 
     __slots__ = ("_item", "_made", "_name", "_names_excluded", "frames")
 
     def __init__(self, item: Item) -> None:
         self._item = item
-        #: Those that are known to be for the idle members of a class.
+        #: The frames that idle members of a class can send.
         self.frames: dict[type[Any], Frame] = {}
         self._made: dict[type[Any], Making] = {}
         self._name: str | None = None
@@ -150,8 +150,8 @@ class Shared:
             return
 
     def ready(self, kind: type[Any], makers: dict[str, Maker]) -> Frame | None:
-        """Return the frame for the idle members of a class; None where they have to look at the
-        message themselves, or the frame is not ready yet.
+        """Return the frame for the idle members of a class; None if they have to handle the message
+        themselves, or the frame is not ready yet.
         """
         if self._name not in makers or self._names_excluded:
             return None
@@ -162,7 +162,7 @@ class Shared:
         return making
 
     def frame(self, kind: type[Any], maker: Maker) -> Making:
-        """Return the frame for the members of a class, made when first asked for."""
+        """Return the frame for the members of a class, which is created at the first call."""
         making = self._made.get(kind)
         if making is None:
             message = dict(self._item.open())
@@ -174,7 +174,7 @@ class Shared:
 
 
 def shared(item: Item) -> Shared:
-    """Return what the consumers of this process share of a message."""
+    """Return the frames that the consumers of this process share for a message."""
     found: Shared | None = item.shared
     if found is None:
         found = item.shared = Shared(item)

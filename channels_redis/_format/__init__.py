@@ -1,1 +1,1 @@
-"""What names and messages look like in Redis."""
+"""The format of names and messages in Redis."""

@@ -1,9 +1,9 @@
-"""Bounds of what is received: nothing is decoded that takes far more memory than it is long.
+"""Limits for received messages, so that decoding takes no more memory than their length allows.
 
-Bytes from Redis may be anybody's.  A list without items is one byte in msgpack and 64 in memory:
-so lists and dicts are counted, and may be :data:`PARTS` and one for each
-:data:`BYTES_PER_PART` bytes.  Nesting and the sizes that msgpack announces are bounded by
-the decoders, by their own limits and by the length of the bytes.
+Bytes from Redis may come from anyone.  A list without items is one byte in msgpack and 64 in
+memory.  So lists and dicts are counted: there may be :data:`PARTS`, and one more for each
+:data:`BYTES_PER_PART` bytes.  The decoders themselves limit nesting and the sizes that msgpack
+announces.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ import msgpack
 
 from ..exceptions import SerializationError
 
-#: So many lists and dicts may be in a message, however short it is.
+#: The number of lists and dicts allowed in a message of any length.
 PARTS = 100_000
-#: In long messages there may be one more for each of so many bytes.
+#: Longer messages may have one more for each of this number of bytes.
 BYTES_PER_PART = 8
 
-#: How msgpack begins a time stamp, which it makes an object of without asking a hook.
+#: The first bytes of a msgpack time stamp, for which msgpack creates an object without a hook.
 _MSGPACK_TIMES = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-#: Room in a frame for what stands beside the message: addresses, or names that are excluded.
+#: The size limit of the addresses, or of excluded names, in a frame.
 ADDRESSES_BYTES = 4 * 1024 * 1024
-#: Channels that one frame is addressed to at most; names of 100 characters fit twice.
+#: The maximum number of channels addressed by one frame; names of 100 characters fit twice.
 ADDRESSES = 20_000
-#: Room for random bytes, a nonce, and what encryption adds to a short message.
+#: Additional bytes for the random prefix, a nonce, and the overhead of encryption.
 _EXTRAS_BYTES = 1024
 
 
 def longest_frame_bytes(max_message_bytes: int, *, plain: bool) -> int:
-    """Return how long a frame on the wire may be; what is not ``plain`` is in base64, or in a
-    form that only the user's serializer knows.
+    """Return the maximum length of a frame in bytes.  A frame that is not ``plain`` is encoded in
+    base64 or by a custom serializer.
     """
     inside = max_message_bytes + ADDRESSES_BYTES
     return (inside if plain else inside * 4 // 3) + _EXTRAS_BYTES
 
 
 class Unacceptable(SerializationError):
-    """What was received is refused before it is read.
+    """A received message is refused before it is decoded.
 
-    ``reason`` is that of the :class:`~channels_redis.events.MessagesDropped` it is counted as.
+    ``reason`` is the reason in :class:`~channels_redis.events.MessagesDropped`.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -51,11 +51,11 @@ class Unacceptable(SerializationError):
 
 
 def unpack_msgpack(data: bytes) -> Any:
-    """Return what msgpack's bytes hold; raises what msgpack raises, and ``ValueError``."""
+    """Unpack msgpack bytes; raises msgpack's exceptions, and ``ValueError`` for too many parts."""
     limit = _parts_allowed(len(data))
     if len(data) <= limit:
         return msgpack.unpackb(data)
-    # The first look costs next to nothing, and in text there is none.
+    # The first check is very cheap, and text contains no such byte.
     if data.count(b"\xff") > limit and sum(map(data.count, _MSGPACK_TIMES)) > limit:
         raise _too_many(limit)
     count = _Count(limit)
@@ -83,7 +83,7 @@ def _too_many(limit: int) -> ValueError:
 
 
 class _Count:
-    """Counts what msgpack unpacks, and stops it at a limit."""
+    """Counts the parts that msgpack unpacks, and stops it at a limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

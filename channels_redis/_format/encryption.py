@@ -1,9 +1,9 @@
-"""The encryption of messages: keys, tokens, and the place that a token belongs to.
+"""The encryption of messages: keys, tokens, and the place to which a token is bound.
 
-A token is Fernet's: encrypted and authenticated, and by itself good for any queue and topic of
-all layers with its key.  A *bound* token also holds the hash of its place, and is made with a key
-of its own, derived from the same secret: so what is not bound can't be taken for what is,
-whatever the format of the message inside.
+A token is a Fernet token: encrypted and authenticated, but valid for any queue and topic of all
+layers with its key.  A *bound* token also contains the hash of its place, and is encrypted with
+another key derived from the same secret, so that an unbound token can't be mistaken for a bound
+one, whatever the format of the message.
 """
 
 from __future__ import annotations
@@ -18,40 +18,41 @@ from typing import Any, NamedTuple, Protocol
 from ..exceptions import ConfigurationError
 from .bounds import Unacceptable
 
-#: The steps of the option ``encryption_binding``, in the order in which a fleet takes them.
+#: The values of the option ``encryption_binding``, in the order in which a site should set them.
 BINDINGS = (OFF, WRITE, REQUIRE) = ("off", "write", "require")
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Crypter(Protocol):
-    """What ``BaseMessageSerializer.crypter`` offers: Fernet's interface."""
+    """The interface of ``BaseMessageSerializer.crypter``, which is that of Fernet."""
 
     def encrypt(self, data: bytes, /) -> bytes:
-        """Return the token that carries ``data``."""
+        """Return a token with ``data``."""
         ...
 
     def decrypt(self, token: bytes, /) -> bytes:
-        """Undo ``encrypt``; raise where no key fits."""
+        """Decrypt a token; raise if no key fits."""
         ...
 
 
 class Place(NamedTuple):
-    """Where a message is sent: ``kind`` is ``queue`` or ``topic``."""
+    """The destination of a message; ``kind`` is ``queue`` or ``topic``."""
 
     kind: str
     prefix: str
     name: str
 
     def digest(self) -> bytes:
-        """Return a hash that no other place has."""
+        """Return a hash that identifies the place."""
         return hashlib.sha256(json.dumps(self).encode()).digest()
 
 
 class Binding:
-    """Encrypts for a place, and decrypts what was encrypted for it.
+    """Encrypts messages for a place, and decrypts messages that were encrypted for it.
 
-    ``step`` is one of :data:`BINDINGS`.  Both kinds of tokens are read until ``REQUIRE``.
+    ``step`` is one of :data:`BINDINGS`.  Both kinds of tokens are accepted, except with
+    ``REQUIRE``.
     """
 
     def __init__(self, crypter: Crypter, keys: Any, step: str) -> None:
@@ -64,14 +65,14 @@ class Binding:
         return _BoundCrypter(self, place)
 
     def encrypt(self, data: bytes, place: Place) -> bytes:
-        """Return the token that carries ``data`` to a place."""
+        """Return a token with ``data`` for a place."""
         if self._step == OFF or self._bound is None:
             return self._unbound.encrypt(data)
         return self._bound.encrypt(place.digest() + data)
 
     def decrypt(self, token: bytes, place: Place) -> bytes:
-        """Undo :meth:`encrypt`; raises :class:`Unacceptable` for what is for another place, or
-        bound to none where that is required, and whatever the crypter does where no key fits.
+        """Decrypt a token.  Raises :class:`Unacceptable` if it is for another place, or not bound
+        although this is required, and the crypter's exception if no key fits.
         """
         if self._bound is None:
             return self._unbound.decrypt(token)
@@ -91,7 +92,7 @@ class Binding:
 
 
 class _BoundCrypter:
-    """A binding at one place."""
+    """The crypter of one place."""
 
     __slots__ = ("_binding", "_place")
 
@@ -113,7 +114,7 @@ def _content(data: bytes, place: Place) -> bytes:
 
 
 def make_crypter(keys: Any, *, bound: bool = False) -> Crypter | None:
-    """Make the MultiFernet of the option ``symmetric_encryption_keys``, None without keys."""
+    """Return the MultiFernet for the option ``symmetric_encryption_keys``, None without keys."""
     if keys is None:
         return None
     if isinstance(keys, (str, bytes, Mapping)) or not isinstance(keys, Collection):
@@ -126,7 +127,7 @@ def make_crypter(keys: Any, *, bound: bool = False) -> Crypter | None:
             raise ConfigurationError(
                 f"symmetric_encryption_keys[{position}] must be a str or bytes that isn't empty."
             )
-        # Encoding it would raise an error that holds the key.
+        # Encoding it would raise an error that contains the key.
         if isinstance(key, str) and any("\ud800" <= sign <= "\udfff" for sign in key):
             raise ConfigurationError(
                 f"symmetric_encryption_keys[{position}] has a lone surrogate, not a character."
@@ -134,7 +135,7 @@ def make_crypter(keys: Any, *, bound: bool = False) -> Crypter | None:
     if not keys:
         return None
     try:
-        # An extra, which not everybody has installed.
+        # An optional dependency.
         from cryptography.fernet import Fernet, MultiFernet
     except ImportError as error:
         raise ConfigurationError(
@@ -145,7 +146,7 @@ def make_crypter(keys: Any, *, bound: bool = False) -> Crypter | None:
 
 
 def is_ours(crypter: Crypter | None) -> bool:
-    """Tell whether a crypter is what :func:`make_crypter` makes, and not a subclass's own."""
+    """Return whether a crypter was created by :func:`make_crypter`, and not by a subclass."""
     kind = type(crypter)
     return (kind.__module__, kind.__qualname__) == ("cryptography.fernet", "MultiFernet")
 

@@ -1,6 +1,6 @@
-"""Names of keys, channels and Pub/Sub topics.  Pure; the only place that adds the prefix.
+"""Names of keys, channels and Pub/Sub topics.  Does no I/O; the only module that adds the prefix.
 
-The layout is what channels_redis 4.3.0 wrote, so that old and new processes share a server:
+The layout is that of channels_redis 4.3.0, so that old and new processes can share a server:
 
 =====================  ======================================  ===========================
 what                   name on the server                      type
@@ -24,24 +24,24 @@ from collections.abc import Iterator
 
 from .encryption import Place
 
-#: The key of a message that carries its addressees: one full channel name for a direct
-#: message, a list of them for a group message.
+#: The key of a message with its recipients: one full channel name for a direct message, a list of
+#: them for a group message.
 ADDRESS_KEY = "__asgi_channel__"
 
-#: The key that makes two equal messages different members of a queue, where the serializer
-#: puts no random bytes in front.
+#: The key that makes equal messages different members of a queue, if the serializer adds no random
+#: prefix.
 NONCE_KEY = "__asgi_nonce__"
 
-#: The key of a published group message that names the channels which are not to get it.
+#: The key of a published group message with the excluded channels.
 EXCLUDE_KEY = "__asgi_exclude__"
 
 _CHANNEL_NAME = r"[a-zA-Z\d\-_.]+(\![\d\w\-_.]*)?"
 _GROUP_NAME = r"[a-zA-Z\d\-_.]+"
 
-#: What stands between the prefix and the random digits of a new channel of the pubsub layer.  The
+#: The part between the prefix and the random digits of a new channel of the pubsub layer.  The
 #: layer's own topics begin with two underscores.
 _NEW_NAME = r"(?!__(?:group|loopback|doctor)__)[a-zA-Z\d\-_.]{0,67}"
-#: The same by default, in all releases.
+#: The default of this part, in all releases.
 _USUAL_NAME = "specific."
 
 NO_BEGINNING = (
@@ -54,7 +54,7 @@ _RANDOM = rf"[0-9a-f]{{{_RANDOM_LENGTH}}}"
 
 
 def non_local_name(channel: str) -> str:
-    """Return the part of a channel name that names its queue: up to and including a ``!``."""
+    """Return the name of a channel's queue: the channel name up to and including a ``!``."""
     head, mark, _ = channel.partition("!")
     return head + mark
 
@@ -69,7 +69,7 @@ def _check_digits(start: str) -> str:
 
 
 def glob_escape(text: str) -> str:
-    """Return ``text`` so that a Redis glob pattern (SCAN MATCH, KEYS) takes it literally."""
+    """Escape ``text`` for a Redis glob pattern (SCAN MATCH, KEYS)."""
     return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
 
 
@@ -79,7 +79,7 @@ def without(members: list[str], excluded: frozenset[str]) -> list[str]:
 
 
 def in_parts(names: list[str], length: int) -> Iterator[list[str]]:
-    """Yield the names in lists of a length at most."""
+    """Yield the names in lists of at most ``length``."""
     for start in range(0, len(names), length):
         yield names[start : start + length]
 
@@ -117,29 +117,29 @@ class Keyspace:
         return f"{self.prefix}__group__{group}"
 
     def queue_place(self, name: str) -> Place:
-        """Return the place of what is sent to a queue."""
+        """Return the place of messages for a queue."""
         return Place("queue", self.prefix, name)
 
     def topic_place(self, topic: str) -> Place:
-        """Return the place of what is published on a topic."""
+        """Return the place of messages for a topic."""
         return Place("topic", self.prefix, topic)
 
     def new_own_topic(self) -> str:
-        """Return a fresh Pub/Sub topic on which one subscriber listens to itself."""
+        """Return a new Pub/Sub topic with which a subscriber checks its connection."""
         return f"{self.prefix}__loopback__{random_hex()}"
 
     def new_probe(self) -> str:
-        """Return a fresh name, of a key or a topic, with which the doctor tries its rights."""
+        """Return a new name of a key or a topic for the doctor's checks."""
         return f"{self.prefix}__doctor__{random_hex()}"
 
     def new_core_channel(self, prefix: str, client_prefix: str) -> str:
-        """Return a fresh process-specific name of the core layer; ``ValueError`` as below."""
+        """Return a new process-specific name of the core layer; ``ValueError`` as below."""
         if not isinstance(prefix, str):
             raise ValueError(NO_BEGINNING)
         return f"{prefix}.{client_prefix}!{random_hex()}"
 
     def new_topic_channel(self, prefix: str) -> str:
-        """Return a fresh process-specific name of the pubsub layer, which is its own topic.
+        """Return a new process-specific name of the pubsub layer, which is its own topic.
 
         The last of its 32 hex digits depend on all before them, so that a general channel whose
         name happens to begin and to end in the same way is not taken for one.  Raises
@@ -151,7 +151,7 @@ class Keyspace:
         return start + _check_digits(start)
 
     def is_topic_channel(self, channel: str) -> bool:
-        """Tell whether a name is one that :meth:`new_topic_channel` of some process made.
+        """Return whether a name is one that :meth:`new_topic_channel` of some process made.
 
         Earlier releases made all digits at random: of their names only the usual ones are known.
         """
@@ -161,7 +161,7 @@ class Keyspace:
         return found[1] == _USUAL_NAME or found[2] == _check_digits(channel[:-_CHECK_LENGTH])
 
     def name_of(self, key: str) -> tuple[str, str] | None:
-        """Return ``("queue", name)`` or ``("group", name)`` for a sorted set of this layer's."""
+        """Return ``("queue", name)`` or ``("group", name)`` for a sorted set of this layer."""
         if not self.owns(key):
             return None
         name = key.removeprefix(self.prefix)
@@ -170,11 +170,11 @@ class Keyspace:
         return "queue", name
 
     def owned_keys_pattern(self) -> str:
-        """Return a glob for SCAN that finds all keys of the layer, and perhaps some others."""
+        """Return a glob for SCAN that finds all keys of the layer, and possibly others."""
         return glob_escape(self.prefix) + "*"
 
     def owns(self, key: str) -> bool:
-        """Tell whether a sorted set of this name is this layer's: a queue, an old
+        """Return whether a sorted set of this name is this layer's: a queue, an old
         ``$inflight`` copy of one, or a group.  A longer prefix that looks like the start of a
         channel name can't be told apart, which the documentation says.
         """

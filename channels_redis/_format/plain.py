@@ -15,7 +15,7 @@ _KEYS = frozenset({str, bytes})
 
 
 def is_flat(message: Any) -> bool:
-    """Tell whether a message is a dict of atoms: text, numbers, bytes, True, False and None."""
+    """Return whether a message is a dict of atoms: text, numbers, bytes, True, False and None."""
     return (
         type(message) is dict
         and _KEYS.issuperset(map(type, message))

@@ -1,1 +1,1 @@
-"""Which channels of this process are in which groups, on core."""
+"""The memberships of this process's channels in groups, on core."""

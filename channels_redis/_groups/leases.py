@@ -1,7 +1,8 @@
-"""Keeps one shard informed of the groups of this process, whatever the shard forgets (core).
+"""Writes the memberships of this process to a shard, and restores them after a loss (core).
 
-The I/O to :mod:`.memberships`: joins and leaves, the renewal of leases, what is written again.
-One task at a time does the latter, on whichever event loop of the layer comes first.
+Does the I/O for :mod:`.memberships`: joining, leaving, renewing leases, and writing memberships
+again.  The latter two are done by one task at a time, on the first event loop of the layer that
+can do it.
 """
 
 from __future__ import annotations
@@ -26,25 +27,24 @@ from .._watch.outages import Health
 from ..exceptions import COMMAND_ERRORS, ConnectionLost
 from .memberships import Lease, Look, Memberships
 
-#: Between two renewals, at most; a third of a lease.
+#: The maximum time between two renewals: a third of a lease.
 RENEWAL_S = 10.0
 LEASE_S = 30.0
-#: For so long a server keeps a lease that has ended.  A process that was stopped for no longer
-#: finds out that nothing was lost.
+#: How long a server keeps a lease after its end.  A process that was stopped for less than this can
+#: still find out that nothing was lost.
 KEPT_S = 3600.0
-#: After a loss processes begin to write within this time, not all at once.
+#: After a loss, processes start to write at random times within this time.
 SPREAD_S = 0.5
-#: A time of joining that a server knows is replaced where it is older by more than this, and it
-#: has lost data.
+#: If a server has lost data, a time of joining that is older by more than this is replaced.
 PRECISION_S = 1.0
-#: Older than anything, for a server that has lost nothing.
+#: Larger than any age, for a server that has lost nothing.
 ANY_AGE_S = 1e12
-#: Memberships that are written in one go.
+#: The maximum number of memberships in one batch.
 BATCH = 1000
 
 
 class Remembering(Protocol):
-    """The layer whose memberships are kept."""
+    """The layer to which the memberships belong."""
 
     client_prefix: str
     group_expiry: float
@@ -55,7 +55,7 @@ class Remembering(Protocol):
     _sessions: LoopStates[Any]
 
     def consistent_hash(self, name: str) -> int:
-        """Return the index of the shard that has a group."""
+        """Return the index of the shard of a group."""
         ...
 
 
@@ -67,7 +67,7 @@ class Keepers:
         self._all = [Keeper(layer, shard, logger) for shard in range(layer.ring_size)]
 
     def of(self, group: str) -> Keeper:
-        """Return what keeps the memberships of a group."""
+        """Return the keeper of a group."""
         return self._all[self._hash(group)]
 
     def leave(self, session: Session, boxes: Iterable[Mailbox]) -> None:
@@ -77,16 +77,16 @@ class Keepers:
                 self.of(group).owe(session, group, box.name)
 
     def tick(self, session: Session) -> None:
-        """Begin what is due on any shard."""
+        """Start the work that is due on any shard."""
         for keeper in self._all:
             keeper.tick(session)
 
     async def forget(self, session: Session) -> None:
-        """Forget all that the servers were told, and have them forget the leases."""
+        """Forget what was written to the servers, and delete the leases on them."""
         await asyncio.gather(*[keeper.forget(session) for keeper in self._all])
 
     def forget_closed(self) -> None:
-        """Forget all that the servers were told; they forget it by themselves, in time."""
+        """Forget what was written to the servers, where it will expire."""
         for keeper in self._all:
             keeper.forget_closed()
 
@@ -110,13 +110,13 @@ class Keeper:
         self._group_expiry_s = layer.group_expiry
         self._session_of = layer._sessions.find
         self.told = Memberships(layer._mailboxes, self._keys, is_here, layer.group_expiry)
-        # Known weakly, as tasks hold their loops, which may be dropped.
+        # A weak reference, because tasks reference their loops, which may be dropped.
         self._task: ref[asyncio.Task[None]] | None = None
         self._due_at = 0.0
         self._requested = False
         self._refused_with = ""
 
-    # What the application does
+    # Called by the layer
 
     async def join(self, session: Session, group: str, box: Mailbox) -> None:
         """Add the channel of a mailbox to a group."""
@@ -147,33 +147,33 @@ class Keeper:
         self.told.parted(group, channel)
 
     def owe(self, session: Session, group: str, channel: str) -> None:
-        """Leave a group for a channel that has ended, or could not leave it itself."""
+        """Schedule leaving a group, for a channel that has ended or whose leave failed."""
         self.told.owe(group, channel)
         self.request(session)
 
     async def forget(self, session: Session) -> None:
-        """Forget all that the server was told, as all groups are deleted."""
+        """Forget what was written to the server, because all groups are deleted."""
         await asyncio.gather(*[self._end(session, lease) for lease in self.forget_closed()])
 
     def forget_closed(self) -> list[Lease]:
-        """Forget all that the server was told; return the leases that it still has."""
-        # The end of an outage does not wait any more for what there was to tell.
+        """Forget what was written to the server; return the leases that it still has."""
+        # The end of an outage no longer depends on the memberships.
         self._health.gone(self)
         return self.told.forget()
 
-    # What happens to the shard (see Recovery)
+    # Called for changes of the shard (see Recovery)
 
     def is_needed(self) -> bool:
-        """Tell whether an outage is not over before the server was told what it forgot."""
+        """Return whether memberships have to be restored before an outage ends."""
         return self.told.is_told
 
     def connected(self) -> None:
-        """Look, as this may be another server, or one that was restarted."""
+        """Check the server, because it may be another one, or a restarted one."""
         self.told.reconnected()
         self.moved()
 
     def moved(self) -> None:
-        """Look, as something has changed."""
+        """Check the server, because something has changed."""
         if not self.told.is_told:
             return
         self._requested = True
@@ -182,15 +182,15 @@ class Keeper:
         if session is not None:
             self.tick(session)
 
-    # Looks
+    # Checks
 
     def request(self, session: Session) -> None:
-        """Look as soon as possible, and write what is owed."""
+        """Check the server as soon as possible, and write what is owed."""
         self._requested = True
         self.tick(session)
 
     def tick(self, session: Session) -> None:
-        """Begin what is due, unless it is under way; called on the session's loop."""
+        """Start the work that is due, unless it is running; called on the session's loop."""
         told = self.told
         if not told.is_told or session.closing:
             return
@@ -198,7 +198,7 @@ class Keeper:
             return
         with self.told.lock:
             task = self._task() if self._task is not None else None
-            # That of a loop which stands still may never go on.
+            # A task on a stopped loop may never continue.
             if task is None or task.done() or not task.get_loop().is_running():
                 self._task = ref(session.background(self._run(session), "renew leases"))
 
@@ -208,7 +208,7 @@ class Keeper:
                 pass
             self._refused_with = ""
         except ConnectionLost:
-            # The next connection, or the next sweep, begins again; until then the outage goes on.
+            # Repeated after the next connection, or at the next sweep; until then the outage lasts.
             self._requested = True
             return
         except COMMAND_ERRORS as error:
@@ -217,7 +217,7 @@ class Keeper:
         self._health.works(self)
 
     async def _round(self, session: Session) -> bool:
-        """Renew the leases, and write what is owed; tell whether to look again."""
+        """Renew the leases, and write what is owed; return whether to check again."""
         told = self.told
         served = session.shard(self._shard).served()
         look = told.look()
@@ -226,7 +226,7 @@ class Keeper:
             failures += await self._renew(session, look)
         finally:
             loss = told.learn(look)
-        # Connections that were made meanwhile were made before the answers came.
+        # Connections made meanwhile were made before the replies arrived, so they need no check.
         self._requested = False
         over, is_new = told.place(served)
         for lease in over:
@@ -241,7 +241,7 @@ class Keeper:
         return wrote or is_new or self._requested
 
     async def _renew(self, session: Session, look: Look) -> list[Exception]:
-        """Renew all leases; return what went wrong."""
+        """Renew all leases; return the errors."""
 
         async def renew(lease: Lease) -> None:
             key = lease.key
@@ -252,7 +252,7 @@ class Keeper:
         return [outcome for outcome in outcomes if outcome is not None]
 
     async def _write(self, session: Session) -> tuple[bool, list[Exception]]:
-        """Write what is owed, as far as servers take it; tell whether there was any, and what
+        """Write what is owed, as far as servers take it; return whether there was any, and what
         went wrong.
         """
         wrote = False
@@ -287,7 +287,7 @@ class Keeper:
         joined = [(now - since, name) for name, since in channels.items() if since is not None]
         left = [name for name, since in channels.items() if since is None]
         if joined:
-            # Our ages are a little too small, by the time that an answer took.
+            # The ages are a little too small, by the time that a reply took.
             precision_s = PRECISION_S if may_differ else ANY_AGE_S
             await scripts.rejoin(commands, key, joined, self._group_expiry_s, precision_s)
         if left:
@@ -300,12 +300,12 @@ class Keeper:
         reason = str(error).rstrip(".")
         if reason != self._refused_with:
             self._refused_with = reason
-            text = "Redis at %s refuses to be told again of groups: %s; next try in %g s"
+            text = "Redis at %s refuses to restore memberships of groups: %s; next try in %g s"
             self._logger.warning(text, self._health.node, reason, RENEWAL_S)
 
 
 async def _settled(work: Iterable[Coroutine[Any, Any, None]]) -> list[Exception | None]:
-    """Do everything; return what each has raised that a command may raise."""
+    """Run all; return for each its error, if that is one of a command, or None."""
     outcomes: list[Exception | None] = []
     for outcome in await asyncio.gather(*work, return_exceptions=True):
         if outcome is not None and not isinstance(outcome, COMMAND_ERRORS):

@@ -1,17 +1,17 @@
-"""What one shard was told of the groups of this process, and what it has to be told again (core).
+"""Which memberships of this process were written to a shard, and which to write again (core).
 
-Decides without I/O, under the lock of the mailboxes, which hold what is true: ``Mailbox.groups``,
-group -> time of joining.
+Decides without I/O, under the lock of the mailboxes.  The present memberships are in
+``Mailbox.groups``: group -> time of joining.
 
-Each primary that has groups of this process also holds a *lease* of it.  The end of a lease is
-another one after each renewal, and only the two know it.  A primary that names another end than
-the last one, or none, has lost data: it was emptied, or restored from an older dump, or is a
-replica that lagged.  Then all memberships there are written again.  What was written after the
-last renewal can be lost while the lease is right, on such a replica; so that much is written again
-after each new connection.
+Each primary with groups of this process also has a *lease* of the process.  The end of a lease
+changes with each renewal.  If a primary has another end than the one written last, or none, it
+has lost data: it was emptied, or restored from an older dump, or it is a lagging replica.  Then
+all memberships on it are written again.  Memberships written after the last renewal can be missing
+on a lagging replica although the lease is right, so these are written again after each new
+connection.
 
-What has to be written again is *owed*: a pair of group and channel.  What is true when it is
-written decides whether that is a membership, with its age, or a leave.
+A pair of group and channel that has to be written again is *owed*.  It is written as a membership
+with its age, or as a leave, depending on the state when it is written.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Lease:
     unanswered: bool = False
 
     def is_known(self, known_end_s: float | None) -> bool:
-        """Tell whether the server knows what it was told, given the end that it knows."""
+        """Return whether the server knows what it was told, given the end that it knows."""
         if self.end_s is None or known_end_s is None:
             return False
         return known_end_s == self.end_s or (self.unanswered and known_end_s > self.end_s)
@@ -218,7 +218,7 @@ class Memberships:
             return Look(self._looks, dict(self._leases))
 
     def learn(self, look: Look) -> bool:
-        """Take the answers, of which some may be missing; tell whether a server has lost data."""
+        """Take the answers, of which some may be missing; return whether a server has lost data."""
         with self.lock:
             known: dict[Address, bool] = {}
             loss = False
@@ -315,7 +315,7 @@ class Memberships:
             return writes
 
     def _is_moot(self, pair: Pair) -> bool:
-        """Drop what need not be written; tell whether it was."""
+        """Drop what need not be written; return whether it was."""
         joined_s = self._joined_s(pair)
         if joined_s is None or clock.monotonic() - joined_s < self._group_expiry_s:
             return False

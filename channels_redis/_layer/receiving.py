@@ -56,7 +56,7 @@ class ReceivingLayer(EncodingLayer):
     _slow_loop: ref[Loop] | None = None
 
     def _members_are_unique(self) -> bool:
-        """Tell whether no two messages of any sender are the same bytes."""
+        """Return whether no two messages of any sender are the same bytes."""
         raise NotImplementedError
 
     # Queues
@@ -79,11 +79,11 @@ class ReceivingLayer(EncodingLayer):
         return None
 
     def _is_used_on(self, loop: Loop) -> bool:
-        """Tell whether the layer has a session on a loop."""
+        """Return whether the layer has a session on a loop."""
         return self._sessions.find(loop) is not None
 
     def _may_read_more(self) -> bool:
-        """Tell whether there may be another reader in this process."""
+        """Return whether there may be another reader in this process."""
         running: int = sum(session.readers for session in self._sessions.all().values())
         return running < READERS
 
@@ -184,7 +184,7 @@ class ReceivingLayer(EncodingLayer):
         raise NotImplementedError
 
     def _lets_pass(self, channel: str, message: Any) -> bool:
-        """Tell whether a message that is no dict is legal on a channel."""
+        """Return whether a message that is no dict is legal on a channel."""
         return False
 
     def _undecodable(self, channel: str, error: Exception) -> None:
@@ -200,7 +200,7 @@ class ReceivingLayer(EncodingLayer):
     # Outages
 
     def _is_specific(self, channel: str) -> bool:
-        """Tell whether a channel is read by one process only."""
+        """Return whether a channel is read by one process only."""
         raise NotImplementedError
 
     def _outage_changed(self, began: bool, outage_s: float) -> None:

@@ -98,16 +98,16 @@ class Mailbox(Share):
         return self.subscribed and home is not None and home.loop.is_running()
 
     def awaited(self) -> bool:
-        """Tell whether somebody waits who can still be woken."""
+        """Return whether somebody waits who can still be woken."""
         return any(not (one.done() or one.get_loop().is_closed()) for one in self.waiters)
 
     def is_strange(self) -> bool:
-        """Tell whether nobody in this process has made the channel, received on it or joined it."""
+        """Return whether this process has not created, received on or joined the channel."""
         known = self.loop or self.groups or self.maker or self.left or self.waiters
         return not known
 
     def ended(self, now: float, group_expiry_s: float) -> bool:
-        """Tell whether nobody will come any more.  Never because of what lies unread, or because
+        """Return whether nobody will come any more.  Never because of what lies unread, or because
         nobody waits just now: while a consumer's handler runs, nobody does.
         """
         if any(not waiter.get_loop().is_closed() for waiter in self.waiters):

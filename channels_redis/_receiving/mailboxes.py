@@ -192,7 +192,7 @@ class Mailboxes:
             dropped.append((box.name, "memory"))
 
     def _drop_oldest(self, box: Mailbox) -> bool:
-        """Drop the oldest message that may be dropped; tell whether there was one."""
+        """Drop the oldest message that may be dropped; return whether there was one."""
         for index, (_, item, _) in enumerate(box.items or ()):
             if item.droppable:
                 self._remove(box, index)

@@ -78,7 +78,7 @@ class Packed(Item):
         return self._unpack(self._data)
 
     def mentions(self, key: str) -> bool:
-        """Tell whether the bytes hold a key as text: msgpack's and JSON's show it so."""
+        """Return whether the bytes hold a key as text: msgpack's and JSON's show it so."""
         return key.encode() in self._data
 
 
@@ -167,7 +167,7 @@ class Recent:
         self._marks: OrderedDict[int, None] = OrderedDict()
 
     def has(self, data: bytes) -> bool:
-        """Tell whether the same bytes came before, and remember them."""
+        """Return whether the same bytes came before, and remember them."""
         mark = hash(data)
         if mark in self._marks:
             return True

@@ -60,11 +60,11 @@ class QueueLayer(Protocol):
         """Return where the readers for receivers on ``loop`` run; None for the portal."""
 
     def _is_used_on(self, loop: Loop) -> bool:
-        """Tell whether the layer has connections on a loop, or may have."""
+        """Return whether the layer has connections on a loop, or may have."""
         ...
 
     def _may_read_more(self) -> bool:
-        """Tell whether there may be another reader in this process."""
+        """Return whether there may be another reader in this process."""
         ...
 
     def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
@@ -74,7 +74,7 @@ class QueueLayer(Protocol):
         """Return the message inside a member of a queue."""
 
     def _members_are_unique(self) -> bool:
-        """Tell whether no two messages of any sender are the same bytes."""
+        """Return whether no two messages of any sender are the same bytes."""
         ...
 
 
@@ -169,7 +169,7 @@ class LocalQueue:
         self._report(MessagesDropped(self.name, reason, count))
 
     def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
-        """Hand back what it delivered ``before`` and nobody took; tell whether more is left."""
+        """Hand back what it delivered ``before`` and nobody took; return whether more is left."""
         box = self._mailboxes.boxes.get(self.name)
         if self.specific or box is None:
             return [], False
@@ -203,7 +203,7 @@ class LocalQueue:
         self.resume()
 
     def unused(self) -> bool:
-        """Tell whether nothing is lost by forgetting the queue: nobody reads it any more, and
+        """Return whether nothing is lost by forgetting the queue: nobody reads it any more, and
         no server will offer again what came from it.
         """
         if self._readers or self.receivers.waiting:

@@ -51,7 +51,7 @@ class Sink:
         self._begin = begin
 
     def is_idle(self, waiters: list[Waiter], running: Loop | None) -> bool:
-        """Tell whether the consumer waits for a message as the first of ``waiters``, on this
+        """Return whether the consumer waits for a message as the first of ``waiters``, on this
         loop, and its client has sent nothing.
         """
         waiter, socket = self.waiter, self.socket

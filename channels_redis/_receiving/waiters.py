@@ -49,7 +49,7 @@ class Demand:
         self.on_first_waiter = on_first_waiter
 
     def add(self, loop: Loop) -> bool:
-        """Count one who waits; tell whether nobody did on this loop before."""
+        """Count one who waits; return whether nobody did on this loop before."""
         loops = self._loops
         here = loops[loop] = loops.get(loop, 0) + 1
         if len(loops) == 1:

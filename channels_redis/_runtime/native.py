@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def greenlets() -> bool:
-    """Tell whether threads are greenlets in this process."""
+    """Return whether threads are greenlets in this process."""
     gevent: Any = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.is_module_patched("threading"):
         return True
@@ -126,7 +126,7 @@ class Signal:
         self._given.release()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait; tell whether the signal was given in time."""
+        """Wait; return whether the signal was given in time."""
         return self._given.acquire(timeout=timeout_s)
 
     def __enter__(self) -> Signal:

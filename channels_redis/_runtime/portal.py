@@ -259,12 +259,12 @@ class Portal:
         self._guests: weakref.WeakSet[Guest] = weakref.WeakSet()
 
     def serves(self, loop: Loop) -> bool:
-        """Tell whether a loop was made by ``async_to_sync`` for one call."""
+        """Return whether a loop was made by ``async_to_sync`` for one call."""
         # asgiref's own registry of these loops; without it they are served like others.
         return loop in getattr(AsyncToSync, "loop_thread_executors", ())
 
     def is_portal(self, loop: Loop) -> bool:
-        """Tell whether a loop is the portal's own."""
+        """Return whether a loop is the portal's own."""
         return self._run is not None and loop is self._run.loop
 
     def call_soon(self, callback: Callable[[Loop], object]) -> None:

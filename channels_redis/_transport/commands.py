@@ -120,12 +120,12 @@ def recognised(reply: Exception) -> Exception:
 
 
 def is_ask(reply: Exception | None) -> TypeGuard[AskError]:
-    """Tell whether a reply names the server that a key is on its way to, for this once."""
+    """Return whether a reply names the server that a key is on its way to, for this once."""
     return isinstance(reply, AskError) and not isinstance(reply, MovedError)
 
 
 def is_refusal(reply: Exception) -> bool:
-    """Tell whether a reply says that the command did not run, and may run elsewhere or later."""
+    """Return whether a reply says that the command did not run, and may run elsewhere or later."""
     return isinstance(reply, REFUSALS) or str(reply).startswith(_REFUSAL_CODES)
 
 

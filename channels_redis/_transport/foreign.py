@@ -44,7 +44,7 @@ class ForeignStream(Inbox):
             self._writer = started(self._write_all(), self._loop, name)
 
     def is_closing(self) -> bool:
-        """Tell whether nothing more is read or written."""
+        """Return whether nothing more is read or written."""
         return self._closing
 
     def abort(self) -> None:
@@ -104,6 +104,6 @@ class ForeignStream(Inbox):
 
 
 def is_stream(connection: AbstractConnection) -> bool:
-    """Tell whether a connection is one of redis-py's own kind, over a transport of asyncio's."""
+    """Return whether a connection is one of redis-py's own kind, over a transport of asyncio's."""
     transport = getattr(getattr(connection, "_writer", None), "transport", None)
     return all(hasattr(transport, name) for name in ("write", "abort", "set_protocol"))

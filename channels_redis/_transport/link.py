@@ -64,7 +64,7 @@ class Link:
         raise NotImplementedError
 
     def _is_wanted(self) -> bool:
-        """Tell whether the work has to go on after a foreign cancellation."""
+        """Return whether the work has to go on after a foreign cancellation."""
         return False
 
     def _fail_all(self) -> None:

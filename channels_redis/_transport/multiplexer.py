@@ -205,7 +205,7 @@ class Multiplexer(Link):
                 await self._read_replies(self._wire)
 
     def _is_wanted(self) -> bool:
-        """Tell whether anybody waits for replies, or for the end of an outage.
+        """Return whether anybody waits for replies, or for the end of an outage.
 
         A connection that carries nothing is no reason: the next command begins the work again.
         """

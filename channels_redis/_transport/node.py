@@ -275,7 +275,7 @@ class Node:
         return False
 
     def is_elsewhere(self, reply: Exception) -> bool:
-        """Tell whether a refusal says that another server, or none just now, serves a name."""
+        """Return whether a refusal says that another server, or none just now, serves a name."""
         return False
 
     def note(self, reply: Exception | None) -> None:

@@ -144,7 +144,7 @@ class Pops:
         return Reply([(member, score)])
 
     def _is_out_of_time(self, score: float, now: float) -> bool:
-        """Tell whether a message has expired, or has a score that is no time."""
+        """Return whether a message has expired, or has a score that is no time."""
         if self._clock_ahead_s is None:
             return math.isinf(score)
         server_now_s = now + self._clock_ahead_s

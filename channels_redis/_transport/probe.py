@@ -64,7 +64,7 @@ class Probe:
         self._next.cancel()
 
     def is_due(self, now: float) -> bool:
-        """Tell whether the connection was idle."""
+        """Return whether the connection was idle."""
         return now - self._heard_at > IDLE_S
 
     def begin(self) -> Command:

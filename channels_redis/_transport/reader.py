@@ -68,7 +68,7 @@ class QueueOwner(Protocol):
         """Count messages that will not be delivered."""
 
     def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
-        """Hand back what it delivered ``before`` and nobody took; tell whether more is left."""
+        """Hand back what it delivered ``before`` and nobody took; return whether more is left."""
         ...
 
     def failed(self, error: Exception) -> None:
@@ -381,7 +381,7 @@ class QueueReader(Link):
                 self.stop()
 
     def _deliver_popped(self, running: Loop | None, limit_s: float = math.inf) -> bool:
-        """Put what was popped into mailboxes; tell whether ``limit_s`` seconds are over."""
+        """Put what was popped into mailboxes; return whether ``limit_s`` seconds are over."""
         end = clock.monotonic() + limit_s
         while self._popped:
             self._owner.deliver(self, [self._popped.popleft()], running)
@@ -481,7 +481,7 @@ def _cancel_all(tasks: set[asyncio.Task[None]]) -> None:
 
 
 async def _unblock_all(commands: Commands, client_id: int | None) -> bool:
-    """Have the server answer all pops of a connection; tell whether it did."""
+    """Have the server answer all pops of a connection; return whether it did."""
     try:
         for _ in range(DEPTH):
             if not await commands.call(pack("CLIENT", "UNBLOCK", client_id or 0)):

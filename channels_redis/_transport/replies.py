@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from redis._parsers.base import BaseParser
 
 Take = Callable[[Any], bool]
-"""Takes one reply; tells whether it wants the next one."""
+"""Takes one reply; returns whether it wants the next one."""
 
 _new_parser: Any = None
 _Push: Any = None
@@ -198,7 +198,7 @@ def _resolve(reading: asyncio.Future[bool] | None, enough: bool) -> None:
 
 
 def is_unasked(reply: Any) -> bool:
-    """Tell whether what came answers no command: a push of the server (RESP3) that belongs to no
+    """Return whether what came answers no command: a push of the server (RESP3) that belongs to no
     subscription.  Maintenance is announced so, where a pool of the user's has redis-py ask for it.
     """
     if reply is UNASKED:

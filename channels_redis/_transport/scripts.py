@@ -59,7 +59,7 @@ _RENEW = Script("renew")
 
 
 def is_hash_refused(reply: BaseException) -> bool:
-    """Tell whether EVALSHA was refused, so that EVAL is worth a try."""
+    """Return whether EVALSHA was refused, so that EVAL is worth a try."""
     return isinstance(reply, NoScriptError) or refused_command(reply) == "evalsha"
 
 

@@ -173,7 +173,7 @@ class Subscriber(Link):
         self._node.health.gone(self)
 
     def _is_wanted(self) -> bool:
-        """Tell whether anything is subscribed, or to be unsubscribed."""
+        """Return whether anything is subscribed, or to be unsubscribed."""
         return bool(self.topics)
 
     async def _serve(self) -> None:

@@ -76,7 +76,7 @@ class Sent:
         self._commands.append((command, deque(names)))
 
     def confirmed(self, command: bytes, name: bytes) -> bool:
-        """Tell whether a confirmation is the next one to come, and if so take it."""
+        """Return whether a confirmation is the next one to come, and if so take it."""
         if not self._commands or self._commands[0][0] != command:
             return False
         names = self._commands[0][1]
@@ -211,7 +211,7 @@ class Topics(dict[bytes, Topic]):
         return all(one.state is State.JOINED for one in self.values() if one.wanted)
 
     def knows(self, name: bytes) -> bool:
-        """Tell whether a topic is wanted."""
+        """Return whether a topic is wanted."""
         topic = self.get(name)
         return topic is not None and topic.wanted
 

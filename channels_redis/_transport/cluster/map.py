@@ -75,7 +75,7 @@ class SlotMap:
         scope.hold(Stage.COMMANDS, self.aclose, forget=partial(health.gone, self))
 
     def assign(self, slot: int, address: Address) -> bool:
-        """Note who serves a slot; tell whether that is new."""
+        """Note who serves a slot; return whether that is new."""
         if self.owners[slot] == address:
             return False
         self.owners[slot] = address
@@ -155,7 +155,7 @@ class SlotMap:
             await asyncio.sleep(pause_s)
 
     def _is_wanted(self) -> bool:
-        """Tell whether anybody waits for the map."""
+        """Return whether anybody waits for the map."""
         return self._outcome is not None or self._surveyor.waiting
 
     @property
@@ -200,7 +200,7 @@ class SlotMap:
             self._health.works(self)
 
     def _draw(self, ranges: Ranges) -> bool:
-        """Take over who serves what; tell whether any slot has another server."""
+        """Take over who serves what; return whether any slot has another server."""
         before, self.owners = self.owners, owners_of(ranges)
         self.primaries = _primaries(self.owners)
         self._complete = None not in self.owners

@@ -56,7 +56,7 @@ _GONE = "non local key"
 
 
 def is_elsewhere(reply: Exception) -> bool:
-    """Tell whether a refusal says that another server, or none just now, serves the slot."""
+    """Return whether a refusal says that another server, or none just now, serves the slot."""
     return isinstance(reply, ELSEWHERE) or (
         isinstance(reply, ResponseError) and _GONE in str(reply)
     )
@@ -376,7 +376,7 @@ class ClusterNode(NodeInCluster):
         return True
 
     def is_elsewhere(self, reply: Exception) -> bool:
-        """Tell whether a refusal says that another server, or none just now, serves a name."""
+        """Return whether a refusal says that another server, or none just now, serves a name."""
         return is_elsewhere(recognised(reply))
 
     def note(self, reply: Exception | None) -> None:

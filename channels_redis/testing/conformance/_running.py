@@ -70,7 +70,7 @@ async def receive_until_marker(layer: Any, channel: str, sender: Any = None) -> 
 
 
 async def refuses(call: Awaitable[Any]) -> bool:
-    """Tell whether a call raises for what it was given."""
+    """Return whether a call raises for what it was given."""
     try:
         await call
     except (TypeError, ValueError, AssertionError):
@@ -79,7 +79,7 @@ async def refuses(call: Awaitable[Any]) -> bool:
 
 
 async def receives_nothing(layer: Any, channel: str) -> bool:
-    """Tell whether there is nothing for a channel, which the layer may have forgotten."""
+    """Return whether there is nothing for a channel, which the layer may have forgotten."""
     try:
         await asyncio.wait_for(layer.receive(channel), 0.3)
     except (asyncio.TimeoutError, LookupError, RuntimeError):
