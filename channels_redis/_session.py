@@ -236,27 +236,34 @@ class Session:
 
     async def send(self, channel: str, frame: Frame) -> None:
         """Add a message for a channel to its queue; raise ``ChannelFull`` if that is full."""
-        if not self._added(frame.shard, await self._issue(*frame)):
+        commands, adding = self._issue(*frame)
+        commands.push()
+        if not self._added(frame.shard, await adding):
             raise ChannelFull(channel)
 
     async def send_all(self, frames: list[Frame]) -> list[bool | Exception]:
         """Add messages to many queues, all in one tick; tell which were added, or why not."""
         issued = [self._issue(*frame) for frame in frames]
+        for commands, _ in issued:
+            commands.push()
         outcomes: list[bool | Exception] = []
         try:
-            for frame, running in zip(frames, issued, strict=True):
+            for frame, (_, adding) in zip(frames, issued, strict=True):
                 try:
-                    outcomes.append(self._added(frame.shard, await running))
+                    outcomes.append(self._added(frame.shard, await adding))
                 except COMMAND_ERRORS as error:
                     outcomes.append(error)
         finally:
-            for running in issued[len(outcomes) :]:
-                running.cancel()
+            for _, adding in issued[len(outcomes) :]:
+                if not self.loop.is_closed():
+                    adding.cancel()  # takes a command back that was not written yet
         return outcomes
 
-    def _issue(self, shard: int, key: str, member: bytes, bound: scripts.Bound) -> scripts.Running:
-        node = self.commands(shard, key)
-        return scripts.send(node, key, member, self._context.expiry_s, bound)
+    def _issue(
+        self, shard: int, key: str, member: bytes, bound: scripts.Bound
+    ) -> tuple[Commands, asyncio.Future[Any]]:
+        commands = self.commands(shard, key)
+        return commands, scripts.send(commands, key, member, self._context.expiry_s, bound)
 
     def _added(self, shard: int, result: int) -> bool:
         if result & scripts.SENDER_CLOCK:

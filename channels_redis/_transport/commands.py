@@ -1,9 +1,11 @@
-"""Commands that are sent to a server, and the replies that mean that one was not executed."""
+"""Commands that are sent to a server, their scripts, and what error replies mean."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
+from importlib import resources
 from typing import Any, Protocol, TypeGuard
 
 from redis.exceptions import (
@@ -14,10 +16,14 @@ from redis.exceptions import (
     MasterDownError,
     MovedError,
     NoPermissionError,
+    NoScriptError,
     ReadOnlyError,
     ResponseError,
     TryAgainError,
 )
+
+from ..exceptions import WrongKeyType
+from .packing import pack
 
 #: Replies which say that the command did not run, and may run elsewhere or later.
 REFUSALS = (
@@ -43,10 +49,30 @@ _CLASSES = {
 _OVERHEAD_BYTES = 1024
 
 
+class Script:
+    """A file of ``lua/``.  Calls of it are packed as EVALSHA, which is short."""
+
+    def __init__(self, name: str) -> None:
+        files = resources.files("channels_redis._transport")
+        source = (files / "lua" / f"{name}.lua").read_bytes()
+        self._sha = hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
+        self._by_hash = b"$7\r\nEVALSHA\r\n$40\r\n%s\r\n" % self._sha
+        self._by_source = b"$4\r\nEVAL\r\n$%d\r\n%s\r\n" % (len(source), source)
+
+    def packed(self, key: bytes | str, *args: bytes | str | float) -> bytes:
+        """Return the packed EVALSHA."""
+        return pack(b"EVALSHA", self._sha, 1, key, *args)
+
+    def as_source(self, packed: bytes) -> bytes:
+        """Return the same call as EVAL, which also loads the script."""
+        return packed.replace(self._by_hash, self._by_source, 1)
+
+
 class Command:
     """A packed command and the future of its reply.
 
-    In a cluster it knows its slot, and how often it was sent elsewhere.
+    ``script`` is what it calls by EVALSHA, ``key`` the one that an error names.  In a cluster it
+    knows its slot, and how often it was sent elsewhere.
     """
 
     __slots__ = (
@@ -54,8 +80,10 @@ class Command:
         "data",
         "future",
         "hops",
+        "key",
         "may_have_run",
         "repeatable",
+        "script",
         "slot",
         "written_at",
     )
@@ -67,6 +95,9 @@ class Command:
         now: float,
         repeatable: bool,
         slot: int | None = None,
+        *,
+        script: Script | None = None,
+        key: bytes | str | None = None,
     ) -> None:
         self.data = data
         self.future = future
@@ -74,6 +105,8 @@ class Command:
         self.written_at = now
         self.repeatable = repeatable
         self.slot = slot
+        self.script = script
+        self.key = key
         self.hops = 0
         #: Whether it was written to a connection that was lost before the reply came.
         self.may_have_run = False
@@ -92,15 +125,14 @@ class Command:
 class Commands(Protocol):
     """What sends commands about one key: to its server, wherever that is."""
 
-    # For :mod:`.scripts`: what was sent to this server, and whether it forbids EVALSHA.
-    @property
-    def loaded(self) -> set[Any]: ...
-    @property
-    def hash_forbidden(self) -> bool: ...
-    @hash_forbidden.setter
-    def hash_forbidden(self, forbidden: bool) -> None: ...
-
-    def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
+    def call(
+        self,
+        data: bytes,
+        repeatable: bool = False,
+        *,
+        script: Script | None = None,
+        key: bytes | str | None = None,
+    ) -> asyncio.Future[Any]:
         """Queue one packed command; return the future of its reply."""
         ...
 
@@ -140,3 +172,19 @@ def refused_command(reply: BaseException) -> str | None:
     # In quotation marks, and before Redis 7.0 in others.
     found = re.search(r"['`](\w+)", text)
     return found[1].lower() if found else None
+
+
+def is_hash_refused(reply: BaseException) -> bool:
+    """Return whether EVALSHA was refused, so that EVAL is worth a try."""
+    return isinstance(reply, NoScriptError) or refused_command(reply) == "evalsha"
+
+
+def told(error: Exception, key: bytes | str | None) -> Exception:
+    """Return the error to raise for a key: :class:`WrongKeyType` for one of another type."""
+    if key is None or "WRONGTYPE" not in str(error):
+        return error
+    name = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
+    return WrongKeyType(
+        f"The key {name!r} in Redis is not a sorted set. Delete it, and check "
+        "that nothing else uses the prefix of the channel layer."
+    )

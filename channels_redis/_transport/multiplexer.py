@@ -7,6 +7,8 @@ holds a lock around a round trip.  What may be sent again after a loss is decide
   and is sent on the next connection, for at most ``connect_wait_s`` seconds;
 * written and marked repeatable: the same;
 * written otherwise: it may have been executed, so its caller gets :class:`ConnectionLost`.
+
+A script goes as EVAL the first time on a connection, and as EVALSHA from then on.
 """
 
 from __future__ import annotations
@@ -16,13 +18,18 @@ import math
 from collections import deque
 from typing import Any
 
-from redis.exceptions import AuthenticationError, ConnectionError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    NoScriptError,
+    RedisError,
+)
 
 from .._runtime import clock
 from .._runtime.scope import Stage
 from .._runtime.tasks import ignore, turn
 from ..exceptions import ConnectionLost
-from .commands import Command, is_refusal
+from .commands import Command, Script, is_hash_refused, is_refusal, told
 from .link import Link
 from .node import RENEW_S, Node
 from .probe import Probe, await_life
@@ -68,9 +75,9 @@ class Multiplexer(Link):
         self._reauthentication: asyncio.Future[Any] | None = None
         self._watch_replies(math.inf)
         self._retiring = False
-        #: For :mod:`.scripts`: what was sent to this server, and whether it forbids EVALSHA.
-        self.loaded: set[Any] = set()
-        self.hash_forbidden = False
+        # Scripts that were sent on this connection, which may be called by EVALSHA from then on.
+        self._loaded: set[Script] = set()
+        self._hash_forbidden = False
 
     @property
     def pending(self) -> int:
@@ -82,16 +89,25 @@ class Multiplexer(Link):
         """Whether there is a connection that is not known to be lost."""
         return self._wire is not None and not self._retiring
 
-    def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
+    def call(
+        self,
+        data: bytes,
+        repeatable: bool = False,
+        *,
+        script: Script | None = None,
+        key: bytes | str | None = None,
+    ) -> asyncio.Future[Any]:
         """Queue one packed command; return the future of its reply.
 
-        The future raises ``redis.exceptions.ResponseError`` for an error reply,
+        The future raises ``redis.exceptions.ResponseError`` for an error reply
+        (:class:`WrongKeyType` where ``key`` is of another type),
         :class:`ConnectionLost` when no connection came within ``connect_wait_s`` seconds, the
         reply was lost, or :data:`BACKLOG_BYTES` wait already, :class:`ConfigurationError` when
         the server refuses what the options ask for.  Cancelling it takes back a command that is
         not yet written.
         """
-        command = Command(data, self._loop.create_future(), clock.monotonic(), repeatable)
+        future, now = self._loop.create_future(), clock.monotonic()
+        command = Command(data, future, now, repeatable, script=script, key=key)
         self.issue(command)
         return command.future
 
@@ -190,7 +206,10 @@ class Multiplexer(Link):
             command.written_at = now
             self._written.append(command)
             self._in_flight_bytes += len(command.data)
-            chunks.append(command.data)
+            script, data = command.script, command.data
+            if script is not None and script not in self._loaded:
+                data = self._with_source(script, data)
+            chunks.append(data)
         if chunks:
             self._crowded = len(chunks) > CROWD
             self._wire.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
@@ -231,7 +250,7 @@ class Multiplexer(Link):
         else:
             self._probe.start(wire)
             self._watch_replies(wire.socket_timeout_s or math.inf)
-            self.loaded.clear()
+            self._loaded.clear()
             self._node.health.connected()
             if not self.pending and self._failures:
                 await_life(self)
@@ -293,7 +312,10 @@ class Multiplexer(Link):
                 self._trouble = str(reply)
                 self._refused.append(command)
                 return
-            command.fail(self._node.explain(reply))
+            if command.script is not None and is_hash_refused(reply):
+                self._repeat_with_source(command, command.script, reply)
+            else:
+                command.fail(told(self._node.explain(reply), command.key))
         elif not command.future.done():
             command.future.set_result(reply)
         proof = self._node.health.proven or not isinstance(reply, Exception)
@@ -301,6 +323,28 @@ class Multiplexer(Link):
             self._works()
         if self._unwritten and not self._writing_due:
             self._write_waiting()
+
+    def _with_source(self, script: Script, data: bytes) -> bytes:
+        """Return the call of a script that is not loaded yet.
+
+        Commands run in order, so those that follow may go by the hash from now on.
+        """
+        if not self._hash_forbidden:
+            self._loaded.add(script)
+        return script.as_source(data)
+
+    def _repeat_with_source(self, command: Command, script: Script, refusal: Exception) -> None:
+        """Have a script run as EVAL that the server has forgotten, or may not be asked for by its
+        hash: a refused EVALSHA did certainly not run.
+        """
+        if not isinstance(refusal, NoScriptError):
+            self._hash_forbidden = True
+            self._loaded.clear()
+        # Later calls go by the hash all the same: they are written behind this one, which loads
+        # the script.
+        command.data = script.as_source(command.data)
+        command.script = None
+        self._queue(command)
 
     def _drop(self, error: Exception) -> None:
         """Let the connection go, and decide about each command that it carried."""

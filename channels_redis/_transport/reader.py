@@ -22,7 +22,7 @@ from .._runtime.tasks import BREATH_S, begun, ended, turn
 from .._runtime.timers import Deadline
 from ..exceptions import ConfigurationError, ConnectionLost, WrongKeyType
 from . import scripts
-from .commands import Commands
+from .commands import Commands, told
 from .link import Link
 from .multiplexer import SUSPICIOUS_S
 from .node import RENEW_S, Node, Redirected
@@ -354,7 +354,7 @@ class QueueReader(Link):
             # Other replies may be on their way and bring messages: they are read first.
             explained = self._node.explain(reply.error)
             if explained is reply.error:
-                explained = scripts.told(explained, self._owner.key)
+                explained = told(explained, self._owner.key)
             lost = explained is reply.error
             self._refusal = ConnectionError(str(reply.error)) if lost else explained
             if not isinstance(explained, WrongKeyType):

@@ -1,24 +1,18 @@
 """The Lua scripts, and one typed function per script.
 
-Each runs as EVAL once on a connection and as EVALSHA from then on.  Where the server has
-forgotten the script (NOSCRIPT) or may not be asked that way (NOPERM), the same command goes out
-as EVAL: a refused EVALSHA did certainly not run.
+Each runs as EVAL once on a connection and as EVALSHA from then on, which :mod:`.multiplexer` sees
+to.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Generator, Iterable
-from importlib import resources
+from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
-
-from redis.exceptions import NoScriptError, ResponseError
 
 from .._runtime.clock import unix_time
 from .._runtime.tasks import ignore
-from ..exceptions import WrongKeyType
-from .commands import Commands, refused_command
+from .commands import Commands, Script
 from .packing import pack
 
 Arg = bytes | str | int | float
@@ -31,23 +25,6 @@ SENDER_CLOCK = 2
 BATCH_BYTES = 256 * 1024
 
 
-class Script:
-    """A file of ``lua/``."""
-
-    def __init__(self, name: str) -> None:
-        files = resources.files("channels_redis._transport")
-        self._source = (files / "lua" / f"{name}.lua").read_bytes()
-        self._sha = hashlib.sha1(self._source, usedforsecurity=False).hexdigest().encode()
-
-    def by_hash(self, *args: Arg) -> bytes:
-        """Return the packed EVALSHA; the first argument is the key."""
-        return pack(b"EVALSHA", self._sha, 1, *args)
-
-    def by_source(self, *args: Arg) -> bytes:
-        """Return the packed EVAL; the first argument is the key."""
-        return pack(b"EVAL", self._source, 1, *args)
-
-
 _SEND = Script("send")
 _POP = Script("pop")
 _PUT_BACK = Script("put_back")
@@ -58,66 +35,17 @@ _REJOIN = Script("rejoin")
 _RENEW = Script("renew")
 
 
-def is_hash_refused(reply: BaseException) -> bool:
-    """Return whether EVALSHA was refused, so that EVAL is worth a try."""
-    return isinstance(reply, NoScriptError) or refused_command(reply) == "evalsha"
+def _issue(
+    commands: Commands, script: Script, key: bytes | str, *args: Arg, repeatable: bool = False
+) -> asyncio.Future[Any]:
+    return commands.call(script.packed(key, *args), repeatable, script=script, key=key)
 
 
-def told(error: Exception, key: bytes | str) -> Exception:
-    """Return the error to raise for a key: :class:`WrongKeyType` for one of another type."""
-    if "WRONGTYPE" not in str(error):
-        return error
-    name = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
-    return WrongKeyType(
-        f"The key {name!r} in Redis is not a sorted set. Delete it, and check "
-        "that nothing else uses the prefix of the channel layer."
-    )
-
-
-class Running:
-    """A script on its way: issued when this is made, and awaited for its result."""
-
-    __slots__ = ("_args", "_commands", "_repeatable", "_script", "future", "ran_late")
-
-    def __init__(
-        self, commands: Commands, script: Script, *args: Arg, repeatable: bool = False
-    ) -> None:
-        self._commands = commands
-        self._script = script
-        self._args = args
-        self._repeatable = repeatable
-        #: Whether it was refused at first, and ran behind what was asked for after it.
-        self.ran_late = False
-        form = script.by_source
-        if script in commands.loaded and not commands.hash_forbidden:
-            form = script.by_hash
-        # Commands run in order, so those that follow may go by the hash from now on.
-        commands.loaded.add(script)
-        self.future = commands.call(form(*args), repeatable)
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        self._commands.push()
-        try:
-            return (yield from self.future)
-        except ResponseError as refusal:
-            if not is_hash_refused(refusal):
-                raise told(refusal, self._key) from None
-            self._commands.hash_forbidden = not isinstance(refusal, NoScriptError)
-        self.ran_late = True
-        late = self._commands.call(self._script.by_source(*self._args), self._repeatable)
-        try:
-            return (yield from late)
-        except ResponseError as error:
-            raise told(error, self._key) from None
-
-    @property
-    def _key(self) -> bytes | str:
-        return cast("bytes | str", self._args[0])
-
-    def cancel(self) -> None:
-        """Ask for no result any more; take the command back if it was not yet written."""
-        if not self.future.get_loop().is_closed():
-            self.future.cancel()
+async def _run(commands: Commands, script: Script, key: bytes | str, *args: Arg) -> Any:
+    """Run a script that may be repeated, written at once if nothing is on its way."""
+    reply = _issue(commands, script, key, *args, repeatable=True)
+    commands.push()
+    return await reply
 
 
 class Bound(NamedTuple):
@@ -127,10 +55,12 @@ class Bound(NamedTuple):
     size_bytes: int = 0
 
 
-def send(commands: Commands, queue: str, member: bytes, expiry_s: float, bound: Bound) -> Running:
-    """Add a message to a queue; awaiting gives bits :data:`ADDED` and :data:`SENDER_CLOCK`."""
+def send(
+    commands: Commands, queue: str, member: bytes, expiry_s: float, bound: Bound
+) -> asyncio.Future[Any]:
+    """Add a message to a queue; the result has bits :data:`ADDED` and :data:`SENDER_CLOCK`."""
     messages, size_bytes = bound
-    return Running(commands, _SEND, queue, member, expiry_s, messages, unix_time(), size_bytes)
+    return _issue(commands, _SEND, queue, member, expiry_s, messages, unix_time(), size_bytes)
 
 
 def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:
@@ -138,8 +68,8 @@ def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:
 
     Its reply is ``[now_s, expired, member, score, ...]``.
     """
-    form = _POP.by_hash if by_hash else _POP.by_source
-    return form(queue, limit, BATCH_BYTES, expiry_s, unix_time())
+    packed = _POP.packed(queue, limit, BATCH_BYTES, expiry_s, unix_time())
+    return packed if by_hash else _POP.as_source(packed)
 
 
 def put_back(
@@ -150,12 +80,12 @@ def put_back(
     Always an EVAL: where a loop is about to end there may be no time for a second try.
     """
     pairs = [part for member, score in messages for part in (score, member)]
-    return commands.call(_PUT_BACK.by_source(queue, expiry_s, *pairs))
+    return commands.call(_PUT_BACK.as_source(_PUT_BACK.packed(queue, expiry_s, *pairs)))
 
 
 async def join(commands: Commands, group: bytes, channel: str, group_expiry_s: float) -> None:
     """Add a channel to a group; may be repeated."""
-    await Running(commands, _JOIN, group, channel, group_expiry_s, unix_time(), repeatable=True)
+    await _run(commands, _JOIN, group, channel, group_expiry_s, unix_time())
 
 
 async def members(commands: Commands, group: bytes, group_expiry_s: float) -> list[bytes]:
@@ -164,32 +94,31 @@ async def members(commands: Commands, group: bytes, group_expiry_s: float) -> li
     A plain ZRANGE lists them, behind the script that drops some: to hand out a long list takes a
     script seven times as long.
     """
-    while True:
-        pruned = Running(commands, _PRUNE, group, group_expiry_s, unix_time(), repeatable=True)
-        listed = commands.call(pack(b"ZRANGE", group, 0, -1), True)
-        listed.add_done_callback(ignore)  # where the wait for the first one ends otherwise
-        answered: list[asyncio.Future[Any]] = []
-        for future in (pruned.future, listed):
-            future.add_done_callback(answered.append)
-        await pruned
-        names: list[bytes] = await listed
-        # One that was refused runs late: as EVAL, or at the server that is the primary by now.
-        if not pruned.ran_late and answered[0] is pruned.future:
-            return names
+    pruned = _issue(commands, _PRUNE, group, group_expiry_s, unix_time(), repeatable=True)
+    list_all = pack(b"ZRANGE", group, 0, -1)
+    listed = commands.call(list_all, True)
+    listed.add_done_callback(ignore)  # where the wait for the first one ends otherwise
+    answered: list[asyncio.Future[Any]] = []
+    for reply in (pruned, listed):
+        reply.add_done_callback(answered.append)
+    commands.push()
+    await pruned
+    if answered[0] is listed:
+        # The script was refused at first, by a server that had forgotten it or is not the primary
+        # any more: so the list was made before the script ran, and perhaps at another server.
+        listed = commands.call(list_all, True)
+    names: list[bytes] = await listed
+    return names
 
 
 async def size(commands: Commands, group: bytes, group_expiry_s: float) -> int:
     """Return the number of channels in a group; may be repeated."""
-    reply = await Running(commands, _SIZE, group, group_expiry_s, unix_time(), repeatable=True)
-    return cast("int", reply)
+    return cast("int", await _run(commands, _SIZE, group, group_expiry_s, unix_time()))
 
 
 async def leave(commands: Commands, group: bytes, *channels: str) -> None:
     """Remove channels from a group; may be repeated.  A plain ZREM."""
-    try:
-        await commands.call(pack(b"ZREM", group, *channels), True)
-    except ResponseError as error:
-        raise told(error, group) from None
+    await commands.call(pack(b"ZREM", group, *channels), True, key=group)
 
 
 async def rejoin(
@@ -205,7 +134,7 @@ async def rejoin(
     args: list[Arg] = [group_expiry_s, unix_time(), precision_s]
     for pair in ages:
         args += pair
-    await Running(commands, _REJOIN, group, *args, repeatable=True)
+    await _run(commands, _REJOIN, group, *args)
 
 
 async def renew(
@@ -215,8 +144,9 @@ async def renew(
 
     Never repeated: the answer to a repetition would be the end that nobody was told.
     """
-    now_s = unix_time()
-    end_s, known_s = await Running(commands, _RENEW, leases, process, lease_s, kept_s, now_s)
+    reply = _issue(commands, _RENEW, leases, process, lease_s, kept_s, unix_time())
+    commands.push()
+    end_s, known_s = await reply
     return float(end_s), None if known_s is None else float(known_s)
 
 

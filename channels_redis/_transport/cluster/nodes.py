@@ -10,7 +10,7 @@ from redis.exceptions import AskError, ConnectionError
 
 from ..._format.slots import Address
 from ..._runtime import clock
-from ..commands import Command, Commands, is_ask, recognised
+from ..commands import Command, Commands, Script, is_ask, recognised
 from ..node import Redirected
 from ..wire import Wire
 from .servers import MOVED_AWAY, NodeInCluster, Servers, is_elsewhere
@@ -101,27 +101,19 @@ class Route:
         self._cluster = cluster
         self._slot = slot
 
-    @property
-    def loaded(self) -> set[Any]:
-        """What was sent to the server, as :mod:`.scripts` notes it."""
-        owner = self._cluster.owner(self._slot)
-        return self._cluster.server(owner).multiplexer.loaded if owner is not None else set()
-
-    @property
-    def hash_forbidden(self) -> bool:
-        """Whether EVALSHA is forbidden, as it then is on all servers."""
-        return self._cluster.hash_forbidden
-
-    @hash_forbidden.setter
-    def hash_forbidden(self, forbidden: bool) -> None:
-        self._cluster.hash_forbidden = forbidden
-
-    def call(self, data: bytes, repeatable: bool = False) -> asyncio.Future[Any]:
+    def call(
+        self,
+        data: bytes,
+        repeatable: bool = False,
+        *,
+        script: Script | None = None,
+        key: bytes | str | None = None,
+    ) -> asyncio.Future[Any]:
         """Queue one packed command; return the future of its reply (see :class:`Multiplexer`)."""
-        loop = self._cluster.scope.loop
-        command = Command(data, loop.create_future(), clock.monotonic(), repeatable, self._slot)
+        future, now = self._cluster.scope.loop.create_future(), clock.monotonic()
+        command = Command(data, future, now, repeatable, self._slot, script=script, key=key)
         self._cluster.issue(command)
-        return command.future
+        return future
 
     def push(self) -> None:
         """Write what is queued for the server, if nothing is on its way."""

@@ -95,7 +95,6 @@ class Servers:
         self.health = context.health
         self.scope = scope = context.scope
         self.map = SlotMap(self, context.health, scope)
-        self.hash_forbidden = False
         #: Those whose ``map_changed()`` is called when slots have other servers.
         self.watchers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._make_client = make_client
