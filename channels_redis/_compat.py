@@ -1,17 +1,27 @@
-"""Names of the core layer of 4.3.0 that new code does not need; ``docs/compat.rst`` lists them."""
+"""Names of 4.3.0 that new code does not need; ``docs/compat.rst`` lists them.
+
+They are imported from where people import them: ``core`` and ``pubsub``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, MutableMapping
-from typing import Any
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any
 
 from ._layer.base import BaseRedisLayer
 from ._receiving.mailbox import Mailbox
+from ._receiving.mailboxes import Mailboxes
 from ._receiving.messages import Message, Whole
+from ._receiving.topics import TopicSession
+from ._runtime.loops import running_loop_or_none
 from ._runtime.plans import run
-from ._session import Frame, Session
+from ._runtime.portal import portal
+from ._session import Frame, Loop, Session
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis, RedisCluster
 
 #: How long 4.3.0 blocks, in seconds.
 _BLOCK_S = 5
@@ -34,7 +44,7 @@ class CoreNames(BaseRedisLayer):
     @property
     def receive_buffer(self) -> ReceiveBuffer:
         """The messages that this process has popped and not yet handed out, by channel."""
-        return ReceiveBuffer(self)
+        return ReceiveBuffer(self._mailboxes, self.get_capacity)
 
     async def close_pools(self) -> None:
         """Close the connections of this event loop that no receiver and no call needs just now;
@@ -80,12 +90,13 @@ class BoundedQueue(asyncio.Queue[Any]):
 class ReceiveBuffer(MutableMapping[str, Any]):
     """The old name of the mailboxes: channel -> a queue bounded by ``capacity``."""
 
-    def __init__(self, layer: CoreNames) -> None:
-        self._layer = layer
+    def __init__(self, mailboxes: Mailboxes, capacity_of: Callable[[str], int]) -> None:
+        self._mailboxes = mailboxes
+        self._capacity_of = capacity_of
 
     def __getitem__(self, channel: str) -> BufferView:
-        boxes = self._layer._mailboxes
-        return BufferView(self._layer, boxes.open(channel))
+        box = self._mailboxes.open(channel)
+        return BufferView(self._mailboxes, box, self._capacity_of(channel))
 
     def pop(self, channel: str, *default: Any) -> Any:
         """Forget a channel's buffer, and return it."""
@@ -101,34 +112,33 @@ class ReceiveBuffer(MutableMapping[str, Any]):
         raise TypeError("receive_buffer creates its own queues; put messages into them.")
 
     def __delitem__(self, channel: str) -> None:
-        mailboxes = self._layer._mailboxes
-        mailboxes.discard(mailboxes.boxes[channel])
+        self._mailboxes.discard(self._mailboxes.boxes[channel])
 
     def __contains__(self, channel: object) -> bool:
-        return channel in self._layer._mailboxes.boxes
+        return channel in self._mailboxes.boxes
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._layer._mailboxes.boxes))
+        return iter(list(self._mailboxes.boxes))
 
     def __len__(self) -> int:
-        return len(self._layer._mailboxes.boxes)
+        return len(self._mailboxes.boxes)
 
 
 class BufferView:
     """One mailbox with the methods of a queue; works without an event loop."""
 
-    def __init__(self, layer: CoreNames, box: Mailbox) -> None:
-        self._layer = layer
+    def __init__(self, mailboxes: Mailboxes, box: Mailbox, maxsize: int) -> None:
+        self._mailboxes = mailboxes
         self._box = box
-        self.maxsize: int = layer.get_capacity(box.name)
+        self.maxsize = maxsize
 
     def put_nowait(self, message: Any) -> None:
         """Append a message; at capacity the oldest makes room."""
-        self._layer._mailboxes.put(self._box, Whole(message), None, self.maxsize)
+        self._mailboxes.put(self._box, Whole(message), None, self.maxsize)
 
     def get_nowait(self) -> Any:
         """Return the oldest message, or raise ``asyncio.QueueEmpty``."""
-        item = self._layer._mailboxes.take(self._box)
+        item = self._mailboxes.take(self._box)
         if item is None:
             raise asyncio.QueueEmpty
         return item.open()
@@ -164,3 +174,84 @@ class ChannelLock:
     def release(self, channel: str) -> None:
         """Release the lock of a channel."""
         self.locks[channel].release()
+
+
+#: What a layer has on one event loop; earlier releases kept their connections in a class of
+#: this name.
+RedisLoopLayer = Session
+
+
+class PubSubNames(BaseRedisLayer):
+    """The attributes of the pubsub layer that are kept for those who use them."""
+
+    @property
+    def channels(self) -> dict[str, Mailbox]:
+        """The process-specific channels of this process, with their mailboxes."""
+        boxes = dict(self._mailboxes.boxes)
+        return {name: box for name, box in boxes.items() if self._is_specific(name)}
+
+    @property
+    def groups(self) -> dict[str, set[str]]:
+        """The groups with members in this process: topic -> channel names."""
+        merged: dict[str, set[str]] = {}
+        for session in self._sessions.all().values():
+            for topic, members in session.groups.items():
+                merged.setdefault(topic, set()).update(members)
+        return merged
+
+    def _get_group_channel_name(self, group: str) -> str:
+        """Return the topic of a group, which is its key in :attr:`groups`."""
+        return self._keys.group_topic(group)
+
+    @property
+    def _layers(self) -> dict[Loop, RedisPubSubLoopLayer]:
+        sessions = self._sessions.all()
+        return {loop: one for loop, one in sessions.items() if not portal.is_portal(loop)}
+
+    @property
+    def _shards(self) -> list[RedisSingleShardConnection]:
+        find = self._sessions.find
+        return [
+            RedisSingleShardConnection(host, index, find) for index, host in enumerate(self.hosts)
+        ]
+
+    def _get_layer(self) -> RedisPubSubLoopLayer:
+        session: RedisPubSubLoopLayer = self._sessions.get()
+        return session
+
+
+class RedisPubSubLoopLayer(TopicSession):
+    """What a layer has on one event loop.  Subclassing it is no longer supported."""
+
+    @property
+    def channel_layer(self) -> PubSubNames:
+        """The layer this belongs to."""
+        return self.layer
+
+    @property
+    def channels(self) -> dict[str, Mailbox]:
+        """Process-specific channels that are subscribed on this loop, with their mailboxes."""
+        return {name: box for name, box in self.layer.channels.items() if box.home is self}
+
+    @property
+    def _shards(self) -> list[RedisSingleShardConnection]:
+        return self.layer._shards
+
+
+class RedisSingleShardConnection:
+    """One shard of a loop's ring, for inspection.  Subclassing it is no longer supported."""
+
+    def __init__(
+        self, host: dict[str, Any], index: int, find: Callable[[Loop], Session | None]
+    ) -> None:
+        #: The decoded entry of ``hosts``.
+        self.host = host
+        self._index = index
+        self._find = find
+
+    @property
+    def _redis(self) -> Redis | RedisCluster | None:
+        """The client of the running loop, once it was used."""
+        loop = running_loop_or_none()
+        session = self._find(loop) if loop is not None else None
+        return session.clients().get(self._index) if session is not None else None

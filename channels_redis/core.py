@@ -9,7 +9,7 @@ from typing import Any
 
 from channels.exceptions import ChannelFull
 
-from ._compat import BoundedQueue, ChannelLock, CoreNames
+from ._compat import BoundedQueue, ChannelLock, CoreNames, RedisLoopLayer
 from ._config.options import given
 from ._format.bounds import ADDRESSES
 from ._format.keyspace import (
@@ -310,8 +310,3 @@ class RedisChannelLayer(CoreNames):
     async def _close_here(self, session: Session) -> None:
         await super()._close_here(session)
         self._keepers.forget_closed()
-
-
-#: What a layer has on one event loop; earlier releases kept their connections in a class of
-#: this name.
-RedisLoopLayer = Session

@@ -11,16 +11,16 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from ._compat import PubSubNames, RedisPubSubLoopLayer, RedisSingleShardConnection
 from ._config.options import given
 from ._format.keyspace import EXCLUDE_KEY, NO_BEGINNING, NONCE_KEY, random_hex
-from ._layer.base import CLOSED, BaseRedisLayer, Loop
+from ._layer.base import CLOSED, Loop
 from ._receiving.mailbox import Mailbox
 from ._receiving.messages import Item, Packed, check_message
 from ._receiving.queues import LocalQueue
-from ._receiving.topics import ShardView, TopicSession
+from ._receiving.topics import TopicSession
 from ._runtime import fork
 from ._runtime.plans import Plan, run, submit
-from ._runtime.portal import portal
 from ._runtime.weakly import weakly
 from ._session import Frame, Session, SessionEnded
 from ._transport.scripts import Bound
@@ -35,7 +35,7 @@ logger = logging.getLogger("channels_redis.pubsub")
 _REMEMBERED_NAMES = 10_000
 
 
-class RedisPubSubChannelLayer(BaseRedisLayer):
+class RedisPubSubChannelLayer(PubSubNames):
     """Channels over Pub/Sub: fast fan-out; what is sent while nobody listens is lost.
 
     General channels (workers) use the same queues in Redis as the core layer.  Takes the same
@@ -202,7 +202,7 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
         self._used_names: dict[str, None] = {}
 
     def _make_session(self, loop: Loop) -> TopicSession:
-        return TopicSession(self, loop)
+        return RedisPubSubLoopLayer(self, loop)
 
     def _check_channel(self, name: Any) -> None:
         # The layer's own names may be longer than others, or have a prefix with other signs.
@@ -307,47 +307,6 @@ class RedisPubSubChannelLayer(BaseRedisLayer):
             )
         outcome.result()
 
-    # Kept for those who used them (see compat.rst)
-
-    @property
-    def channels(self) -> dict[str, Mailbox]:
-        """The process-specific channels of this process, with their mailboxes."""
-        boxes = dict(self._mailboxes.boxes)
-        return {name: box for name, box in boxes.items() if self._is_specific(name)}
-
-    @property
-    def groups(self) -> dict[str, set[str]]:
-        """The groups with members in this process: topic -> channel names."""
-        merged: dict[str, set[str]] = {}
-        for session in self._sessions.all().values():
-            for topic, members in session.groups.items():
-                merged.setdefault(topic, set()).update(members)
-        return merged
-
-    def _get_group_channel_name(self, group: str) -> str:
-        """Return the topic of a group, which is its key in :attr:`groups`."""
-        return self._keys.group_topic(group)
-
-    @property
-    def _layers(self) -> dict[Loop, TopicSession]:
-        sessions = self._sessions.all()
-        return {loop: one for loop, one in sessions.items() if not portal.is_portal(loop)}
-
-    @property
-    def _shards(self) -> list[ShardView]:
-        return [ShardView(self, index) for index in range(self.ring_size)]
-
-    def _get_layer(self) -> TopicSession:
-        session: TopicSession = self._sessions.get()
-        return session
-
 
 async def _nothing(_: Session) -> None:
     """A plan without anything to do."""
-
-
-#: What a layer has on one event loop.  Subclassing it is no longer supported.
-RedisPubSubLoopLayer = TopicSession
-
-#: One shard of a loop's ring, for inspection.  Subclassing it is no longer supported.
-RedisSingleShardConnection = ShardView

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import ref
 
 from .._runtime import clock
-from .._runtime.loops import running_loop_or_none
 from .._session import Loop, Session, SessionEnded
 from .._transport.cluster.cluster import Cluster
 from .._transport.cluster.pubsub import ClusterSubscriber
@@ -20,8 +19,6 @@ from .mailbox import Mailbox
 from .messages import Recent
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis, RedisCluster
-
     from ..pubsub import RedisPubSubChannelLayer
 
 
@@ -280,13 +277,6 @@ class TopicSession(Session):
             boxes = [box for box in boxes if box.name not in excluded]
         self._mailboxes.put_all(boxes, item, self.loop)
 
-    # Kept for those who used them
-
-    @property
-    def channel_layer(self) -> RedisPubSubChannelLayer:
-        """The layer this belongs to."""
-        return self.layer
-
     @property
     def groups(self) -> dict[str, set[str]]:
         """Topic of a group -> names of its members on this loop."""
@@ -297,33 +287,3 @@ class TopicSession(Session):
             for topic, members in list(self._members.items())
             if topic.startswith(start)
         }
-
-    @property
-    def channels(self) -> dict[str, Mailbox]:
-        """Process-specific channels that are subscribed on this loop, with their mailboxes."""
-        return {name: box for name, box in self.layer.channels.items() if box.home is self}
-
-    @property
-    def _shards(self) -> list[ShardView]:
-        return self.layer._shards
-
-
-class ShardView:
-    """One shard of the ring, for inspection."""
-
-    def __init__(self, layer: RedisPubSubChannelLayer, index: int) -> None:
-        self._layer = layer
-        self._index = index
-
-    @property
-    def host(self) -> dict[str, Any]:
-        """The decoded entry of ``hosts``."""
-        host: dict[str, Any] = self._layer.hosts[self._index]
-        return host
-
-    @property
-    def _redis(self) -> Redis | RedisCluster | None:
-        """The client of the running loop, once it was used."""
-        loop = running_loop_or_none()
-        session = self._layer._sessions.find(loop) if loop is not None else None
-        return session.clients().get(self._index) if session is not None else None
