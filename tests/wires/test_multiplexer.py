@@ -15,9 +15,10 @@ from redis.exceptions import AskError, ConnectionError, ReadOnlyError, ResponseE
 from channels_redis._transport.cluster.cluster import Cluster
 from channels_redis._transport.cluster.servers import Entry
 from channels_redis._transport.commands import Command
-from channels_redis._transport.multiplexer import Multiplexer
+from channels_redis._transport.multiplexer import WINDOW_BYTES, Multiplexer
 from channels_redis._transport.node import NodeContext
 from channels_redis._transport.packing import pack
+from channels_redis._transport.wire import NO_ANSWER
 from channels_redis.exceptions import ConnectionLost
 
 from .chance import RENEWAL, Action, Player, actions
@@ -237,6 +238,8 @@ def test_nothing_is_written_on_an_idle_connection_before_it_has_shown_life() -> 
         idle.break_off()
         world.flow(1)
         assert late.future.result() == late.args[1]
+        # Nobody has lost anything, and so there was no outage.
+        assert caller.node.events == []
         caller.close()
         caller.check()
 
@@ -264,6 +267,58 @@ def test_nothing_more_is_written_to_a_server_that_is_to_be_left(refusal: Excepti
         assert [call.future.result() for call in calls] == [call.args[1] for call in calls]
         caller.close()
         caller.check()
+
+
+def test_without_a_connection_a_call_is_given_up_in_time_and_says_whether_it_may_have_run() -> None:
+    """One that was never written did not run; one that may be repeated was written before."""
+    with World() as world:
+        caller = Caller(world)
+        written = caller.call(repeatable=True)
+        world.loop.settle()
+        caller.node.wire.run()
+        caller.node.wire.break_off()
+        caller.node.outcomes += [ConnectionError("refused")] * 20
+        unwritten = caller.call()
+        world.flow(4)
+        errors = [call.future.exception() for call in (written, unwritten)]
+        assert [isinstance(error, ConnectionLost) for error in errors] == [True, True]
+        assert [getattr(error, "maybe_executed", None) for error in errors] == [True, False]
+        caller.close()
+        caller.check()
+
+
+def test_a_connection_is_given_up_where_a_reply_does_not_come_or_was_not_asked_for() -> None:
+    """Whatever came on it later would be taken for the reply to another command."""
+    with World() as world:
+        caller = Caller(world)
+        silent = caller.call()
+        world.loop.settle()
+        world.loop.advance(15)
+        assert isinstance(silent.future.exception(), ConnectionLost)
+        assert caller.node.wires[0].given_up == NO_ANSWER
+        caller.call()
+        world.flow(1)
+        confused = caller.node.wire
+        assert not confused.lost
+        confused.reply(b"unasked")
+        confused.deliver()
+        assert confused.lost
+        caller.close()
+        caller.check()
+
+
+def test_what_does_not_fit_the_window_is_written_as_replies_come() -> None:
+    """No more than the window is on its way, and the last call gets its reply all the same."""
+    with World() as world:
+        node = world.node()
+        multiplexer = Multiplexer(node)
+        third = b"." * (WINDOW_BYTES // 3 + 1)
+        replies = [multiplexer.call(pack("ECHO", third)) for _ in range(5)]
+        world.loop.settle()
+        assert len(node.wire.log) == 3
+        world.quiet()
+        assert [reply.result() for reply in replies] == [third] * 5
+        world.finish(multiplexer.aclose())
 
 
 HERE, THERE = ("here", 1), ("there", 2)

@@ -302,6 +302,51 @@ def test_a_loss_of_the_connection_for_commands_costs_a_reader_that_stops_no_mess
         queue.check()
 
 
+def _hold_one(queue: Queue) -> None:
+    """Have a message arrive for a receiver that has just gone."""
+    queue.prompt = False
+    queue.receive()
+    queue.world.quiet()
+    queue.send()
+    queue.world.quiet()
+    queue.cancel()
+    queue.prompt = True
+
+
+def test_what_went_back_is_received_before_what_was_sent_after_it() -> None:
+    """The reader asks for nothing while a message is on its way back."""
+    with World() as world:
+        queue = Queue(world, specific=False)
+        _hold_one(queue)
+        world.loop.advance(0.2)
+        queue.receive()
+        queue.send()
+        world.loop.settle()
+        queue.node.wire.run()
+        queue.node.wire.deliver()
+        world.loop.settle()
+        assert queue.taken == []
+        world.quiet()
+        queue.receive()
+        world.quiet()
+        assert queue.taken == queue.sent
+        queue.close()
+        queue.check()
+
+
+def test_what_cannot_go_back_yet_goes_back_later() -> None:
+    """A put-back that has certainly not run is tried again, and nothing is counted as dropped."""
+    with World() as world:
+        queue = Queue(world, specific=False)
+        _hold_one(queue)
+        queue.commands_node.outcomes += [ConnectionError("refused")] * 9
+        world.flow(10)
+        assert [member for _, member in world.server.queues[KEY.encode()]] == queue.sent
+        queue.close()
+        queue.check()
+        assert not queue.counted
+
+
 class Receiving(Player):
     """Sends and receives, over connections that fail."""
 
