@@ -157,7 +157,7 @@ class TopicSession(Session):
 
     @property
     def receiving(self) -> bool:
-        """Whether messages come in on this loop."""
+        """Whether messages are received on this loop."""
         return bool(self._members) or super().receiving
 
     async def _join(

@@ -1,4 +1,4 @@
-"""Forking: a child shares nothing with its parent but the settings.
+"""Forking: a child process shares only the settings with its parent.
 
 A forked child inherits sockets, event loops and locks that the parent goes on using.  Closing
 an inherited transport would make the parent deaf (epoll is shared), so /dev/null is put over
@@ -20,33 +20,33 @@ from .native import RLock
 
 
 class Forkable(Protocol):
-    """What has to be made afresh in a child."""
+    """State that has to be created anew in a child."""
 
     def _after_fork(self) -> Any:
-        """Start afresh without touching what was inherited; return that."""
+        """Reset the state without using the inherited one; return the inherited one."""
 
 
 _watched: weakref.WeakSet[Any] = weakref.WeakSet()
 _inherited: list[Any] = []
-#: The process in which everything that is watched was made, or made afresh.
+#: The process in which the watched state was created or reset.
 _pid = os.getpid()
 #: By process id: what is here was locked by threads of another process, if at all.
 _locks: dict[int, Any] = {}
 
 
 def watch(one: Forkable) -> None:
-    """Have something start afresh in every forked child."""
+    """Reset an object in every forked child."""
     _watched.add(one)
 
 
 def check() -> None:
-    """Start afresh if this process is a child, and Python has not been told of the fork."""
+    """Reset the state if this process is a child of a fork without Python's fork hooks."""
     if os.getpid() != _pid:
         _in_child()
 
 
 def silence(descriptor: int) -> None:
-    """Put /dev/null over an inherited descriptor: nothing is closed that the parent uses."""
+    """Replace an inherited descriptor with /dev/null, which does not affect the parent."""
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, descriptor)

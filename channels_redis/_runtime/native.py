@@ -1,4 +1,4 @@
-"""Threads, locks and event loops of the operating system, also where Python's own are replaced.
+"""Threads, locks and event loops of the operating system, even if Python's own are replaced.
 
 gevent and eventlet replace threads by greenlets, which share one thread of the operating system.
 For Python an event loop in one greenlet runs in all of them, and a lock for greenlets does not
@@ -38,7 +38,7 @@ def greenlets() -> bool:
 
 
 def _original(module: ModuleType, name: str) -> Any:
-    """Return what a module of the standard library held before anything was replaced."""
+    """Return the original attribute of a module of the standard library."""
     gevent: Any = sys.modules.get("gevent.monkey")
     eventlet: Any = sys.modules.get("eventlet.patcher")
     if eventlet is not None and eventlet.is_monkey_patched("thread"):
@@ -50,7 +50,7 @@ def _selector() -> selectors.BaseSelector:
     if "eventlet.patcher" not in sys.modules or not greenlets():
         selector: selectors.BaseSelector = _original(selectors, "DefaultSelector")()
         return selector
-    # eventlet keeps no selectors: the module is read once more, and finds the true ``select``.
+    # eventlet keeps no selectors: load the module again, with the original ``select``.
     eventlet: Any = sys.modules["eventlet.patcher"]
     spec = importlib.util.find_spec("selectors")
     assert spec is not None
@@ -65,7 +65,7 @@ def _selector() -> selectors.BaseSelector:
     return made
 
 
-# Found once: what is replaced later stays what it was under these names.
+# Looked up once: these names keep the originals, even if they are replaced later.
 get_ident: Callable[[], int] = _original(_thread, "get_ident")
 _start_new_thread: Callable[..., int] = _original(_thread, "start_new_thread")
 #: As ``threading.Lock`` and ``threading.RLock``.  Nothing that lets other greenlets run may be
@@ -75,14 +75,14 @@ RLock: Callable[[], threading.RLock] = _original(_thread, "RLock")
 
 
 class Thread(Protocol):
-    """A thread that was started."""
+    """A running thread."""
 
     def join(self, timeout: float | None = None) -> None:
-        """Block until it has ended, for ``timeout`` seconds at most."""
+        """Block until the thread has ended, for at most ``timeout`` seconds."""
 
 
 class _BareThread:
-    """A thread of which ``threading`` does not know, where that knows greenlets only."""
+    """A thread that is unknown to ``threading``, for programs in which that uses greenlets."""
 
     def __init__(self, target: Callable[[], object]) -> None:
         self._ended = Lock()
@@ -96,7 +96,7 @@ class _BareThread:
         finally:
             gevent: Any = sys.modules.get("gevent")
             if gevent is not None:
-                # Every thread that has made a socket has a hub, with descriptors of its own.
+                # Every thread that has created a socket has a hub with its own descriptors.
                 gevent.get_hub().destroy(destroy_loop=True)
             self._ended.release()
 
@@ -106,7 +106,7 @@ class _BareThread:
 
 
 def start_thread(target: Callable[[], object], name: str) -> Thread:
-    """Start a daemon thread of the operating system; RuntimeError where none can be started."""
+    """Start a daemon thread of the operating system; RuntimeError if this is not possible."""
     if greenlets():
         return _BareThread(target)
     thread = threading.Thread(target=target, name=name, daemon=True)
@@ -115,7 +115,7 @@ def start_thread(target: Callable[[], object], name: str) -> Thread:
 
 
 class Signal:
-    """Given once, by any thread; the one who waits for it blocks no other greenlet."""
+    """An event that any thread can set once; waiting for it blocks no other greenlet."""
 
     def __init__(self) -> None:
         self._given = Lock()
@@ -126,7 +126,7 @@ class Signal:
         self._given.release()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait; return whether the signal was given in time."""
+        """Wait; return whether the signal was set in time."""
         return self._given.acquire(timeout=timeout_s)
 
     def __enter__(self) -> Signal:
@@ -138,11 +138,11 @@ class Signal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Note that nobody waits any more."""
+        """Note that the wait has ended."""
 
 
 class _PipedSignal(Signal):
-    """The same for a greenlet: ``select`` lets others run, and a pipe is written by any thread."""
+    """The same for a greenlet: ``select`` lets others run, and any thread can write to a pipe."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class _PipedSignal(Signal):
         self._open = True
 
     def give(self) -> None:
-        # The number of a closed pipe may be another file's by now.
+        # The number of a closed pipe may belong to another file by now.
         with self._lock:
             if self._open:
                 os.write(self._writing, b"\0")
@@ -177,11 +177,11 @@ class _Loop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__(_selector())
 
-    # What mypy wants, a TypeVarTuple, came with Python 3.11.
+    # mypy requires a TypeVarTuple, which is new in Python 3.11.
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
-        """Do it in a thread: those of Python's executors would be greenlets of this one."""
+        """Run a function in a thread: Python's executors would use greenlets of this thread."""
         if executor is not None:
             return super().run_in_executor(executor, func, *args)
         outcome: asyncio.Future[T] = self.create_future()
@@ -203,11 +203,11 @@ class _Loop(asyncio.SelectorEventLoop):
         return outcome
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
-        """Look a name up, without the resolver that belongs to greenlets."""
+        """Look up a name without the greenlets' resolver."""
         look_up = functools.partial(_original(socket, "getaddrinfo"), host, port, **options)
         return await self.run_in_executor(None, look_up)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return an event loop that a thread of :func:`start_thread` can run."""
+    """Return an event loop that can run in a thread of :func:`start_thread`."""
     return _Loop() if greenlets() else asyncio.new_event_loop()

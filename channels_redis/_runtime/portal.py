@@ -1,8 +1,8 @@
-"""A background thread with a long-lived event loop, for callers that have none.
+"""A background thread with a long-lived event loop, for callers without one.
 
-There is one portal per process, started on first need.  It serves the blocking face of a layer
-and calls on loops that ``async_to_sync`` makes for a single call: there each connection would
-be thrown away after one command.
+There is one portal per process, started when first needed.  It is used by ``layer.sync``, and for
+calls on loops that ``async_to_sync`` creates for a single call, where each connection would be
+closed after one command.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from . import clock, fork
 from .native import RLock, Signal, get_ident, new_event_loop, signal, start_thread
 
 Loop = asyncio.AbstractEventLoop
-#: Called on the portal's loop; returns what is to be awaited there.
+#: Called on the portal's loop; returns an awaitable for that loop.
 Work = Callable[[], "Coroutine[Any, Any, Any] | asyncio.Future[Any]"]
 
-#: Seconds that calls under way get when the interpreter exits.
+#: Seconds that running calls get when the interpreter exits.
 EXIT_S = 3.0
 
-#: Seconds between two looks at whether the portal still runs, by those who wait for it.
+#: Seconds between two checks of whether the portal still runs, in waiting threads.
 CHECK_S = 1.0
 
-#: Seconds after which a portal that shows no sign of life is not waited for any longer.
+#: Seconds after which threads no longer wait for a portal that does not respond.
 SILENT_S = 10.0
 
 logger = logging.getLogger("channels_redis.sync")
@@ -45,15 +45,15 @@ class Guest(Protocol):
 
     @property
     def receiving(self) -> bool:
-        """Whether messages come in on this loop."""
+        """Whether messages are received on this loop."""
         ...
 
     async def retire(self) -> None:
-        """End, unless somebody uses it; called on the loop."""
+        """End, unless it is in use; called on the loop."""
 
 
 class Limit:
-    """How long a caller goes on blocking: ``limit_s`` seconds from now, which may be infinite."""
+    """How long a caller blocks: ``limit_s`` seconds from now, which may be infinite."""
 
     __slots__ = ("_until", "limit_s")
 
@@ -62,14 +62,14 @@ class Limit:
         self._until = clock.monotonic() + limit_s
 
     def left_s(self) -> float:
-        """Return the seconds that are left."""
+        """Return the remaining seconds."""
         return max(0.0, self._until - clock.monotonic())
 
 
 class Call:
-    """Something that the portal does for another thread.
+    """A call that the portal runs for another thread.
 
-    ``notify()`` is called on the portal's thread, once, when there is an outcome.
+    ``notify()`` is called once, on the portal's thread, when the call has ended.
     """
 
     __slots__ = ("_notify", "_run", "_unwanted", "_work", "outcome")
@@ -103,39 +103,39 @@ class Call:
         except Exception as error:  # noqa: BLE001 (whatever it is, it is the caller's)
             failed.set_exception(error)
             return failed
-        # A single command is a future already, and needs no task around it.
+        # A single command is already a future and needs no task.
         if isinstance(doing, asyncio.Future):
             return doing
         return self._run.loop.create_task(doing, name="channels_redis call")
 
     @property
     def done(self) -> bool:
-        """Whether there is an outcome."""
+        """Whether the call has ended."""
         return self.outcome is not None and self.outcome.done()
 
     def result(self) -> Any:
-        """Return or raise what the work did, once it is done."""
+        """Return the result of the work, or raise its exception, after it has ended."""
         outcome = self.outcome
         if outcome is not None and outcome.done() and not outcome.cancelled():
             error = outcome.exception()
-            # What ends a thread, such as SystemExit, was not meant for the caller's.
+            # Exceptions that end a thread, such as SystemExit, must not end the caller's.
             if error is None or isinstance(error, Exception):
                 return outcome.result()
         raise _lost("ended during the call")
 
     def check(self) -> None:
-        """Raise :class:`ConnectionLost` if the portal shows no sign of life."""
+        """Raise :class:`ConnectionLost` if the portal does not respond."""
         self._run.check()
 
     def wait(self, ended: Signal, limit: Limit) -> None:
-        """Block until ``ended`` is given; the same where the limit is reached before."""
+        """Block until ``ended`` is set, or until the limit is reached."""
         while not ended.wait(min(limit.left_s(), CHECK_S)) and not self.done:
             if limit.left_s() <= 0:
                 raise out_of_time(limit.limit_s)
             self.check()
 
     def cancel(self) -> None:
-        """Ask for no outcome any more, from whatever thread."""
+        """Discard the result; may be called in any thread."""
         self._unwanted = True
         with contextlib.suppress(RuntimeError):  # The loop has ended, and the call with it.
             self._run.loop.call_soon_threadsafe(self._cancel)
@@ -155,16 +155,16 @@ def _lost(what: str) -> ConnectionLost:
 
 
 def out_of_time(limit_s: float) -> ConnectionLost:
-    """Return the error for a call that did not end in time."""
-    text = f"The call did not end within {limit_s:g} s; it may have been executed."
+    """Return the error for a call that did not finish in time."""
+    text = f"The call did not finish within {limit_s:g} s; it may have been executed."
     return ConnectionLost(text, maybe_executed=True)
 
 
 class Run:
-    """A thread, its event loop, and the calls that it does, from their start to their end."""
+    """A thread, its event loop, and its calls, from start to end."""
 
     def __init__(self, on_end: Callable[[Run], object]) -> None:
-        """Start.  ``on_end`` is called on the thread when it takes no more calls."""
+        """Start.  ``on_end`` is called on the thread when it accepts no more calls."""
         self.loop: Loop = new_event_loop()
         self.calls: set[Call] = set()
         self._on_end = on_end
@@ -184,18 +184,18 @@ class Run:
 
     @property
     def here(self) -> bool:
-        """Whether the caller is on this thread."""
+        """Whether the caller runs in this thread."""
         return self._ident == get_ident()
 
     def submit(self, work: Work, notify: Callable[[], object]) -> Call:
-        """Have work done."""
+        """Run work on the loop."""
         call = Call(work, notify, self)
         self.calls.add(call)
         self.call_soon(call.begin)
         return call
 
     def call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call something on the loop."""
+        """Call a function on the loop."""
         self.loop.call_soon_threadsafe(callback, *arguments, context=self._context)
 
     def check(self) -> None:
@@ -215,7 +215,7 @@ class Run:
         self._asked_at = None
 
     def stop(self) -> None:
-        """Let calls under way end within :data:`EXIT_S`, then end loop and thread."""
+        """Let running calls finish within :data:`EXIT_S`, then end loop and thread."""
         with contextlib.suppress(RuntimeError):  # Closed.
             self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=2 * EXIT_S)
@@ -250,17 +250,17 @@ class Run:
 
 
 class Portal:
-    """Does work for other threads."""
+    """Runs work for other threads."""
 
     def __init__(self) -> None:
-        # Reentrant, as signal handlers and finalizers may send too.
+        # Reentrant, because signal handlers and finalizers may send, too.
         self._lock = RLock()
         self._run: Run | None = None
         self._guests: weakref.WeakSet[Guest] = weakref.WeakSet()
 
     def serves(self, loop: Loop) -> bool:
         """Return whether a loop was made by ``async_to_sync`` for one call."""
-        # asgiref's own registry of these loops; without it they are served like others.
+        # asgiref's own registry of these loops; without it they are treated like others.
         return loop in getattr(AsyncToSync, "loop_thread_executors", ())
 
     def is_portal(self, loop: Loop) -> bool:
@@ -268,20 +268,20 @@ class Portal:
         return self._run is not None and loop is self._run.loop
 
     def call_soon(self, callback: Callable[[Loop], object]) -> None:
-        """Call something with the portal's loop, on it."""
+        """Call a function with the portal's loop, on that loop."""
         with self._lock:
             run = self._running()
             run.call_soon(callback, run.loop)
 
     def submit(self, work: Work, notify: Callable[[], object]) -> Call:
-        """Have work done on the portal's loop; ``notify`` is called on its thread at the end."""
+        """Run work on the portal's loop; ``notify`` is called on its thread at the end."""
         # Under the lock, the end of a run comes before it or after it, and no call is left in
         # between.
         with self._lock:
             return self._running().submit(work, notify)
 
     async def run(self, work: Work, loop: Loop) -> Any:
-        """Have work done on the portal's loop; await its end on ``loop``, the running one."""
+        """Run work on the portal's loop; await its end on ``loop``, the running one."""
         ended = loop.create_future()
 
         def notify() -> None:
@@ -300,7 +300,7 @@ class Portal:
         return call.result()
 
     def wait(self, work: Work, limit: Limit) -> Any:
-        """Have work done on the portal's loop; block this thread, or greenlet, until its end.
+        """Run work on the portal's loop; block this thread, or greenlet, until its end.
 
         Raises :class:`ConnectionLost` when the limit is reached, or the portal hangs.
         """
@@ -316,30 +316,30 @@ class Portal:
         return call.result()
 
     def pause(self) -> None:
-        """Stop if nobody uses the portal right now; the next call starts it again."""
+        """Stop if the portal is not in use; the next call starts it again."""
         run = self._run
         if run is None or run.calls or any(guest.receiving for guest in list(self._guests)):
             return
         self.stop()
 
     def retire_guests(self) -> None:
-        """Have all end who live here and are not in use; the next call starts them again."""
+        """End the states on the portal's loop that are not in use; the next call starts them again."""
         with self._lock:
             for guest in list(self._guests) if self._run is not None else ():
                 self.submit(guest.retire, lambda: None)
 
     def host(self, guest: Guest) -> None:
-        """Note who lives on the portal's loop."""
+        """Note a state on the portal's loop."""
         self._guests.add(guest)
 
     def _after_fork(self) -> object:
-        """Forget everything, in a forked child; return what must stay alive."""
+        """Reset everything in a forked child; return the objects that must stay alive."""
         inherited = dict(self.__dict__)
         self.__init__()  # type: ignore[misc]  # the one object that all modules hold
         return inherited
 
     def stop(self) -> None:
-        """Let calls under way end within :data:`EXIT_S`, then end loop and thread."""
+        """Let running calls finish within :data:`EXIT_S`, then end loop and thread."""
         fork.check()
         with self._lock:
             run = self._run
@@ -373,7 +373,7 @@ def _release(future: asyncio.Future[None]) -> None:
 
 
 def _setting_changed(*, setting: str, **_: Any) -> None:
-    # The layers of the old settings are thrown away unclosed; here they would live on.
+    # Layers of the old settings are dropped without being closed; here they would stay open.
     if setting == "CHANNEL_LAYERS":
         portal.retire_guests()
 
@@ -382,7 +382,7 @@ portal = Portal()
 
 fork.watch(portal)
 if hasattr(os, "register_at_fork"):
-    # Python warns about forking with threads; an idle portal is started again when needed.
+    # Python warns when a process with threads forks; an idle portal is started again when needed.
     os.register_at_fork(before=portal.pause)
 atexit.register(portal.stop)
 setting_changed.connect(_setting_changed)

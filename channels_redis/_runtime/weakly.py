@@ -1,4 +1,4 @@
-"""How what a layer is made of refers back to it: weakly.
+"""Weak references from the parts of a layer to the layer.
 
 Connections, tasks and timers belong to event loops, which hold them.  If these held the layer, one
 that its users have dropped would live as long as the loop.  So a layer that nobody holds is freed
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 def weakly(method: Callable[..., R], otherwise: R) -> Callable[..., R]:
-    """Return what calls a method without keeping its object, and returns ``otherwise`` after it."""
+    """Return a function that calls a method with a weak reference, or returns ``otherwise``."""
     known = WeakMethod(method)
 
     def call(*args: Any) -> R:

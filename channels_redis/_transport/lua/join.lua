@@ -1,8 +1,8 @@
--- Adds a channel to a group, or refreshes its time stamp.
+-- Adds a channel to a group, or refreshes its time of joining.
 --
 -- KEYS[1] group: sorted set of channel name -> unix time of joining in seconds
 -- ARGV[1] channel: the full channel name
--- ARGV[2] group_expiry_s: seconds after which the group is forgotten if nobody joins
+-- ARGV[2] group_expiry_s: seconds after which the group expires if no channel joins
 -- ARGV[3] sender_now_s: the sender's unix time in seconds, used only where TIME is refused
 --
 -- Returns 1 if the channel is new in the group, else 0

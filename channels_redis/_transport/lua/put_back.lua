@@ -1,5 +1,5 @@
--- Gives messages that nobody waited for back to their queue, at their old places.
--- Asks no capacity: they were in the queue before.
+-- Puts messages without a receiver back into their queue, at their old places.
+-- Ignores the capacity, because they were in the queue before.
 --
 -- KEYS[1] queue: sorted set of message -> unix time in seconds
 -- ARGV[1] expiry_s: age in seconds at which messages are dropped

@@ -1,7 +1,7 @@
 -- Adds channels to a group again, with the age of their memberships.
 --
 -- KEYS[1] group: sorted set of channel name -> unix time of joining in seconds
--- ARGV[1] group_expiry_s: seconds after which the group is forgotten if nobody joins
+-- ARGV[1] group_expiry_s: seconds after which the group expires if no channel joins
 -- ARGV[2] sender_now_s: the sender's unix time in seconds, used only where TIME is refused
 -- ARGV[3] precision_s: seconds by which the time of joining of a member may be older and is kept
 -- ARGV[4..] age_s, channel: pairs of seconds since joining, and the full channel name

@@ -1,5 +1,5 @@
--- Extends the lease of a process, and tells the end that it had until now: a process that did not
--- write this end last knows that the server has lost data. Ends grow as long as time does.
+-- Extends the lease of a process, and returns its previous end: a process that did not
+-- write this end last knows that the server has lost data. The end always increases.
 --
 -- KEYS[1] leases: sorted set of process -> unix time in seconds at which its lease ends
 -- ARGV[1] process: the client prefix of a layer object
@@ -19,7 +19,7 @@ if not time.err then
     now_s = tonumber(time[1]) + tonumber(time[2]) / 1000000
 end
 
--- Adds nothing to the score of a member that exists: the way to read it with the rights of ZADD.
+-- Adds zero to the score of an existing member, which reads it with only the permission for ZADD.
 local known_end_s = redis.call('ZADD', leases, 'XX', 'INCR', 0, process)
 local end_s = now_s + lease_s
 if known_end_s and tonumber(known_end_s) == end_s then

@@ -1,9 +1,9 @@
--- Adds one message to a queue unless it is full, and drops what has expired.
+-- Adds one message to a queue unless it is full, and drops expired messages.
 -- The score is the server's time, and always above the last one: the order is the order of
--- arrival, and no sender's clock can delete or overtake anything.
+-- arrival, and does not depend on the senders' clocks.
 --
 -- KEYS[1] queue: sorted set of message -> unix time in seconds
--- ARGV[1] member: the message as its readers get it, bytes
+-- ARGV[1] member: the encoded message, bytes
 -- ARGV[2] expiry_s: age in seconds at which messages are dropped
 -- ARGV[3] capacity: number of messages at which the queue is full
 -- ARGV[4] sender_now_s: the sender's unix time in seconds, used only where TIME is refused
@@ -24,7 +24,7 @@ if not time.err then
     clock = 0
 end
 
--- No clock is a day ahead: what is in the queue beyond that, +inf for example, is no message.
+-- No clock is a day ahead: members with a higher score, such as +inf, are not messages.
 local no_time_s = '(' .. string.format('%.17g', now_s + 86400)
 local ahead = redis.call('ZCOUNT', queue, string.format('%.17g', now_s), '+inf')
 if ahead > 0 and redis.call('ZCOUNT', queue, no_time_s, '+inf') > 0 then

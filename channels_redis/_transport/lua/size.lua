@@ -1,4 +1,4 @@
--- Counts the channels of a group that joined not too long ago.
+-- Counts the channels of a group, except those that joined too long ago.
 --
 -- KEYS[1] group: sorted set of channel name -> unix time of joining in seconds
 -- ARGV[1] group_expiry_s: seconds after which a channel leaves, unless it joins again
