@@ -323,7 +323,7 @@ class Portal:
         self.stop()
 
     def retire_guests(self) -> None:
-        """End the states on the portal's loop that are not in use; the next call starts them again."""
+        """End the unused states on the portal's loop; the next call starts them again."""
         with self._lock:
             for guest in list(self._guests) if self._run is not None else ():
                 self.submit(guest.retire, lambda: None)
