@@ -1,6 +1,6 @@
-"""Names of 4.3.0 that new code does not need; ``docs/compat.rst`` lists them.
+"""Names of 4.3.0 that new code should not use; ``docs/compat.rst`` lists them.
 
-They are imported from where people import them: ``core`` and ``pubsub``.
+They can be imported from ``core`` and ``pubsub``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLOCK_S = 5
 
 
 class CoreNames(BaseRedisLayer):
-    """The attributes of the core layer that are kept for those who use them."""
+    """Attributes of the core layer that are kept for existing code."""
 
     #: How long a blocking pop waits on the server, in whole seconds, where a subclass sets it;
     #: where none does, it is half of ``command_timeout_s``.
@@ -43,31 +43,31 @@ class CoreNames(BaseRedisLayer):
 
     @property
     def receive_buffer(self) -> ReceiveBuffer:
-        """The messages that this process has popped and not yet handed out, by channel."""
+        """The messages that this process has popped and not yet delivered, by channel."""
         return ReceiveBuffer(self._mailboxes, self.get_capacity)
 
     async def close_pools(self) -> None:
-        """Close the connections of this event loop that no receiver and no call needs just now;
-        under ``async_to_sync``, those of the portal.
+        """Close the connections of this event loop that are not in use; under ``async_to_sync``,
+        those of the portal.
 
-        Receivers and senders are not touched; the layer stays usable.
+        Receivers and senders are not affected, and the layer can still be used.
         """
         if self._sessions.all():
             await run(lambda: Session.rest, self._sessions)
 
     async def wait_received(self) -> None:
-        """Return at once: nothing is received in the background without an owner."""
+        """Return at once, because there are no background receive tasks to wait for."""
 
     @property
     def receive_count(self) -> int:
-        """How many ``receive()`` calls wait just now; ``stats().waiting`` says the same."""
+        """The number of waiting ``receive()`` calls, as in ``stats().waiting``."""
         return self._mailboxes.census()[1]
 
     def _map_channel_keys_to_connection(
         self, channel_names: list[str], message: Message
     ) -> tuple[dict[int, list[str]], dict[str, bytes], dict[str, int]]:
-        """Return what to write to send a message to many channels: shard -> keys of queues,
-        key -> packed message, key -> capacity.  ``group_send()`` writes it too.
+        """Return the data for sending a message to many channels: shard -> keys of queues, key ->
+        packed message, key -> capacity. ``group_send()`` writes the same.
         """
         keys: dict[int, list[str]] = defaultdict(list)
         packed, capacities = {}, {}
@@ -78,7 +78,7 @@ class CoreNames(BaseRedisLayer):
 
 
 class BoundedQueue(asyncio.Queue[Any]):
-    """A queue that drops its oldest item when a new one comes and it is full."""
+    """A queue that drops its oldest item if a new one is added while it is full."""
 
     def put_nowait(self, item: Any) -> None:
         """Append an item, never raising ``QueueFull``."""
@@ -88,7 +88,7 @@ class BoundedQueue(asyncio.Queue[Any]):
 
 
 class ReceiveBuffer(MutableMapping[str, Any]):
-    """The old name of the mailboxes: channel -> a queue bounded by ``capacity``."""
+    """The old view of the mailboxes: channel -> a queue bounded by ``capacity``."""
 
     def __init__(self, mailboxes: Mailboxes, capacity_of: Callable[[str], int]) -> None:
         self._mailboxes = mailboxes
@@ -99,7 +99,7 @@ class ReceiveBuffer(MutableMapping[str, Any]):
         return BufferView(self._mailboxes, box, self._capacity_of(channel))
 
     def pop(self, channel: str, *default: Any) -> Any:
-        """Forget a channel's buffer, and return it."""
+        """Remove the buffer of a channel and return it."""
         if channel not in self:
             if default:
                 return default[0]
@@ -133,7 +133,7 @@ class BufferView:
         self.maxsize = maxsize
 
     def put_nowait(self, message: Any) -> None:
-        """Append a message; at capacity the oldest makes room."""
+        """Append a message; if the queue is full, drop the oldest."""
         self._mailboxes.put(self._box, Whole(message), None, self.maxsize)
 
     def get_nowait(self) -> Any:
@@ -152,12 +152,12 @@ class BufferView:
         return not self._box.items
 
     def full(self) -> bool:
-        """Return whether the next message pushes the oldest out."""
+        """Return whether the next message would drop the oldest."""
         return self.qsize() >= self.maxsize
 
 
 class ChannelLock:
-    """Not used any more, and kept for those who import it: one ``asyncio.Lock`` per channel."""
+    """One ``asyncio.Lock`` per channel. Not used by the layer; kept for code that imports it."""
 
     def __init__(self) -> None:
         self.locks: dict[str, asyncio.Lock] = {}
@@ -182,7 +182,7 @@ RedisLoopLayer = Session
 
 
 class PubSubNames(BaseRedisLayer):
-    """The attributes of the pubsub layer that are kept for those who use them."""
+    """Attributes of the pubsub layer that are kept for existing code."""
 
     @property
     def channels(self) -> dict[str, Mailbox]:
@@ -221,7 +221,7 @@ class PubSubNames(BaseRedisLayer):
 
 
 class RedisPubSubLoopLayer(TopicSession):
-    """What a layer has on one event loop.  Subclassing it is no longer supported."""
+    """The state of a layer on one event loop. Subclassing it is no longer supported."""
 
     @property
     def channel_layer(self) -> PubSubNames:

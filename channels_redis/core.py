@@ -1,4 +1,4 @@
-"""The layer that keeps every message in Redis, in a sorted set per queue, until it is read."""
+"""The layer that stores every message in Redis, in a sorted set per queue, until it is read."""
 
 from __future__ import annotations
 
@@ -44,12 +44,14 @@ logger = logging.getLogger("channels_redis.core")
 
 
 class RedisChannelLayer(CoreNames):
-    """Channels over queues in Redis: a message waits up to ``expiry`` seconds for its reader.
+    """A channel layer with queues in Redis: a message waits up to ``expiry`` seconds for its
+    reader.
 
-    Options by position: ``hosts``, ``prefix``, ``expiry`` and ``group_expiry`` (seconds),
+    Positional options: ``hosts``, ``prefix``, ``expiry`` and ``group_expiry`` (seconds),
     ``capacity`` and ``channel_capacity`` (messages), ``symmetric_encryption_keys``,
-    ``random_prefix_length`` (bytes), ``serializer_format``; all others by keyword only. Each is
-    described in :doc:`configuration`. Raises :class:`ConfigurationError` for what can't work.
+    ``random_prefix_length`` (bytes), ``serializer_format``; all others are keyword-only.
+    :doc:`configuration` describes each option. Raises :class:`ConfigurationError` for invalid
+    options.
     """
 
     _logger = logger
@@ -60,10 +62,10 @@ class RedisChannelLayer(CoreNames):
     async def send(self, channel: str, message: dict[str, Any]) -> None:
         """Send a message to one channel.
 
-        Raises ``ChannelFull`` when its queue holds ``capacity`` messages, :class:`InvalidName`,
+        Raises ``ChannelFull`` if its queue holds ``capacity`` messages, :class:`InvalidName`,
         :class:`InvalidMessage`, :class:`MessageTooLarge`, :class:`SerializationError`,
-        :class:`WrongKeyType`, and :class:`ConnectionLost` when Redis could not be reached or did
-        not answer.
+        :class:`WrongKeyType`, and :class:`ConnectionLost` if Redis could not be reached or did not
+        reply.
         """
         await self._run("send", self._send_plan, channel, message)
 
@@ -94,9 +96,9 @@ class RedisChannelLayer(CoreNames):
         return self._queue(name, specific=True, shards=[self.consistent_hash(name)]).open(channel)
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """Return a fresh channel name, which only this layer of this process can receive on.
+        """Return a new channel name on which only this layer in this process can receive.
 
-        Raises :class:`TooManyChannels` where 20,000 were made here that nobody receives on.
+        Raises :class:`TooManyChannels` if 20,000 channels were created and never received on.
         """
         fork.check()
         try:
@@ -113,9 +115,8 @@ class RedisChannelLayer(CoreNames):
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel to a group, or refresh its membership for ``group_expiry`` seconds.
 
-        Raises :class:`InvalidName`, :class:`WrongKeyType` where the group's key in Redis holds
-        something else, and :class:`ConnectionLost` when Redis could not be reached
-        or did not answer.
+        Raises :class:`InvalidName`, :class:`WrongKeyType` if the group's key in Redis is not a
+        sorted set, and :class:`ConnectionLost` if Redis could not be reached or did not reply.
         """
         await self._run("group_add", self._group_add_plan, group, channel)
 
@@ -132,7 +133,7 @@ class RedisChannelLayer(CoreNames):
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member.
 
-        Raises what :meth:`group_add` raises.
+        Raises the same exceptions as :meth:`group_add`.
         """
         await self._run("group_discard", self._group_discard_plan, group, channel)
 
@@ -147,11 +148,11 @@ class RedisChannelLayer(CoreNames):
     async def group_send(
         self, group: str, message: dict[str, Any], *, exclude: Iterable[str] = ()
     ) -> None:
-        """Send a message to every member of a group but those in ``exclude``, names of
-        channels; full channels are skipped and counted.
+        """Send a message to every member of a group except the channels in ``exclude``. Full
+        channels are skipped and counted.
 
-        Raises what :meth:`send` raises but ``ChannelFull``.  Where some have the message and
-        others could not be reached, ``ConnectionLost.maybe_executed`` is true.
+        Raises the same exceptions as :meth:`send` except ``ChannelFull``. If some members have the
+        message and others could not be reached, ``ConnectionLost.maybe_executed`` is true.
         """
         await self._run("group_send", self._group_send_plan, group, message, exclude)
 
@@ -189,9 +190,10 @@ class RedisChannelLayer(CoreNames):
         return [member.decode("utf-8", "replace") for member in members]
 
     def _frames(self, message: Message | bytes, members: list[str]) -> list[Frame]:
-        """Return what to send to the members of a group: one frame per queue, if not very many.
+        """Return the frames for the members of a group: one per queue, unless there are very many
+        members.
 
-        A message in bytes is one that was encoded in the layer's own format.
+        A message in bytes was already encoded in the layer's own format.
         """
         by_queue: dict[str, list[str]] = {}
         for channel in members:
@@ -237,9 +239,7 @@ class RedisChannelLayer(CoreNames):
         )
 
     def _member(self, name: str, message: Message | bytes, own: dict[str, Any]) -> bytes:
-        """Return the member of a queue for a message, unlike any other; ``own`` are the layer's
-        own keys.
-        """
+        """Return a unique member of a queue for a message; ``own`` are the layer's own keys."""
         if not self._separable or self.random_prefix_length <= 0:
             own[NONCE_KEY] = random_hex()
         place = self._keys.queue_place(name)
@@ -251,12 +251,13 @@ class RedisChannelLayer(CoreNames):
         return self._separable and self.random_prefix_length >= 8
 
     def _queue_bound(self, channels: list[str], frame_bytes: int) -> Bound:
-        """Return when the queue that serves these channels is full.
+        """Return when the queue of these channels is full.
 
-        Where the user set no capacity, the queue of a process is bounded by bytes: a count would
-        be reached in a few milliseconds in which its process was busy, and a dead process costs no
-        more than the budget until ``expiry``.  So long as there are no more messages than would
-        use it up if all were as large as this frame, nobody has to look at their sizes.
+        If no capacity is set, the queue of a process is limited by bytes: a limit on the number
+        would be reached in a few milliseconds in which its process is busy, and the queue of a
+        killed process takes no more than the limit until ``expiry``. The sizes of messages have to
+        be checked only if there are more messages than would reach the limit if all were as large
+        as this frame.
         """
         if len(channels) > 1 and not self._tells_channels_apart:
             channels = channels[:1]
@@ -270,7 +271,7 @@ class RedisChannelLayer(CoreNames):
         return Bound(max(messages, self.capacity, budget_bytes // frame_bytes), budget_bytes)
 
     def _group_key(self, group: str) -> bytes:
-        """Return the key of a group: a sorted set of channel name -> join time in seconds."""
+        """Return the key of a group: a sorted set of channel name -> time of joining in seconds."""
         return self._keys.group(group)
 
     def _is_specific(self, channel: str) -> bool:

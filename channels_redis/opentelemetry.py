@@ -1,10 +1,9 @@
-"""Metrics through OpenTelemetry, for those who ask for them: ``instrument(layers)``.
+"""Metrics for OpenTelemetry: ``instrument(layers)``.
 
-Needs ``pip install "channels-redis[opentelemetry]>=5"``.  Names and attributes are those of
-OpenTelemetry's semantic conventions for messaging, where these have one; what is special to the
-layers begins with ``channels_redis.``.  Counts are read from ``layer.stats()`` when an exporter
-asks for them, so they cost nothing on the way of a message; durations are measured, which costs
-some microseconds for each call.
+Needs ``pip install "channels-redis[opentelemetry]>=5"``. Names and attributes are those of
+OpenTelemetry's semantic conventions for messaging, if there are any; names that are specific to the
+layers begin with ``channels_redis.``. Counters are read from ``layer.stats()`` on export, so they
+cost nothing per message. Durations are measured, which costs some microseconds for each call.
 """
 
 from __future__ import annotations
@@ -114,7 +113,7 @@ _NODE_GAUGES: list[tuple[str, str, str, Callable[[NodeStats], float]]] = [
 
 
 class _Watched:
-    """One layer and what its measurements are labelled with."""
+    """One layer and the attributes of its measurements."""
 
     def __init__(self, alias: str, layer: BaseRedisLayer) -> None:
         self._layer = weakref.ref(layer)
@@ -141,7 +140,7 @@ def _address(layer: BaseRedisLayer, shard: int) -> Attributes:
 
 
 class _Instruments:
-    """The instruments of one provider, made once: they report every layer that is watched."""
+    """The instruments of one provider, which report all instrumented layers. Created once."""
 
     def __init__(self, meter: Meter) -> None:
         self.watched: dict[object, _Watched] = {}
@@ -207,11 +206,11 @@ def instrument(
     *,
     durations: bool = True,
 ) -> Callable[[], None]:
-    """Report layers, by their aliases, to OpenTelemetry; return the function that ends it.
+    """Report layers, by their aliases, to OpenTelemetry; return the function that ends this.
 
-    Without ``meter_provider`` they go to the global one, which must have been set before.  May be
-    called again for other layers.  A layer that is thrown away is no longer reported.  Without
-    ``durations`` there is no ``messaging.client.operation.duration``, and nothing to pay.
+    Without ``meter_provider`` the global one is used, which must have been set before. May be
+    called again for other layers. A layer is no longer reported after it was garbage collected.
+    Without ``durations`` there is no ``messaging.client.operation.duration``, which saves its cost.
     """
     provider = meter_provider or get_meter_provider()
     with _lock:

@@ -1,6 +1,4 @@
-"""The layer that sends through Redis Pub/Sub, and keeps nothing in Redis but the queues of
-general channels.
-"""
+"""The layer that sends with Redis Pub/Sub, and stores only queues of general channels in Redis."""
 
 from __future__ import annotations
 
@@ -36,9 +34,9 @@ _REMEMBERED_NAMES = 10_000
 
 
 class RedisPubSubChannelLayer(PubSubNames):
-    """Channels over Pub/Sub: fast fan-out; what is sent while nobody listens is lost.
+    """A channel layer with Pub/Sub: messages are lost if no process is subscribed.
 
-    General channels (workers) use the same queues in Redis as the core layer.  Takes the same
+    General channels (workers) use the same queues in Redis as the core layer. Accepts the same
     options as :class:`~channels_redis.core.RedisChannelLayer`.
     """
 
@@ -50,11 +48,11 @@ class RedisPubSubChannelLayer(PubSubNames):
     async def send(self, channel: str, message: Any) -> None:
         """Send a message to one channel.
 
-        Raises ``ChannelFull`` when the queue of a general channel holds ``capacity`` messages,
+        Raises ``ChannelFull`` if the queue of a general channel holds ``capacity`` messages,
         :class:`InvalidName`, :class:`InvalidMessage`, :class:`MessageTooLarge`,
-        :class:`SerializationError`, :class:`WrongKeyType` for a general channel whose key in
-        Redis holds something else, and :class:`ConnectionLost` when Redis could not be
-        reached or did not answer.
+        :class:`SerializationError`, :class:`WrongKeyType` if the key of a general channel in Redis
+        is not a sorted set, and :class:`ConnectionLost` if Redis could not be reached or did not
+        reply.
         """
         await self._run("send", self._send_plan, channel, message)
 
@@ -99,9 +97,11 @@ class RedisPubSubChannelLayer(PubSubNames):
                     raise LayerClosed(CLOSED) from None
 
     async def new_channel(self, prefix: str = "specific.") -> str:
-        """Return a fresh channel name that is subscribed: nothing sent to it from now on is
-        missed.  Raises :class:`ConnectionLost` when Redis could not be reached, and
-        :class:`TooManyChannels` where 20,000 were made here that nobody receives on.
+        """Return a new channel name that is already subscribed, so messages sent to it from now on
+        are received.
+
+        Raises :class:`ConnectionLost` if Redis could not be reached, and :class:`TooManyChannels`
+        if 20,000 channels were created and never received on.
         """
         fork.check()
         try:
@@ -121,10 +121,10 @@ class RedisPubSubChannelLayer(PubSubNames):
     # Groups
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel of this process to a group; subscribed when this returns.
+        """Add a channel of this process to a group; the group is subscribed when this returns.
 
         Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel that this process
-        does not receive, and :class:`ConnectionLost` when the server could not be reached or did
+        does not receive on, and :class:`ConnectionLost` if the server could not be reached or did
         not confirm.
         """
         await self._run("group_add", self._group_add_plan, group, channel)
@@ -143,8 +143,8 @@ class RedisPubSubChannelLayer(PubSubNames):
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member.
 
-        Raises :class:`InvalidName`, and :class:`ConnectionLost` when the event loop on which the
-        channel is received does not respond; not because of the network.
+        Raises :class:`InvalidName`, and :class:`ConnectionLost` if the event loop on which the
+        channel is received does not respond. Network errors raise nothing.
         """
         await self._run("group_discard", self._group_discard_plan, group, channel)
 
@@ -159,9 +159,11 @@ class RedisPubSubChannelLayer(PubSubNames):
     async def group_send(
         self, group: str, message: dict[str, Any], *, exclude: Iterable[str] = ()
     ) -> None:
-        """Send a message to every member of a group, in all processes, but those in
-        ``exclude``, names of channels.  Processes of releases before 5.0 deliver it to these
-        too, with the key ``__asgi_exclude__`` in it.  Raises what :meth:`send` raises but
+        """Send a message to every member of a group, in all processes, except the channels in
+        ``exclude``.
+
+        Processes of releases before 5.0 deliver it to these channels, too, with the key
+        ``__asgi_exclude__`` in the message. Raises the same exceptions as :meth:`send` except
         ``ChannelFull``.
         """
         await self._run("group_send", self._group_send_plan, group, message, exclude)
@@ -234,7 +236,9 @@ class RedisPubSubChannelLayer(PubSubNames):
         return isinstance(message, str) and not self._is_specific(channel)
 
     def _item(self, topic: str, payload: bytes) -> Item:
-        """Return what was published as an item for many: decrypted once, unpacked by each."""
+        """Return a published message as an item for many consumers: decrypted once, unpacked by
+        each.
+        """
         self._check_frame(payload)
         if self._separable:
             if self._binding is not None:
@@ -243,8 +247,8 @@ class RedisPubSubChannelLayer(PubSubNames):
         return Packed(payload, self._open_published)
 
     def _excluded(self, item: Item) -> frozenset[str]:
-        """Return the channels that a published message is not for, as far as that can be seen
-        without decoding every message; ``receive()`` looks again.
+        """Return the excluded channels of a published message, if they can be seen without decoding
+        every message; ``receive()`` checks again.
         """
         if not isinstance(item, Packed) or not item.mentions(EXCLUDE_KEY):
             return frozenset()
@@ -253,7 +257,7 @@ class RedisPubSubChannelLayer(PubSubNames):
         return frozenset(names)
 
     def _random_bytes(self) -> int:
-        """Return how many random bytes stand in front of a queued message, as in core."""
+        """Return the number of random bytes in front of a queued message, as in core."""
         if isinstance(self._serializer, BaseMessageSerializer):
             return max(0, self.random_prefix_length)
         return 0

@@ -1,9 +1,10 @@
-"""Hosts and the ring: host entries -> redis-py connection pools, name -> shard.
+"""Hosts and the ring: converts entries of ``hosts`` to redis-py connection pools, and names to
+shards.
 
-``decode_hosts`` brings every form of the option ``hosts`` into a dict per shard and refuses what
-can't work; ``create_pool`` makes a pool of such a dict.  What the user did not set gets a safe
-value here, since redis-py's own defaults differ from version to version.  No text made here
-holds a password.
+``decode_hosts`` converts every form of the option ``hosts`` to a dict per shard and refuses invalid
+entries; ``create_pool`` creates a pool from such a dict. Keywords that the user did not set get
+safe values here, because redis-py's defaults differ between versions. The texts of errors contain
+no passwords.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def _consistent_hash(name: str | bytes, ring_size: int) -> int:
 
 
 def decode_hosts(hosts: Any) -> list[Host]:
-    """Bring the option ``hosts`` into a new dict per shard, or raise ConfigurationError."""
+    """Convert the option ``hosts`` to a new dict per shard, or raise ConfigurationError."""
     decoded = decode_entries(hosts)
     for index, host in enumerate(decoded):
         if missing_value(host) is None:
@@ -137,7 +138,7 @@ def _check_host(where: str, host: Host) -> None:
 
 
 def _check_by_trial(where: str, host: Host, options: Mapping[str, Any]) -> None:
-    """Construct one connection, which opens nothing: redis-py knows best what it takes."""
+    """Construct one connection without opening it, so that redis-py checks the keywords."""
     try:
         make_connection: Callable[[], Any] = create_pool(host).make_connection
         make_connection()
@@ -153,9 +154,9 @@ def _check_by_trial(where: str, host: Host, options: Mapping[str, Any]) -> None:
 
 
 def create_pool(host: Mapping[str, Any]) -> ConnectionPool:
-    """Make the pool of one shard, of a dict as ``decode_hosts`` makes them; opens nothing.
+    """Create the pool of one shard from a dict of ``decode_hosts``; opens no connection.
 
-    Raises :class:`ConfigurationError` where the environment left it without an address.
+    Raises :class:`ConfigurationError` if the entry has no address.
     """
     _require_location(host)
     options = _connection_options(host)
@@ -180,7 +181,7 @@ def _require_location(host: Mapping[str, Any]) -> None:
 
 
 def create_cluster_client(host: Mapping[str, Any]) -> RedisCluster:
-    """Make a redis-py client of a whole cluster; opens nothing."""
+    """Create a redis-py client of a whole cluster; opens no connection."""
     _require_location(host)
     options = _connection_options(host)
     tls = _is_subclass(options["connection_class"], SSLConnection)
@@ -193,7 +194,7 @@ def create_cluster_client(host: Mapping[str, Any]) -> RedisCluster:
 
 
 def startup_nodes(host: Mapping[str, Any]) -> list[Address]:
-    """Return where to ask about a cluster first, of a dict as ``decode_hosts`` makes them."""
+    """Return the addresses to query first about a cluster, from a dict of ``decode_hosts``."""
     if host.get("startup_nodes"):
         return [(name, int(port)) for name, port in host["startup_nodes"]]
     options = _connection_options(host)
@@ -201,18 +202,18 @@ def startup_nodes(host: Mapping[str, Any]) -> list[Address]:
 
 
 def aim_pool(pool: ConnectionPool, address: Address) -> ConnectionPool:
-    """Have a pool connect to one server of its cluster."""
+    """Make a pool connect to one server of its cluster."""
     pool.connection_kwargs["host"], pool.connection_kwargs["port"] = address
     return pool
 
 
 def create_client(pool: ConnectionPool) -> Redis:
-    """Make a client of a pool; opens nothing."""
+    """Create a client with a pool; opens no connection."""
     return Redis(connection_pool=pool)
 
 
 def _connection_options(host: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keywords of the pool, with TLS, Unix sockets and safe values worked out."""
+    """Return the keywords of the pool, including TLS, Unix sockets and safe values."""
     options = {key: copied(value) for key, value in host.items()}
     for keyword in CLUSTER_KEYWORDS & options.keys():
         value = options.pop(keyword)
@@ -244,7 +245,7 @@ def _connection_options(host: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parsed_address(address: str | None) -> dict[str, Any] | None:
-    """Return the keywords that a URL stands for, none without one; None where one is wrong."""
+    """Return the keywords of a URL: an empty dict without a URL, None for an invalid one."""
     if address is None:
         return {}
     scheme, separator, rest = address.partition("://")
@@ -267,7 +268,7 @@ def _is_subclass(cls: Any, parent: type) -> bool:
 
 
 def _safe_values(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values for what the user did not set, as redis-py's own differ by version."""
+    """Return values for keywords that the user did not set, because redis-py's defaults differ."""
     provider = options.get("credential_provider")
     values: dict[str, Any] = {
         # Only in the third is AUTH allowed beside subscriptions.
@@ -294,20 +295,21 @@ def _safe_values(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Noted(CredentialProvider):
-    """A provider as redis-py gets it: what it gives out is noted, to be removed from all texts.
+    """Wraps a provider for redis-py and remembers its credentials, which are removed from all
+    texts.
 
-    It sends nothing by itself, as redis-py would take the callback of ``source`` for its own.
+    It is not a streaming provider, because redis-py would replace the callback of ``source``.
     """
 
     def __init__(self, source: CredentialProvider) -> None:
         self.source = source
 
     def get_credentials(self) -> Credentials:
-        """Return what follows AUTH."""
+        """Return the arguments of AUTH."""
         return self._noted(self.source.get_credentials())
 
     async def get_credentials_async(self) -> Credentials:
-        """Return what follows AUTH."""
+        """Return the arguments of AUTH."""
         return self._noted(await self.source.get_credentials_async())
 
     def _noted(self, credentials: Credentials) -> Credentials:
@@ -329,7 +331,7 @@ def _maintenance_notifications_off() -> Any:
 
 
 def _sentinel_options(sentinel_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the keywords of the clients of Sentinels, which answer fast or are passed over."""
+    """Return the keywords of the clients of Sentinels; slow Sentinels are skipped."""
     options = dict(sentinel_kwargs or {})
     if options.setdefault("ssl", any(key.startswith("ssl_") for key in options)):
         settle_verification(options)
@@ -341,7 +343,7 @@ def _sentinel_options(sentinel_kwargs: Mapping[str, Any] | None) -> dict[str, An
 
 
 async def close_pool(pool: ConnectionPool) -> None:
-    """Close all connections of a pool, and the clients of the Sentinels behind it."""
+    """Close all connections of a pool and of its Sentinels' clients."""
     manager = getattr(pool, "sentinel_manager", None)
     pools = [pool, *(client.connection_pool for client in getattr(manager, "sentinels", ()))]
     await asyncio.gather(*map(_close_connections, pools), return_exceptions=True)
@@ -353,9 +355,10 @@ async def _close_connections(pool: ConnectionPool) -> None:
 
 
 def nodes_of(client: RedisCluster) -> list[ClusterNode]:
-    """Return the servers that redis-py's client of a cluster may have connections to.
+    """Return the servers to which redis-py's cluster client may have connections.
 
-    Once it has asked for the slots again, it sends to others than those that it lists and closes.
+    After it has reloaded the slots, it sends to other node objects than those that it lists and
+    closes.
     """
     manager = client.nodes_manager
     used = [node for nodes in manager.slots_cache.values() for node in nodes]
@@ -364,7 +367,7 @@ def nodes_of(client: RedisCluster) -> list[ClusterNode]:
 
 
 async def _close_redis(client: Redis | RedisCluster) -> None:
-    """Close a client and its pool, on every redis-py in range."""
+    """Close a client and its pool, with every supported redis-py."""
     if isinstance(client, RedisCluster):
         nodes = nodes_of(client)
         await client.aclose()
@@ -375,4 +378,4 @@ async def _close_redis(client: Redis | RedisCluster) -> None:
 
 
 def _wrap_close(loop: Any, target: Any) -> None:
-    """Do nothing: earlier releases patched ``loop.close`` here.  Kept for those who import it."""
+    """Do nothing: earlier releases patched ``loop.close`` here. Kept for code that imports it."""

@@ -1,4 +1,4 @@
-"""What both layers share: options, checks, serializing, queues, events for consumers, close."""
+"""The common part of both layers: options, checks, serialization, events for consumers, closing."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ OTHER_LOOPS_S = 1.0
 
 
 class BaseRedisLayer(ReceivingLayer):
-    """The options and the machinery of a channel layer on Redis.
+    """The base class of both channel layers.
 
-    Constructing one opens nothing and needs no event loop; one object serves any number of
-    threads and event loops.
+    Constructing a layer opens no connection and needs no event loop. One object can be used by any
+    number of threads and event loops.
     """
 
     extensions: ClassVar[list[str]] = ["groups", "flush"]
@@ -130,7 +130,7 @@ class BaseRedisLayer(ReceivingLayer):
         raise NotImplementedError
 
     def _start_afresh(self) -> None:
-        """Make everything that is not an option: for a new object, a copy, a forked child."""
+        """Create all state except the options: for a new object, a copy or a forked child."""
         self.client_prefix = random_hex()
         self._report = Reporter(self._logger, self._on_event)
         self._tallies = Tallies(self.ring_size)
@@ -175,20 +175,20 @@ class BaseRedisLayer(ReceivingLayer):
 
     @property
     def sync(self) -> SyncFace:
-        """The same operations for code without an event loop, blocking."""
+        """The blocking methods of the layer, for code without an event loop."""
         return SyncFace(self, self._prepare, self._run_blocking)
 
     # Hosts and connections
 
     def create_pool(self, index: int) -> ConnectionPool:
-        """Return a new connection pool for the host with this index; opens nothing."""
+        """Return a new connection pool for the host with this index; opens no connection."""
         return utils.create_pool(self.hosts[index])
 
     def connection(self, index: int) -> Redis | RedisCluster:
         """Return this event loop's client of the host with this index; replies are bytes.
 
-        It is a ``redis.asyncio.RedisCluster`` where the host is a cluster.  Raises
-        ``ValueError`` for an index that is not on the ring.
+        If the host is a cluster, it is a ``redis.asyncio.RedisCluster``. Raises ``ValueError`` for
+        an invalid index.
         """
         if not 0 <= index < self.ring_size:
             raise ValueError(f"There is no host {index}; the ring has {self.ring_size}.")
@@ -197,11 +197,11 @@ class BaseRedisLayer(ReceivingLayer):
         return client
 
     def consistent_hash(self, name: str | bytes) -> int:
-        """Return the index of the host that serves a name."""
+        """Return the index of the host for a name."""
         return utils._consistent_hash(name, self.ring_size) if self.ring_size > 1 else 0
 
     def _make_client(self, index: int, at: Address | None = None) -> Redis | RedisCluster:
-        """Return a client of a host; of one server of a cluster if that is given."""
+        """Return a client of a host, or of the given server of a cluster."""
         if at is not None:
             return utils.create_client(utils.aim_pool(self.create_pool(index), at))
         if utils.is_cluster(self.hosts[index]):
@@ -238,11 +238,12 @@ class BaseRedisLayer(ReceivingLayer):
         return own or bool(self.channel_capacity)
 
     def _capacity_set(self, channel: str) -> int | None:
-        """Return how many messages the user lets a channel hold; None where nothing was set.
+        """Return the capacity that the user has set for a channel; None if there is none.
 
-        A capacity that was set bounds the queue and the mailbox of a channel.  Unset, it is 100
-        for the queue of a general channel; mailboxes and the queue of a process are then bounded
-        by bytes and by age, as a burst of short messages is no sign of a slow consumer.
+        An explicit capacity limits the queue and the mailbox of a channel. If none is set, the
+        queue of a general channel is limited to 100 messages, and mailboxes and the queue of a
+        process are limited by bytes and by age, because a burst of short messages is no sign of a
+        slow consumer.
         """
         capacity = int(self.get_capacity(channel))
         if self._has_capacity or capacity != options.CAPACITY:
@@ -257,15 +258,16 @@ class BaseRedisLayer(ReceivingLayer):
     async def group_channels(self, group: str) -> list[str]:
         """Return the names of a group's members, in the order in which they joined.
 
-        core: those whom ``group_send()`` would address now, in all processes.  A member whose
-        process has died stays for ``group_expiry`` seconds after its last ``group_add()``.
-        pubsub: raises :class:`Unsupported`, as no process knows the members of others.
+        core: the channels that ``group_send()`` would address now, in all processes. A member whose
+        process was killed stays for ``group_expiry`` seconds after its last ``group_add()``.
+        pubsub: raises :class:`Unsupported`, because a process does not know the members of others.
         """
         channels: list[str] = await self._run("group_channels", self._group_channels_plan, group)
         return channels
 
     async def group_size(self, group: str) -> int:
-        """Return how many names :meth:`group_channels` would return, without fetching them.
+        """Return the number of names that :meth:`group_channels` would return, without fetching
+        them.
 
         Raises :class:`Unsupported` on pubsub.
         """
@@ -275,11 +277,11 @@ class BaseRedisLayer(ReceivingLayer):
     # Ends
 
     async def flush(self) -> None:
-        """Forget all messages: those in this process, and the layer's keys in Redis.
+        """Delete all messages in this process and the layer's keys in Redis.
 
-        core deletes all its queues and groups on every host; pubsub leaves all groups of this
-        process, and deletes the queues of the general channels that were used here.  Receivers
-        that wait go on waiting.
+        core deletes all its queues and groups on every host. pubsub removes all channels of this
+        process from their groups, and deletes the queues of the general channels that were used
+        here. Waiting ``receive()`` calls continue to wait.
         """
         await self._run("flush", self._flush_plan)
 
@@ -315,9 +317,10 @@ class BaseRedisLayer(ReceivingLayer):
         return None
 
     async def close(self) -> None:
-        """End all readers and connections, on all event loops of this process.
+        """Close all readers and connections, on all event loops of this process.
 
-        Receivers that wait get :class:`LayerClosed`.  The layer works again if used again.
+        Waiting ``receive()`` calls raise :class:`LayerClosed`. The layer works again if it is used
+        again.
         """
         await self._run("close", self._close_plan)
 
@@ -332,7 +335,9 @@ class BaseRedisLayer(ReceivingLayer):
         self._mailboxes.empty()
 
     async def _on_all_loops(self, work: Plan, session: Any) -> None:
-        """Do something with every session, each on its own loop; bounded for other loops."""
+        """Run something with every session, each on its own loop, with a time limit for other
+        loops.
+        """
         others = []
         for loop, other in self._sessions.all().items():
             if loop is not session.loop and loop.is_running():
@@ -343,7 +348,7 @@ class BaseRedisLayer(ReceivingLayer):
             await asyncio.wait({done}, timeout=OTHER_LOOPS_S)
 
     def _after_fork(self) -> Any:
-        """Start afresh in a forked child; return what was inherited, which must stay alive."""
+        """Reset the state in a forked child; return the inherited state, to be kept alive."""
         entries = self._sessions.inherited()
         for entry in entries:
             entry.state.scope.silence()
@@ -358,9 +363,9 @@ class BaseRedisLayer(ReceivingLayer):
         self._on_operation: Hooks[Operation] = Hooks(self._logger)
 
     def stats(self) -> LayerStats:
-        """Return what the layer has done and how it is doing, in this process.
+        """Return the statistics of the layer in this process.
 
-        May be called from any thread, with or without an event loop, and asks no server.
+        May be called in any thread, with or without an event loop. Sends no command to a server.
         """
         fork.check()
         in_flight: Counter[int] = Counter()
@@ -401,16 +406,17 @@ class BaseRedisLayer(ReceivingLayer):
         )
 
     def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
-        """Have ``callback`` called with each event of :mod:`channels_redis.events`, in this
-        process and its forked children; return the function that ends it.
+        """Call ``callback`` with each event of :mod:`channels_redis.events`, in this process and
+        its forked children; return the function that removes it.
 
-        It is called where the event is noticed, on any thread, and must be quick.  What it
-        raises is logged, once a minute.
+        It may be called in any thread, and must be fast. Its exceptions are logged, once a minute.
         """
         return self._on_event.add(callback)
 
     def on_operation(self, callback: Callable[[Operation], None]) -> Callable[[], None]:
-        """The same for each :class:`~channels_redis.events.Operation` that ends."""
+        """Call ``callback`` with each finished :class:`~channels_redis.events.Operation`, like
+        :meth:`on_event`.
+        """
         return self._on_operation.add(callback)
 
     async def _run(self, operation: str, prepare: Callable[..., Plan], *args: Any) -> Any:
