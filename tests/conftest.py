@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,52 @@ REDIS_URL = os.environ.get("REDIS_URL")
 
 #: On what every contract test runs; the environment ``topologies`` in tox.ini adds the others.
 TOPOLOGIES = os.environ.get("CHANNELS_REDIS_TEST_TOPOLOGIES", "single ring").split()
+
+#: The files that take longest, in that order. With ``--dist loadfile`` they are begun first, so
+#: that no worker is left alone with one of them at the end.
+LONGEST = [
+    "secrets/test_quoting_servers.py",
+    "sites/test_bursts.py",
+    "sync/test_forks.py",
+    "contract/test_loops.py",
+    "sync/test_dropped.py",
+    "sites/test_staying.py",
+    "sync/test_greenlets.py",
+    "secrets/test_failing_servers.py",
+    "faults/test_overload.py",
+    "faults/test_ends.py",
+    "broadcast/test_slow_clients.py",
+    "sync/test_exit.py",
+    "faults/test_forgetful_servers.py",
+    "test_plugin.py",
+    "faults/test_cluster.py",
+    "test_scaling.py",
+    "sync/test_loops.py",
+    "faults/test_cancellation.py",
+    "defects/test_cancelled_receive.py",
+    "faults/test_model.py",
+    "defects/test_competing_workers.py",
+    "defects/test_loops_and_threads.py",
+    "test_package.py",
+    "test_multiplexer.py",
+    "faults/test_ordeals.py",
+    "test_example.py",
+    "test_benchmarks.py",
+    "contract/test_cluster_networks.py",
+    "habits/test_refused_commands.py",
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist keep the order of files; its own begins with those of the most tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 if os.environ.get("CHANNELS_REDIS_TEST_UVLOOP"):

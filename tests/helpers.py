@@ -20,6 +20,7 @@ import msgpack
 import pytest
 
 import channels_redis
+from channels_redis.exceptions import ConnectionLost
 
 T = TypeVar("T")
 
@@ -75,6 +76,21 @@ async def wait_for(condition: Callable[[], Any], timeout_s: float = 10) -> Any:
         if time.monotonic() > deadline:
             raise AssertionError(f"Not true within {timeout_s} s: {_source(condition)}")
         await asyncio.sleep(0.005)
+
+
+async def until_connected(call: Callable[[], Awaitable[T]], timeout_s: float = 30) -> T:
+    """Return what a call returns, once it raises no :class:`ConnectionLost`.
+
+    A layer of little patience (``connect_wait_s``) may need several tries for its first
+    connections, on a busy machine.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return await call()
+        except ConnectionLost as error:
+            if error.maybe_executed or time.monotonic() > deadline:
+                raise
 
 
 def _source(condition: Callable[[], Any]) -> str:

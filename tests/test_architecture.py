@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "channels_redis"
 
@@ -436,3 +438,8 @@ def promises_in(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 def test_every_test_says_its_promise(path: Path) -> None:
     """The docstring of a test is the promise that it keeps."""
     assert [test.name for test in promises_in(path) if not ast.get_docstring(test)] == []
+
+
+def test_the_files_that_are_begun_first_exist() -> None:
+    """Whoever renames one finds the list."""
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).exists()] == []

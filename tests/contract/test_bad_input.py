@@ -16,7 +16,7 @@ from channels_redis.exceptions import (
     SerializationError,
 )
 from channels_redis.testing.servers import RedisServer
-from tests.helpers import bounded, receive, wait_for
+from tests.helpers import bounded, receive, until_connected
 
 SECRET = "correct-horse-battery-staple"
 WRONG_OPTIONS: list[tuple[str, Any]] = [
@@ -326,15 +326,7 @@ async def test_a_server_that_was_never_reached_is_an_error_that_says_what_to_che
     with pytest.raises(redis.exceptions.ConnectionError, match=f"{port}.*check that it is running"):
         await bounded(layer.send("tasks", {"type": "x"}))
     private_server.start()
-
-    async def sends() -> bool:
-        try:
-            await layer.send("tasks", {"type": "x"})
-        except redis.exceptions.ConnectionError:
-            return False
-        return True
-
-    await wait_for(sends)
+    await until_connected(lambda: layer.send("tasks", {"type": "x"}))
     private_server.stop()
     with pytest.raises(redis.exceptions.ConnectionError, match=str(port)) as raised:
         await bounded(layer.send("tasks", {"type": "x"}))

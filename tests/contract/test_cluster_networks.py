@@ -17,7 +17,7 @@ from channels_redis.testing._certificates import Certificate, make_certificate
 from channels_redis.testing.servers import ClusterSet, RedisServer, wait_until
 from tests.conftest import find_server_or_skip
 from tests.contract.test_hosts_forms import works
-from tests.helpers import is_older, receive, wait_for
+from tests.helpers import is_older, receive, until_connected, wait_for
 
 PASSWORD = "s3cret"
 SAY = {"type": "test"}
@@ -259,9 +259,9 @@ async def test_a_translation_that_fails_later_ends_no_receive(
 
     entry = {**cluster_set.host_entry(), "address_remap": remap}
     layer = make_layer(kind, hosts=[entry], connect_wait_s=0.5)
-    await layer.send("work", SAY)
+    await until_connected(lambda: layer.send("work", SAY))
     assert await receive(layer, "work") == SAY
-    channel = await layer.new_channel()
+    channel = await until_connected(layer.new_channel)
     working = False
 
     async def elsewhere() -> None:

@@ -17,7 +17,15 @@ from channels_redis._receiving import mailbox
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import RedisServer
 from tests.faults.ledger import BACK, EVENTS, LOST
-from tests.helpers import cancel, numbered, receive, receive_until_marker, wait_for, waiting
+from tests.helpers import (
+    cancel,
+    numbered,
+    receive,
+    receive_until_marker,
+    until_connected,
+    wait_for,
+    waiting,
+)
 from tests.proxy import Proxy
 
 UNLIKE_ANY_OTHER = {"type": "test.unlike-any-other"}
@@ -72,7 +80,7 @@ async def test_a_group_send_that_reached_some_does_not_say_that_it_reached_nobod
     channels = {shard: await layer.new_channel() for shard, layer in layers.items()}
     for shard, layer in layers.items():
         await layer.group_add(group, channels[shard])
-    await sender.group_send(group, numbered(0))
+    await until_connected(lambda: sender.group_send(group, numbered(0)))
     for shard, layer in layers.items():
         assert await receive(layer, channels[shard]) == numbered(0)
     proxy.refuse()

@@ -21,7 +21,7 @@ from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import ClusterSet, RedisServer, wait_until
 from tests.conftest import find_server_or_skip
 from tests.faults.test_ordeals import HASTY, Crowds, crowds, ordeal
-from tests.helpers import is_older, receive, receive_until_marker, wait_for
+from tests.helpers import is_older, receive, receive_until_marker, until_connected, wait_for
 from tests.proxy import Proxy
 
 #: Slots of topics that a test moves; it is the servers that take their time.
@@ -212,7 +212,7 @@ async def channels_by_server(
     found: dict[RedisServer, tuple[Any, str]] = {}
     while len(found) < len(cluster.primaries):
         layer = make()
-        channel = await layer.new_channel()
+        channel = await until_connected(layer.new_channel)
         found.setdefault(cluster.owner(name_of(channel)), (layer, channel))
     return found
 
@@ -251,7 +251,7 @@ async def test_without_one_primary_the_others_go_on(
     groups = group_at(victim), group_at(others[0])
     for layer, channel in receivers.values():
         for group in groups:
-            await layer.group_add(group, channel)
+            await until_connected(partial(layer.group_add, group, channel))
     lost_layer, lost_channel = receivers[victim]
     waiting = asyncio.create_task(receive(lost_layer, lost_channel, timeout_s=60))
 
@@ -259,7 +259,7 @@ async def test_without_one_primary_the_others_go_on(
         victim.kill()
         for server in others:
             layer, channel = receivers[server]
-            await sender.send(channel, {"type": "test.direct"})
+            await until_connected(partial(sender.send, channel, {"type": "test.direct"}))
             assert (await receive(layer, channel))["type"] == "test.direct"
         with pytest.raises(ConnectionLost):
             await sender.send(lost_channel, {"type": "test.lost"})

@@ -18,7 +18,14 @@ from channels_redis._format.slots import slot_of
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import ClusterSet, RedisServer, SentinelSet
 from tests.conftest import find_server_or_skip
-from tests.helpers import receive, receive_until_marker, wait_for, waiting
+from tests.helpers import (
+    numbered,
+    receive,
+    receive_until_marker,
+    until_connected,
+    wait_for,
+    waiting,
+)
 from tests.proxy import Proxy
 
 BACK = "redis.back"
@@ -220,6 +227,7 @@ async def test_leaves_that_could_not_be_sent_are_owed(
     """Of a consumer that left in an outage, and of one that was cancelled while it did."""
     with Proxy(private_server.host, private_server.port) as proxy:
         layer = make_layer("core", hosts=[proxy.url], connect_wait_s=0.3)
+        await until_connected(lambda: layer.send("work", numbered(0)))
         stays, leaves, ends = [await member(layer, "room") for _ in range(3)]
         waiter = waiting(layer, stays)
         proxy.refuse()
@@ -238,6 +246,7 @@ async def test_a_join_that_failed_is_never_written(
 ) -> None:
     """Nor is one that was given up; an older membership that it would have renewed stays."""
     layer = make_layer("core", hosts=[private_server.url], connect_wait_s=0.3)
+    await until_connected(lambda: layer.send("work", numbered(0)))
     stays, fails, given_up = [await member(layer, "room") for _ in range(3)]
     waiter = waiting(layer, stays)
     await asyncio.to_thread(private_server.kill)
@@ -261,6 +270,7 @@ async def test_a_join_whose_answer_was_lost_may_have_run(
     """It was sent again, and the connection did not come back in time."""
     with Proxy(private_server.host, private_server.port) as proxy:
         layer = make_layer("core", hosts=[proxy.url], connect_wait_s=0.3)
+        await until_connected(lambda: layer.send("work", numbered(0)))
         await member(layer)
         await settled(layer)
         proxy.drop_replies()

@@ -11,7 +11,7 @@ import pytest
 
 from channels_redis._transport import probe
 from channels_redis.testing.servers import RedisServer
-from tests.helpers import numbered, receive, wait_for, waiting
+from tests.helpers import numbered, receive, until_connected, wait_for, waiting
 from tests.proxy import Proxy
 
 #: After so long the networks of these tests forget a connection.
@@ -100,7 +100,7 @@ async def test_a_server_that_is_silent_for_a_while_costs_no_call_and_no_connecti
     """Its old connection is kept, and what waits goes out there when it answers."""
     layer, receiver = make_layer(kind, hosts=[proxy.url], connect_wait_s=0.2), make_layer(kind)
     channel = await receiver.new_channel()
-    await layer.send(channel, numbered(0))
+    await until_connected(lambda: layer.send(channel, numbered(0)))
     await asyncio.sleep(2 * probe.IDLE_S)
     [used] = proxy.links
     proxy.stall()

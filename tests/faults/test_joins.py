@@ -11,7 +11,7 @@ import pytest
 from channels_redis._transport.subscriptions import Topic
 from channels_redis.exceptions import ConnectionLost, LayerClosed
 from channels_redis.testing.servers import RedisServer
-from tests.helpers import receive, receive_until_marker, wait_for
+from tests.helpers import receive, receive_until_marker, until_connected, wait_for
 from tests.proxy import Proxy
 
 SAY = {"type": "test.say"}
@@ -93,8 +93,8 @@ async def test_a_flush_that_fails_ends_no_first_receive(make_layer: Make, server
     """In an outage ``flush()`` raises, and who subscribes meanwhile waits for the end of it."""
     with Proxy(server.host, server.port) as proxy:
         layer = make_layer("pubsub", hosts=[proxy.url], connect_wait_s=0.3)
-        name = await layer.new_channel()
-        await layer.send("work", SAY)
+        name = await until_connected(layer.new_channel)
+        await until_connected(lambda: layer.send("work", SAY))
         await layer.close()
         proxy.refuse()
         waiting = asyncio.create_task(layer.receive(name))
@@ -181,7 +181,7 @@ async def test_a_join_that_failed_ends_no_older_membership(make_layer: Make, ser
     with Proxy(server.host, server.port) as proxy:
         layer = make_layer("pubsub", hosts=[proxy.url], connect_wait_s=0.3)
         other = make_layer("pubsub")
-        channel = await layer.new_channel()
+        channel = await until_connected(layer.new_channel)
         await layer.group_add("room", channel)
         await layer._sessions.aclose()
         proxy.refuse()

@@ -64,7 +64,9 @@ async def test_without_any_sentinel_calls_end_in_time_and_receivers_wait(
         assert await asyncio.wait_for(waits[kind], 10) == numbered(1)
     stranger = make_layer("core", hosts=[own_sentinels.host_entry()], connect_wait_s=0.3)
     wait = waiting(stranger, "work")
-    with pytest.raises(ConnectionLost, match="no Sentinel names a primary that answers"):
+    # On a busy machine the time is up before all Sentinels have been tried.
+    reason = "no Sentinel names a primary that answers|not connected"
+    with pytest.raises(ConnectionLost, match=reason):
         await stranger.send("work", numbered(2))
     assert not wait.done()
     wait.cancel()

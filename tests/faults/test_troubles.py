@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import ErrorReply, RedisServer
 from tests.conftest import find_server_or_skip
 from tests.faults.ledger import BACK, EVENTS, LOST
-from tests.helpers import numbered, receive, wait_for, waiting
+from tests.helpers import numbered, receive, until_connected, wait_for, waiting
 from tests.proxy import Proxy
 
 ALLOWED = [">secret", "on", "+@all", "~*", "&*"]
@@ -173,8 +174,8 @@ async def test_receivers_wait_until_a_trouble_is_over(
     layers = {kind: make_layer(kind, hosts=[url], **QUICK) for kind in ("core", "pubsub")}
     waits: dict[tuple[str, str], asyncio.Task[Any]] = {}
     for kind, layer in layers.items():
-        for channel in (await layer.new_channel(), f"work.{kind}"):
-            await layer.send(channel, numbered(0))
+        for channel in (await until_connected(layer.new_channel), f"work.{kind}"):
+            await until_connected(partial(layer.send, channel, numbered(0)))
             assert await receive(layer, channel) == numbered(0)
             waits[kind, channel] = waiting(layer, channel)
     await asyncio.sleep(0)
@@ -292,12 +293,12 @@ async def test_a_message_that_nobody_waited_for_is_kept_while_it_can_not_go_back
     """Popped by a worker that was cancelled, and refused by the server: another gets it later."""
     layer = make_layer(kind, hosts=[private_server.url], **QUICK)
     other = make_layer(kind, hosts=[private_server.url], **QUICK)
-    await layer.send("work", numbered(0))
+    await until_connected(lambda: layer.send("work", numbered(0)))
     assert await receive(layer, "work") == numbered(0)
     wait = waiting(layer, "work")
     await asyncio.sleep(0.05)
     wait.cancel()
-    await other.send("work", numbered(1))
+    await until_connected(lambda: other.send("work", numbered(1)))
     trouble = trouble_class(private_server)
     await asyncio.to_thread(trouble.begin)
     await asyncio.sleep(0.6)

@@ -13,7 +13,7 @@ from channels_redis.__main__ import main
 from channels_redis.exceptions import ConfigurationError, ConnectionLost
 from channels_redis.testing.servers import RedisServer, SentinelSet
 from tests.conftest import class_of
-from tests.helpers import MARKER
+from tests.helpers import MARKER, until_connected
 
 SAY = {"type": MARKER}
 DOCTOR = "python -m channels_redis doctor"
@@ -125,6 +125,6 @@ async def test_an_error_of_an_outage_has_no_such_advice(
 ) -> None:
     """Who operates it knows that it has worked."""
     layer = make_layer(kind, hosts=[private_server.url], connect_wait_s=0.2)
-    await layer.send("general", SAY)
+    await until_connected(lambda: layer.send("general", SAY))
     private_server.stop()
     assert not any("doctor" in said for said in await errors_of(layer))
