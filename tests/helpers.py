@@ -218,6 +218,14 @@ def member_of_bytes(payload: bytes) -> bytes:
     return secrets.token_bytes(RANDOM_PREFIX_BYTES) + payload
 
 
+def put_frame(kind: str, server: Any, prefix: str, channel: str, frame: bytes) -> None:
+    """Put a frame where a layer listens for a channel, past all layers."""
+    if kind == "core" or not channel.startswith(prefix):
+        server.command("ZADD", queue_key(prefix, channel), server_time_s(server), frame)
+    else:
+        server.command("PUBLISH", channel, frame)
+
+
 # Scripts
 
 

@@ -120,14 +120,20 @@ def test_an_expired_message_is_known_by_the_clock_of_the_server() -> None:
     assert pops.take(arrival(SERVER_NOW_S + 31 - EXPIRY_S), NOW_S + 30).messages
 
 
-def test_a_forgotten_script_is_asked_for_by_source_again() -> None:
-    """SCRIPT FLUSH is no error, and later batches go by the hash."""
+def asked_by_hash() -> Pops:
+    """Return pops whose next answer is the one to EVALSHA."""
     pops = started()
     pops.take(arrival(), NOW_S)
     while b"EVALSHA" not in pops.ask(ROOM):
         pops.take(None, NOW_S)
     while pops.pending > 2:
         pops.take(None, NOW_S)
+    return pops
+
+
+def test_a_forgotten_script_is_asked_for_by_source_again() -> None:
+    """SCRIPT FLUSH is no error, and later batches go by the hash."""
+    pops = asked_by_hash()
     assert pops.take(NoScriptError("No matching script"), NOW_S).error is None
     pops.take(None, NOW_S)
     assert b"\r\nEVAL\r\n" in pops.ask(ROOM)
@@ -135,12 +141,7 @@ def test_a_forgotten_script_is_asked_for_by_source_again() -> None:
 
 def test_a_forbidden_hash_is_not_tried_twice() -> None:
     """Where EVALSHA is refused, every batch goes by its source."""
-    pops = started()
-    pops.take(arrival(), NOW_S)
-    while b"EVALSHA" not in pops.ask(ROOM):
-        pops.take(None, NOW_S)
-    while pops.pending > 2:
-        pops.take(None, NOW_S)
+    pops = asked_by_hash()
     pops.take(NoPermissionError("no permissions to run the 'evalsha' command"), NOW_S)
     for _ in range(3 * SINGLES):
         while pops.pending:

@@ -15,11 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.probe.bench import CLASSES
+
 HERE = Path(__file__).parent
-LAYERS = {
-    "core": "channels_redis.core.RedisChannelLayer",
-    "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
-}
 WARM_UP = 3
 
 
@@ -102,7 +100,7 @@ def measure(variant: Variant, setting: Setting, python: Path, redis_url: str) ->
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4096))
         plan = {
             "kind": variant.kind,
-            "layer": LAYERS[variant.layer],
+            "layer": CLASSES[variant.layer],
             "options": {"hosts": [redis_url], "prefix": secrets.token_hex(4)},
             "redis": redis_url,
             "server": setting.server,

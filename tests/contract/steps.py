@@ -9,12 +9,27 @@ import pytest
 
 from tests.helpers import receive
 
+SAY = {"type": "x"}
 HELLO = {"type": "hello"}
 
 # For the subset of promises that is checked behind Sentinel too.
 ALSO_BEHIND_SENTINEL = pytest.mark.parametrize(
     "topology", ["single", "ring", "sentinel"], indirect=True
 )
+
+
+async def works(layer: Any) -> None:
+    """A consumer, a group and a worker get their messages."""
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.send(channel, SAY)
+    assert await receive(layer, channel) == SAY
+    await layer.group_send("room", SAY)
+    assert await receive(layer, channel) == SAY
+    for _ in range(layer.ring_size):
+        await layer.send("tasks", SAY)
+        assert await receive(layer, "tasks") == SAY
+    await layer.group_discard("room", channel)
 
 
 async def waiting_receive(layer: Any, channel: str) -> asyncio.Task[Any]:

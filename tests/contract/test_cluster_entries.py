@@ -13,7 +13,7 @@ import redis
 from channels_redis.exceptions import ConfigurationError
 from channels_redis.testing.servers import ClusterSet, RedisServer
 from tests.conftest import find_server_or_skip
-from tests.contract.test_hosts_forms import works
+from tests.contract.steps import works
 from tests.helpers import is_older, receive, wait_for
 
 PASSWORD = "s3cret"

@@ -16,7 +16,7 @@ from channels_redis.testing._binaries import server_version
 from channels_redis.testing._certificates import Certificate, make_certificate
 from channels_redis.testing.servers import ClusterSet, RedisServer, wait_until
 from tests.conftest import find_server_or_skip
-from tests.contract.test_hosts_forms import works
+from tests.contract.steps import works
 from tests.helpers import is_older, receive, until_connected, wait_for
 
 PASSWORD = "s3cret"

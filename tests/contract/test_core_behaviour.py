@@ -13,6 +13,7 @@ import redis.asyncio
 from asgiref.sync import async_to_sync
 
 from channels_redis.core import RedisChannelLayer
+from tests.contract.steps import works
 from tests.helpers import SCRIPT_HEAD, bounded, receive, run_script, wait_for
 
 SAY = {"type": "x"}
@@ -175,13 +176,7 @@ async def test_an_expired_message_is_not_delivered(layer: Any, prefix: str) -> N
 
 async def test_an_expiry_with_a_fraction_works(build: Any) -> None:
     """Seconds need not be whole."""
-    layer = build(expiry=2.5, group_expiry=60.5)
-    channel = await layer.new_channel()
-    await layer.group_add("room", channel)
-    await layer.group_send("room", SAY)
-    assert await receive(layer, channel) == SAY
-    await layer.send("tasks", SAY)
-    assert await receive(layer, "tasks") == SAY
+    await works(build(expiry=2.5, group_expiry=60.5))
 
 
 async def test_two_new_channel_prefixes_in_one_process(layer: Any) -> None:

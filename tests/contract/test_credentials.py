@@ -173,6 +173,18 @@ class Standing:
         )
 
 
+async def standing_with_tokens(
+    make_layer: Callable[..., Any], kind: str, place: tuple[dict[str, Any], Issuer]
+) -> tuple[Tokens, Standing]:
+    """Return standing connections of a layer, and the provider of their credentials."""
+    entry, issuer = place
+    tokens = Tokens(issuer)
+    host = {**entry, "credential_provider": tokens}
+    standing = Standing(lambda: make_layer(kind, hosts=[host], command_timeout_s=2), issuer)
+    await standing.start()
+    return tokens, standing
+
+
 async def test_every_standing_connection_presents_the_next_token(
     make_layer: Callable[..., Any], kind: str, place: tuple[dict[str, Any], Issuer]
 ) -> None:
@@ -180,11 +192,8 @@ async def test_every_standing_connection_presents_the_next_token(
 
     Some providers await their callback, others call it in a thread of their own.
     """
-    entry, issuer = place
-    tokens = Tokens(issuer)
-    host = {**entry, "credential_provider": tokens}
-    standing = Standing(lambda: make_layer(kind, hosts=[host], command_timeout_s=2), issuer)
-    await standing.start()
+    issuer = place[1]
+    tokens, standing = await standing_with_tokens(make_layer, kind, place)
     tokens.token = issuer.request_token()
     await tokens.callback(tokens.token)
     tokens.token = issuer.request_token()
@@ -202,11 +211,8 @@ async def test_a_token_that_is_refused_costs_a_connection_and_no_more(
     make_layer: Callable[..., Any], kind: str, place: tuple[dict[str, Any], Issuer]
 ) -> None:
     """Whoever presented it dials again with what the provider has by then; nobody raises."""
-    entry, issuer = place
-    tokens = Tokens(issuer)
-    host = {**entry, "credential_provider": tokens}
-    standing = Standing(lambda: make_layer(kind, hosts=[host], command_timeout_s=2), issuer)
-    await standing.start()
+    issuer = place[1]
+    tokens, standing = await standing_with_tokens(make_layer, kind, place)
     tokens.token = issuer.request_token()
     await tokens.callback(SimpleToken("wrong", 0, 0, {"oid": f"{issuer.name}-2"}))
 

@@ -10,7 +10,7 @@ import redis.asyncio
 
 from channels_redis.exceptions import LayerClosed
 from channels_redis.testing.servers import RedisServer
-from tests.contract.steps import waiting_receive
+from tests.contract.steps import waiting_receive, works
 from tests.helpers import bounded, receive, receive_many, wait_for
 
 SAY = {"type": "x"}
@@ -183,12 +183,7 @@ async def test_close_leaves_no_task(build: Any) -> None:
     """All that the layer started has ended when ``close`` returns."""
     before = asyncio.all_tasks()
     layer = build()
-    channel = await layer.new_channel()
-    await layer.group_add("room", channel)
-    await layer.group_send("room", SAY)
-    assert await receive(layer, channel) == SAY
-    await layer.send("tasks", SAY)
-    assert await receive(layer, "tasks") == SAY
+    await works(layer)
     assert asyncio.all_tasks() - before
     await layer.close()
     assert asyncio.all_tasks() - before == set()
@@ -224,12 +219,7 @@ async def test_a_closed_layer_works_again_when_used(build: Any) -> None:
     """``close`` gives everything back; the next use takes it anew."""
     layer = build()
     for _ in range(3):
-        channel = await layer.new_channel()
-        await layer.group_add("room", channel)
-        await layer.group_send("room", SAY)
-        assert await receive(layer, channel) == SAY
-        await layer.send("tasks", SAY)
-        assert await receive(layer, "tasks") == SAY
+        await works(layer)
         await layer.close()
 
 

@@ -11,25 +11,12 @@ import redis.asyncio
 
 from channels_redis.exceptions import ConfigurationError
 from channels_redis.testing.servers import RedisServer
+from tests.contract.steps import works
 from tests.helpers import is_older, receive
 
 PASSWORD = "p@ss/word:1"
 PERCENT_ENCODED = "p%40ss%2Fword%3A1"
 SAY = {"type": "x"}
-
-
-async def works(layer: Any) -> None:
-    """A consumer, a group and a worker get their messages."""
-    channel = await layer.new_channel()
-    await layer.group_add("room", channel)
-    await layer.send(channel, SAY)
-    assert await receive(layer, channel) == SAY
-    await layer.group_send("room", SAY)
-    assert await receive(layer, channel) == SAY
-    for _ in range(layer.ring_size):
-        await layer.send("tasks", SAY)
-        assert await receive(layer, "tasks") == SAY
-    await layer.group_discard("room", channel)
 
 
 async def written_to_database(server: Any, number: int, prefix: str, layer: Any) -> bool:

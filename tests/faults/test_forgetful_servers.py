@@ -489,14 +489,22 @@ def groups_by_server(cluster: ClusterSet, prefix: str) -> dict[RedisServer, str]
     return found
 
 
+async def member_everywhere(
+    layer: Any, cluster: ClusterSet, prefix: str
+) -> tuple[dict[RedisServer, str], str]:
+    """Return the name of a group for each primary, and a channel that is in all of them."""
+    by_server = groups_by_server(cluster, prefix)
+    channel = await member(layer, *by_server.values())
+    await settled(layer)
+    return by_server, channel
+
+
 async def test_one_primary_of_a_cluster_is_told_again(
     make_layer: Callable[..., Any], bare_cluster: ClusterSet, prefix: str, often: None
 ) -> None:
     """It comes back empty, or is flushed while connections stand; the others are left alone."""
     layer = make_layer("core", hosts=[bare_cluster.host_entry()])
-    by_server = groups_by_server(bare_cluster, prefix)
-    channel = await member(layer, *by_server.values())
-    await settled(layer)
+    by_server, channel = await member_everywhere(layer, bare_cluster, prefix)
     (server, group), (other, untouched), _ = by_server.items()
     other.command("DEL", Keyspace(prefix).group(untouched))
     waiter = waiting(layer, channel)
@@ -515,9 +523,7 @@ async def test_a_primary_that_gave_away_the_slot_of_its_lease_is_told_again(
 ) -> None:
     """Slots move, with groups and leases in them; then one primary after the other is flushed."""
     layer = make_layer("core", hosts=[bare_cluster.host_entry()])
-    by_server = groups_by_server(bare_cluster, prefix)
-    channel = await member(layer, *by_server.values())
-    await settled(layer)
+    by_server, channel = await member_everywhere(layer, bare_cluster, prefix)
     (_, moved), (target, _), _ = by_server.items()
     (keeper,) = layer._keepers._all
     slots = {slot_of(Keyspace(prefix).group(moved))}

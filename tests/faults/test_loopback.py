@@ -34,6 +34,14 @@ def link_that_sent(proxy: Proxy, text: bytes) -> Link:
     return next(link for link in proxy.links if link.has_sent(text))
 
 
+async def heard_itself(layer: Any) -> str:
+    """Return a channel on which a layer has received a message of its own."""
+    channel: str = await layer.new_channel()
+    await layer.send(channel, numbered(0))
+    assert await receive(layer, channel) == numbered(0)
+    return channel
+
+
 async def test_a_subscriber_at_the_wrong_server_is_replaced(
     make_layer: Callable[..., Any], two_servers: list[RedisServer]
 ) -> None:
@@ -43,9 +51,7 @@ async def test_a_subscriber_at_the_wrong_server_is_replaced(
     old, new = two_servers
     with Proxy(old.host, old.port) as proxy:
         layer = make_layer("pubsub", hosts=[proxy.url], **QUICK, **EVENTS)
-        channel = await layer.new_channel()
-        await layer.send(channel, numbered(0))
-        assert await receive(layer, channel) == numbered(0)
+        channel = await heard_itself(layer)
         proxy.redirect(new.host, new.port)
         link_that_sent(proxy, b"PUBLISH").cut()
         assert (await receive(layer, channel))["type"] == LOST
@@ -62,9 +68,7 @@ async def test_a_publisher_at_the_wrong_server_is_replaced(
     old, new = two_servers
     with Proxy(old.host, old.port) as proxy:
         layer = make_layer("pubsub", hosts=[proxy.url], **QUICK, **EVENTS)
-        channel = await layer.new_channel()
-        await layer.send(channel, numbered(0))
-        assert await receive(layer, channel) == numbered(0)
+        channel = await heard_itself(layer)
         proxy.redirect(new.host, new.port)
         link_that_sent(proxy, b"SUBSCRIBE").cut()
         for expected in (LOST, BACK, LOST, BACK):

@@ -12,22 +12,14 @@ import pytest
 from tests.helpers import (
     member_of_bytes,
     numbered,
+    put_frame,
     queue_key,
     receive,
     receive_until_marker,
-    server_time_s,
 )
 
 KEYS = {"symmetric_encryption_keys": ["the right key"]}
 OTHER_KEYS = {"symmetric_encryption_keys": ["another key"]}
-
-
-def offer(kind: str, server: Any, prefix: str, channel: str, frame: bytes) -> None:
-    """Put a frame where the layer listens for a channel, past all layers."""
-    if kind == "core":
-        server.command("ZADD", queue_key(prefix, channel), server_time_s(server), frame)
-    else:
-        server.command("PUBLISH", channel, frame)
 
 
 class Wiretap:
@@ -69,7 +61,7 @@ async def test_random_bytes_are_dropped_and_counted(
         for _ in range(1000):
             # The first byte is one that msgpack gives no meaning.
             noise = b"\xc1" + dice.randbytes(dice.randrange(8, 40))
-            offer(
+            put_frame(
                 kind, server, prefix, channel, member_of_bytes(noise) if kind == "core" else noise
             )
         assert await receive_until_marker(layer, channel) == []
@@ -87,7 +79,7 @@ async def test_tokens_that_no_key_opens_are_dropped(
     channel = await layer.new_channel()
     sender = make_layer(kind, **(OTHER_KEYS if cut is None else KEYS))
     frame = await Wiretap(kind, sender, server, prefix).frame(channel, numbered(1))
-    offer(kind, server, prefix, channel, frame[:cut])
+    put_frame(kind, server, prefix, channel, frame[:cut])
     assert await receive_until_marker(layer, channel) == []
     assert layer._report.dropped == {"undecodable": 1}
 
@@ -104,7 +96,7 @@ async def test_a_frame_that_is_played_again_is_dropped(
     channel = await layer.new_channel()
     frame = await Wiretap(kind, sender, server, prefix).frame(channel, numbered(1))
     for _ in range(3):
-        offer(kind, server, prefix, channel, frame)
+        put_frame(kind, server, prefix, channel, frame)
         assert set(map(str, await receive_until_marker(layer, channel))) <= {str(numbered(1))}
     assert layer._report.dropped == {"repeated": 2}
 
@@ -127,7 +119,7 @@ async def test_a_frame_for_another_process_is_dropped(
     layer, other = make_layer("core"), make_layer("core")
     channel, foreign = await layer.new_channel(), await other.new_channel()
     frame = await Wiretap("core", other, server, prefix).frame(foreign, numbered(1))
-    offer("core", server, prefix, channel, frame)
+    put_frame("core", server, prefix, channel, frame)
     assert await receive_until_marker(layer, channel) == []
     assert layer._report.dropped == {"undecodable": 1}
     assert foreign not in dict(layer.receive_buffer.items())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import urllib.request
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
@@ -62,6 +64,15 @@ async def when_up(port: int) -> None:
             return
 
 
+@asynccontextmanager
+async def serving(host: Host, words: Sequence[str]) -> AsyncIterator[int]:
+    """A program that serves the site; the port at which it does, once it answers."""
+    with reserved_port() as port:
+        async with host.running(*[word.format(port=port) for word in words]):
+            await asyncio.wait_for(when_up(port), BOUND_S)
+            yield port
+
+
 async def ask_all(port: int, way: str, at_once: int) -> None:
     """Have all jobs done."""
     for first in range(0, JOBS, at_once):
@@ -74,14 +85,11 @@ async def test_views_send_to_a_group_and_receive_their_own_messages(
     program: str, host: Host
 ) -> None:
     """Both ways from synchronous code.  asgiref lets one greenlet of a thread use its own."""
-    with reserved_port() as port:
-        command = [word.format(port=port) for word in VIEWS[program]]
-        async with host.running(*command):
-            await asyncio.wait_for(when_up(port), BOUND_S)
-            forked = program in FORKED or program == "uwsgi threads"
-            for way in ("sync", "async_to_sync")[not IS_OURS :]:
-                at_once = 1 if "gevent" in program and way == "async_to_sync" else 4
-                await host.check(way, partial(ask_all, port, way, at_once), forked=forked)
+    async with serving(host, VIEWS[program]) as port:
+        forked = program in FORKED or program == "uwsgi threads"
+        for way in ("sync", "async_to_sync")[not IS_OURS :]:
+            at_once = 1 if "gevent" in program and way == "async_to_sync" else 4
+            await host.check(way, partial(ask_all, port, way, at_once), forked=forked)
 
 
 @pytest.mark.parametrize("program", list(APPLICATIONS))
@@ -89,9 +97,6 @@ async def test_applications_send_to_a_group_and_receive_their_own_messages(
     program: str, host: Host
 ) -> None:
     """On the event loops of the servers."""
-    with reserved_port() as port:
-        command = [word.format(port=port) for word in APPLICATIONS[program]]
-        async with host.running(*command):
-            await asyncio.wait_for(when_up(port), BOUND_S)
-            forked = program in FORKED
-            await host.check("asgi", partial(ask_all, port, "asgi", 4), forked=forked or None)
+    async with serving(host, APPLICATIONS[program]) as port:
+        forked = program in FORKED
+        await host.check("asgi", partial(ask_all, port, "asgi", 4), forked=forked or None)

@@ -14,7 +14,7 @@ from channels_redis.serializers import JSONSerializer, MsgPackSerializer
 from tests.helpers import (
     member_of_bytes,
     numbered,
-    queue_key,
+    put_frame,
     receive,
     receive_until_marker,
     run_script,
@@ -23,15 +23,6 @@ from tests.helpers import (
 
 MIB = 1024 * 1024
 KEYS = {"symmetric_encryption_keys": ["a key that nobody guesses"]}
-
-
-def offer(kind: str, server: Any, prefix: str, channel: str, payload: bytes) -> None:
-    """Put a frame where the layer listens for a channel, past all layers."""
-    if kind == "core" or not channel.startswith(prefix):
-        key = queue_key(prefix, channel)
-        server.command("ZADD", key, server_time_s(server), member_of_bytes(payload))
-    else:
-        server.command("PUBLISH", channel, payload)
 
 
 def empty_lists(size_bytes: int) -> bytes:
@@ -62,7 +53,7 @@ async def test_what_is_longer_than_anything_sent_is_not_decoded(
         return from_bytes(data)
 
     monkeypatch.setattr(layer._serializer, "from_bytes", watched)
-    offer(kind, server, prefix, channel, empty_lists(6 * MIB))
+    put_frame(kind, server, prefix, channel, member_of_bytes(empty_lists(6 * MIB)))
     assert await receive_until_marker(layer, channel) == []
     assert layer.stats().dropped == {"too_large": 1}
     assert max(opened) < 1000

@@ -78,20 +78,8 @@ async def test_each_forked_child_receives_its_own_messages_and_the_parent_goes_o
         assert (await facts(1))[0]["reconnects"] == 0
 
 
-LOCKED = """
-import os, threading
-
-locks = [
-    layer._sessions._lock,
-    layer._mailboxes.lock,
-    layer._report._lock,
-    layer._tallies._lock,
-    layer._outage.lock,
-    portal._lock,
-]
-layer.sync.send("work", {"n": 0})
-# Something under way keeps the portal from being stopped before the fork.
-portal.submit(lambda: asyncio.sleep(3600), lambda: None)
+#: A thread that holds ``locks`` until ``over`` is set.
+HOLDING = """
 held, over = threading.Event(), threading.Event()
 
 def hold():
@@ -102,20 +90,36 @@ def hold():
     for lock in reversed(locks):
         lock.release()
 
-holder = threading.Thread(target=hold)
+holder = threading.Thread(target=hold, daemon=True)
 holder.start()
 held.wait()
+"""
 
+LOCKED = f"""
+import os, threading
+
+locks = [
+    layer._sessions._lock,
+    layer._mailboxes.lock,
+    layer._report._lock,
+    layer._tallies._lock,
+    layer._outage.lock,
+    portal._lock,
+]
+layer.sync.send("work", {{"n": 0}})
+# Something under way keeps the portal from being stopped before the fork.
+portal.submit(lambda: asyncio.sleep(3600), lambda: None)
+{HOLDING}
 async def consume():
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
-    await layer.group_send("room", {"n": 1})
-    assert await layer.receive(channel) == {"n": 1}
+    await layer.group_send("room", {{"n": 1}})
+    assert await layer.receive(channel) == {{"n": 1}}
     await layer.group_discard("room", channel)
 
 child = os.fork()
 if not child:
-    layer.sync.send("work", {"n": 1})
+    layer.sync.send("work", {{"n": 1}})
     asyncio.run(consume())
     assert layer.stats().sent == 2
     layer.sync.flush()
@@ -268,20 +272,7 @@ async def ping():
 
 layer.sync.send("work", {{"n": 0}})
 locks = [layer._sessions._lock, layer._mailboxes.lock, layer._report._lock, layer._tallies._lock]
-held, over = threading.Event(), threading.Event()
-
-def hold():
-    for lock in locks:
-        lock.acquire()
-    held.set()
-    over.wait()
-    for lock in reversed(locks):
-        lock.release()
-
-holder = threading.Thread(target=hold, daemon=True)
-holder.start()
-held.wait()
-child = fork()
+{HOLDING}child = fork()
 if not child:
     {FIRST_USES[use]}
     sys.exit()
