@@ -61,7 +61,6 @@ LONGEST = [
     "defects/test_competing_workers.py",
     "defects/test_loops_and_threads.py",
     "test_package.py",
-    "test_multiplexer.py",
     "faults/test_ordeals.py",
     "test_example.py",
     "test_benchmarks.py",
