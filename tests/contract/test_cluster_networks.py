@@ -22,6 +22,9 @@ from tests.helpers import is_older, receive, until_connected, wait_for
 PASSWORD = "s3cret"
 SAY = {"type": "test"}
 
+#: So long several handshakes of TLS may take on a busy machine.
+HANDSHAKES_S = 30
+
 
 async def works_everywhere(layer: Any, other: Any) -> None:
     """So many channels and groups that every server has some."""
@@ -110,7 +113,7 @@ async def test_a_cluster_with_tls_is_reached_by_a_user(
     """The servers that the slots lead to get the same TLS, user and password as the first."""
     entry = TLS_FORMS[form](tls_cluster.servers[0], tls_user, certificate.path)
     hosts = [{"cluster": True, "client_name": tls_user, **entry}]
-    layer, other = (make_layer(kind, hosts=hosts) for _ in range(2))
+    layer, other = (make_layer(kind, hosts=hosts, connect_wait_s=HANDSHAKES_S) for _ in range(2))
     await works_everywhere(layer, other)
     if not is_older(tls_cluster.servers[0], (6, 2)):
         ends = local_ends(tls_cluster.servers, tls_user)

@@ -81,8 +81,8 @@ async def test_a_server_at_its_limit_of_clients(
 ) -> None:
     """Its own words, also where it closes the connection before redis-py could read them."""
     with without_room(private_server):
-        for _ in range(5):
-            layer = make_layer(kind, hosts=[private_server.url], connect_wait_s=0.3)
+        for _ in range(3):
+            layer = make_layer(kind, hosts=[private_server.url], connect_wait_s=1)
             for said in await errors_of(layer):
                 assert "max number of clients reached" in said
                 assert "UNKNOWN" not in said
