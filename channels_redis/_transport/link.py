@@ -107,6 +107,8 @@ class Link:
 
     async def _disconnect(self) -> None:
         """Close the connection."""
+        # Forgotten before it is closed, which awaits: nobody writes to it meanwhile, and what is
+        # asked for then waits for the next one.
         wire, self._wire = self._wire, None
         # A question that this connection was asked will not be answered.
         self._node.trust(self)

@@ -167,6 +167,7 @@ class QueueReader(Link):
             return
         self._stopping = True
         if self._pops.pending and self._wire is not None:
+            # Not cancelled: the server may have answered the pop already.
             self._unblocking = self._help(self._unblock(self._wire), "unblock")
         elif self.task is not None:
             self.task.cancel()
@@ -229,6 +230,8 @@ class QueueReader(Link):
     async def _run(self) -> None:
         try:
             await turn()
+            # Replies that are still to come are read before all else, by a reader that was stopped
+            # too: what they bring is in no queue any more.
             while self._pops.pending or await self._wait_for_demand():
                 await self._work()
             if self._failures and not self._leaving:
@@ -410,6 +413,7 @@ class QueueReader(Link):
         owner = self._owner
         try:
             await turn()
+            # Shielded, as a cancellation would take the command back, and with it the messages.
             await asyncio.shield(sending)
         except (RedisError, ConfigurationError) as error:
             maybe_executed = isinstance(error, ConnectionLost) and error.maybe_executed

@@ -78,9 +78,12 @@ class Subscriber(Link):
     ) -> None:
         """Return when the server has confirmed the subscription.
 
-        ``arrived`` is called then, before any message that follows; a cancelled call is
-        undone and never calls it.  Raises :class:`ConnectionLost` after ``limit_s`` seconds,
-        :class:`ConfigurationError` where the server refuses.
+        ``arrived`` is called then, before any message that follows.  A cancelled call is undone,
+        and does not call it any more; where it was called in that very turn of the event loop, the
+        caller has to undo what it did there.
+
+        Raises :class:`ConnectionLost` after ``limit_s`` seconds, :class:`ConfigurationError` where
+        the server refuses.
         """
         if self._closed:
             raise self._given_up("the layer was closed")
@@ -95,6 +98,7 @@ class Subscriber(Link):
         try:
             await join.future
         except BaseException:
+            # Removed first, as a topic for which somebody waits is not released.
             if join in topic.joins:
                 topic.joins.remove(join)
             self.release(name)
@@ -228,6 +232,7 @@ class Subscriber(Link):
             return
         topic = self.topics[name]
         if command == self._verbs.subscribe:
+            # The state first: who is told may subscribe to the same topic again, or release it.
             topic.state = State.JOINED
             self._unconfirmed -= 1
             topic.arrive()
@@ -320,6 +325,7 @@ class Subscriber(Link):
         """Let the connection go; everything has to be subscribed anew."""
         if isinstance(error, ConfigurationError):
             self.topics.fail(list(self.topics), error)
+        # Before the await, in which others may subscribe: what was joined is so no more.
         self.topics.lose()
         self._fails(str(error))
         await self._disconnect()
