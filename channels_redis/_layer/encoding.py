@@ -1,5 +1,5 @@
-"""How a layer checks names and messages, and makes bytes of them: bounded, encrypted and, where
-that is asked for, bound to the place they are sent to.
+"""Checks names and messages, and converts messages to bytes: limited in size, encrypted, and bound
+to their destination if that is configured.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FORMATS: dict[type, frames.Format] = {
 
 
 class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no annotations
-    """What a channel layer does without a server; the options are set by the whole one."""
+    """The part of a channel layer that works without a server; the whole layer sets the options."""
 
     max_message_bytes: int
     encryption_binding: str
@@ -53,7 +53,7 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
         self._packed = PackedOnce if self._format is not None else Packed
 
     def _make_binding(self, keys: Any) -> Binding | None:
-        """Return what encrypts for a place; None where the layer itself does not encrypt."""
+        """Return the object that encrypts for a place; None if the layer itself does not."""
         crypter = self._serializer.crypter if self._separable else None
         if self.encryption_binding != OFF and not is_ours(crypter):
             raise ConfigurationError(
@@ -69,17 +69,17 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
         return data
 
     def deserialize(self, message: bytes) -> Any:
-        """Undo :meth:`serialize`."""
+        """Decode the bytes of :meth:`serialize`."""
         return self._serializer.deserialize(message)
 
     def _encode(self, message: Any, place: Place) -> bytes:
-        """Return a message as the bytes that are sent to a place."""
+        """Return a message as the bytes to send to a place."""
         if self._binding is None:
             return self.serialize(message)
         return self._sealed(self._serializer.as_bytes(message), place)
 
     def _encode_more(self, body: bytes, own: dict[str, Any], place: Place) -> bytes:
-        """Do the same for a message that is encoded already, with more keys behind its own."""
+        """The same for an already encoded message, with additional keys after its own."""
         assert self._format is not None
         return self._sealed(self._format.extended(body, own), place)
 
@@ -95,14 +95,16 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
         return None if self._binding is None else self._binding.at(place)
 
     def _decode(self, data: bytes, place: Place) -> Any:
-        """Undo :meth:`_encode`; raises :class:`Unacceptable` for what must not be read."""
+        """Decode the bytes of :meth:`_encode`; raises :class:`Unacceptable` for bytes that must not
+        be read.
+        """
         self._check_frame(data)
         if self._binding is None:
             return self.deserialize(data)
         return self._serializer._decoded(self._unsealed(data, place))
 
     def _check_frame(self, data: bytes) -> None:
-        """Raise :class:`Unacceptable` for what is longer than anything that is sent."""
+        """Raise :class:`Unacceptable` for frames longer than the limit."""
         if len(data) > self._longest_frame_bytes:
             raise Unacceptable("too_large", f"A frame of {len(data)} bytes was received.")
 
@@ -122,7 +124,7 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
             raise InvalidName(self.invalid_name_error.format(kind))
 
     def _check_exclude(self, exclude: Any) -> frozenset[str]:
-        """Return the names of channels that a group message is not for."""
+        """Return the names of the excluded channels of a group message."""
         if isinstance(exclude, (str, bytes)) or not isinstance(exclude, Iterable):
             raise InvalidName(
                 "group_send(): exclude must be a list of channel names, such as "
@@ -134,8 +136,8 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
         return frozenset(names)
 
     def _check_size(self, message: Any, wire_bytes: int) -> None:
-        """Raise :class:`MessageTooLarge` for a message that is ``wire_bytes`` long with all that
-        comes around it.
+        """Raise :class:`MessageTooLarge` for a message of ``wire_bytes``, including everything
+        around it.
         """
         if wire_bytes > self.max_message_bytes:
             self._body(message)
@@ -146,8 +148,8 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
             )
 
     def _body(self, message: Any) -> bytes:
-        """Return the user's message as bytes, without addresses and, where that can be done
-        apart, without encryption; raise :class:`MessageTooLarge` by its size.
+        """Return the user's message as bytes, without addresses and, if possible, without
+        encryption; raise :class:`MessageTooLarge` if it is too large.
         """
         body = self._serializer.as_bytes(message) if self._separable else self.serialize(message)
         if len(body) > self.max_message_bytes:
@@ -158,8 +160,8 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
         return body
 
     def _read_frame(self, data: bytes, place: Place) -> tuple[Any, Item]:
-        """Return the addresses in a frame, and the message as it lies in their mailboxes; raises
-        what decoding raises.
+        """Return the addresses in a frame, and the message as it is stored in their mailboxes;
+        raises the exceptions of decoding.
         """
         self._check_frame(data)
         # A short frame takes longer to divide than to decode, and perhaps encode, as a whole.
@@ -177,8 +179,8 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
         return addresses, self._for_many(message, len(data), body)
 
     def _divided(self, data: bytes, place: Place) -> tuple[Any, Any, bytes] | None:
-        """Return the addresses in a frame, the message, and its bytes, which need not be made
-        again; None with a user's serializer, or where the addresses are not at the end.
+        """Return the addresses in a frame, the message, and its bytes, which need not be encoded
+        again; None with a custom serializer, or if the addresses are not at the end.
         """
         if self._format is None:
             return None
@@ -194,8 +196,8 @@ class EncodingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no 
         return addresses, message, parts[0]
 
     def _for_many(self, message: Any, wire_bytes: int, body: bytes | None = None) -> Item:
-        """Return an item that each of many receivers can open; ``body`` is the encoded message,
-        if it is there already.
+        """Return an item that each of many receivers can open; ``body`` is the encoded message, if
+        known.
         """
         if not self._separable:
             return Original(message, wire_bytes)

@@ -1,9 +1,9 @@
-"""A bound in bytes for the messages that lie in the mailboxes of a process.  Knows no Redis.
+"""A limit in bytes for the messages in the mailboxes of a process.
 
-A payload that lies in several mailboxes counts once, and a little for each place where it lies.
-When the budget is used up, the largest mailbox gives up its oldest message, so a consumer that
-never reads harms itself first.  Mailboxes are kept by size, in levels of which each is twice as
-large as the one below, so nothing here ever looks at all of them.
+A payload in several mailboxes counts once, plus a small amount for each mailbox. When the budget is
+used up, the oldest message of the largest mailbox is dropped, so that a consumer that never reads
+affects itself first. Mailboxes are kept by size, in levels of which each is twice as large as the
+one below, so that it is never necessary to look at all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ENTRY_BYTES = 16
 
 
 class Payload(Protocol):
-    """What lies in mailboxes."""
+    """The content of a message in mailboxes."""
 
     #: Bytes that it takes, however many mailboxes share it.
     cost_bytes: int
@@ -24,7 +24,7 @@ class Payload(Protocol):
 
 
 class Share:
-    """What one mailbox takes of the budget."""
+    """The part of the budget that one mailbox uses."""
 
     __slots__ = ("ceiling_bytes", "floor_bytes", "used_bytes")
 
@@ -47,7 +47,7 @@ class Budget:
 
     @property
     def exceeded(self) -> bool:
-        """Whether something has to go."""
+        """Whether a message has to be dropped."""
         return self.used_bytes > self.limit_bytes
 
     def add(self, shares: list[Share], payload: Payload) -> None:
@@ -75,7 +75,7 @@ class Budget:
             self.used_bytes -= payload.cost_bytes
 
     def largest(self) -> Share | None:
-        """Return a mailbox of the highest level, another one each time; None if all are small."""
+        """Return a mailbox of the highest level, each time another; None if all are small."""
         if not self._levels:
             return None
         level = self._levels[max(self._levels)]

@@ -1,7 +1,7 @@
-"""What a message is while it lies in a mailbox: something that ``open()`` makes a dict of.
+"""Messages in a mailbox: objects whose ``open()`` returns a dict.
 
-Consumers never share a dict: one that goes to many lies there as bytes (or as one original),
-and each ``receive()`` opens its own, in its own task.
+Consumers never share a dict: a message for many is stored as bytes (or as one original), and each
+``receive()`` opens its own copy, in its own task.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEPT_OPEN_BYTES, KEPT_OPEN_KEYS = 1024, 16
 
 
 class Item:
-    """A message in a mailbox; ``droppable`` if a newer one may push it out."""
+    """A message in a mailbox; ``droppable`` if a newer one may replace it."""
 
     droppable: ClassVar[bool] = True
     __slots__ = ("copies", "cost_bytes", "shared")
@@ -45,12 +45,12 @@ class Item:
         self.shared: Any = None
 
     def open(self) -> Any:
-        """Return the message, nobody else's; raises what decoding raises."""
+        """Return the message, which is not shared; raises the exceptions of decoding."""
         raise NotImplementedError
 
 
 class Whole(Item):
-    """A message that has a single receiver; ``wire_bytes`` is its length as it came."""
+    """A message with a single receiver; ``wire_bytes`` is its received length."""
 
     __slots__ = ("_message",)
 
@@ -83,8 +83,8 @@ class Packed(Item):
 
 
 class PackedOnce(Packed):
-    """The same where no user's code unpacks: a flat message is copied instead, which takes a
-    tenth of the time.
+    """The same if no user's code unpacks: a flat message is copied, which takes a tenth of the
+    time.
     """
 
     __slots__ = ("_flat", "_opened")
@@ -116,7 +116,7 @@ class PackedOnce(Packed):
 
 
 class Original(Item):
-    """A message for many as a dict, copied by each: for serializers that are not ours."""
+    """A message for many as a dict, copied by each: for custom serializers."""
 
     __slots__ = ("_message",)
 
@@ -130,9 +130,10 @@ class Original(Item):
 
 
 class Held(Item):
-    """A message of a general channel, which goes back to its queue if nobody takes it.
+    """A message of a general channel, which is put back into its queue if no ``receive()`` takes
+    it.
 
-    ``origin`` is the reader that popped ``member`` and ``score``, ``since`` when.
+    ``origin`` is the reader that popped ``member`` and ``score`` at the time ``since``.
     """
 
     droppable: ClassVar[bool] = False
@@ -159,7 +160,7 @@ class Held(Item):
 
 
 class Recent:
-    """Knows the last :data:`REMEMBERED` messages, in case they are offered again."""
+    """Remembers the last :data:`REMEMBERED` messages to detect duplicates."""
 
     __slots__ = ("_marks",)
 
@@ -167,7 +168,7 @@ class Recent:
         self._marks: OrderedDict[int, None] = OrderedDict()
 
     def has(self, data: bytes) -> bool:
-        """Return whether the same bytes came before, and remember them."""
+        """Return whether the same bytes were seen before, and remember them."""
         mark = hash(data)
         if mark in self._marks:
             return True
@@ -178,7 +179,7 @@ class Recent:
 
 
 def check_message(message: Any) -> None:
-    """Raise :class:`InvalidMessage` for what is no dict or uses a reserved key."""
+    """Raise :class:`InvalidMessage` if a message is not a dict, or uses a reserved key."""
     if not isinstance(message, dict):
         raise InvalidMessage(f"A message must be a dict, not {type(message).__name__}.")
     for key in (ADDRESS_KEY, NONCE_KEY, EXCLUDE_KEY):

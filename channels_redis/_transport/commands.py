@@ -50,7 +50,7 @@ _OVERHEAD_BYTES = 1024
 
 
 class Script:
-    """A file of ``lua/``.  Calls of it are packed as EVALSHA, which is short."""
+    """A file of ``lua/``. Its calls are packed as EVALSHA, which is short."""
 
     def __init__(self, name: str) -> None:
         files = resources.files("channels_redis._transport")
@@ -71,8 +71,8 @@ class Script:
 class Command:
     """A packed command and the future of its reply.
 
-    ``script`` is what it calls by EVALSHA, ``key`` the one that an error names.  In a cluster it
-    knows its slot, and how often it was sent elsewhere.
+    ``script`` is the script that it calls with EVALSHA, ``key`` the key for error texts. In a
+    cluster it also has its slot, and the number of its redirections.
     """
 
     __slots__ = (
@@ -113,17 +113,17 @@ class Command:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes in memory, about."""
+        """The approximate memory that it takes."""
         return len(self.data) + _OVERHEAD_BYTES
 
     def fail(self, error: Exception) -> None:
-        """Raise in the caller, unless it has gone."""
+        """Raise an error in the caller, unless it has been cancelled."""
         if not self.future.done():
             self.future.set_exception(error)
 
 
 class Commands(Protocol):
-    """What sends commands about one key: to its server, wherever that is."""
+    """Sends commands about one key to its server."""
 
     def call(
         self,
@@ -137,14 +137,17 @@ class Commands(Protocol):
         ...
 
     def push(self) -> None:
-        """Write what is queued, not only at the end of the tick, if nothing is on its way.
+        """Write queued commands at once if no other is in flight, not only at the end of the
+        iteration.
 
-        Whoever waits for its replies alone gains a turn of the event loop.
+        A caller that only waits for its replies saves an iteration of the event loop.
         """
 
 
 def recognised(reply: Exception) -> Exception:
-    """Return a reply of a cluster in its own class, which some redis-py use in one client only."""
+    """Return a cluster's error reply in its own class, which some versions of redis-py use in one
+    client only.
+    """
     code, _, details = str(reply).partition(" ")
     if type(reply) is ResponseError and code in _CLASSES:
         return _CLASSES[code](details)
@@ -152,18 +155,22 @@ def recognised(reply: Exception) -> Exception:
 
 
 def is_ask(reply: Exception | None) -> TypeGuard[AskError]:
-    """Return whether a reply names the server that a key is on its way to, for this once."""
+    """Return whether a reply is ASK: the server to which the key is being moved, for this command
+    only.
+    """
     return isinstance(reply, AskError) and not isinstance(reply, MovedError)
 
 
 def is_refusal(reply: Exception) -> bool:
-    """Return whether a reply says that the command did not run, and may run elsewhere or later."""
+    """Return whether a reply means that the command was not executed, and may be sent elsewhere or
+    later.
+    """
     return isinstance(reply, REFUSALS) or str(reply).startswith(_REFUSAL_CODES)
 
 
 def refused_command(reply: BaseException) -> str | None:
-    """Return the command, in lower case, that a server refuses to this user or, as it was renamed
-    away, to everybody; None for any other reply.
+    """Return the name, in lower case, of a command that the server refuses to this user, or to all
+    because it was renamed; None for any other reply.
     """
     text = str(reply)
     is_unknown = isinstance(reply, ResponseError) and text.lower().startswith("unknown command")
@@ -175,12 +182,12 @@ def refused_command(reply: BaseException) -> str | None:
 
 
 def is_hash_refused(reply: BaseException) -> bool:
-    """Return whether EVALSHA was refused, so that EVAL is worth a try."""
+    """Return whether EVALSHA was refused, so that EVAL should be tried."""
     return isinstance(reply, NoScriptError) or refused_command(reply) == "evalsha"
 
 
 def told(error: Exception, key: bytes | str | None) -> Exception:
-    """Return the error to raise for a key: :class:`WrongKeyType` for one of another type."""
+    """Return the error to raise for a key: :class:`WrongKeyType` if the key has another type."""
     if key is None or "WRONGTYPE" not in str(error):
         return error
     name = key.decode("utf-8", "replace") if isinstance(key, bytes) else key

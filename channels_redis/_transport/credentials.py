@@ -1,8 +1,8 @@
-"""Credentials that are renewed while connections stand.
+"""Renews credentials on open connections.
 
-redis-py's ``StreamingCredentialProvider`` calls back with each new token.  Many keep one callback
-only, the last; so each provider has one here, which tells every connection that came about with
-its credentials, whatever layer and event loop has it.
+redis-py's ``StreamingCredentialProvider`` calls back with each new token. Many providers keep only
+the last callback. So each provider has one callback here, which notifies every connection that was
+made with its credentials, of all layers and event loops.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ Credentials = tuple[str, ...]
 
 
 class Bearer(Protocol):
-    """A connection whose server should know the newest credentials."""
+    """A connection whose server should get the newest credentials."""
 
     def take_token(self, token: Any, credentials: Credentials) -> None:
         """Present them to the server.  Called from any thread."""
 
 
 class Renewals:
-    """What one provider has sent in this process, and who wants to hear of the next."""
+    """The tokens that one provider has sent in this process, and the connections to notify."""
 
     def __init__(self) -> None:
         #: The newest credentials that were sent; None before the first.
@@ -50,18 +50,18 @@ class Renewals:
         self._pid = os.getpid()
 
     def listen(self, provider: StreamingCredentialProvider) -> None:
-        """Have the provider call back."""
+        """Register the callback with the provider."""
         self._provider = weakref.ref(provider)
         provider.on_next(self._renewed)
         provider.on_error(self._failed)
 
     def tell(self, bearer: Bearer) -> None:
-        """Have a connection told from now on, for as long as it exists."""
+        """Notify a connection from now on, as long as it exists."""
         with self._lock:
             self._bearers.add(bearer)
 
     def _renewed(self, token: Any) -> Any:
-        """Take a token, as an object of redis-py's ``TokenInterface``."""
+        """Accept a token, an object with redis-py's ``TokenInterface``."""
         # A forked child leaves what it inherited alone.
         if self._pid == os.getpid():
             name, secret = token.try_get("oid"), token.get_value()
@@ -86,7 +86,7 @@ class Renewals:
 
 
 class ClusterClient:
-    """redis-py's client of a whole cluster; ``run`` takes what is to be done on its loop."""
+    """redis-py's client of a whole cluster; ``run`` runs a coroutine on its loop."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class ClusterClient:
 
 
 class _Done:
-    """The end of a callback, for providers that await it and for those that don't."""
+    """The result of a callback, for providers that await it and for those that don't."""
 
     def __await__(self) -> Generator[Any, None, None]:
         yield from ()
@@ -128,7 +128,7 @@ _known: dict[tuple[int, int], Renewals] = {}
 
 
 def renewals_of(provider: Any) -> Renewals | None:
-    """Return what a provider, noted or not, sends; None for one that waits to be asked."""
+    """Return the renewals of a provider, wrapped or not; None if it does not send tokens itself."""
     provider = getattr(provider, "source", provider)
     if not isinstance(provider, StreamingCredentialProvider):
         return None

@@ -1,4 +1,4 @@
-"""Deleting the keys of one layer on one server, and nobody else's."""
+"""Deletes the keys of one layer on one server, and no others."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ At = Callable[[bytes], Commands]
 
 
 async def delete_owned(commands: Commands, at: At, keyspace: Keyspace) -> None:
-    """Delete all queues and groups of a layer that ``commands`` has; without the right to SCAN,
-    found with KEYS.
-    """
+    """Delete all queues and groups of a layer; without permission for SCAN, KEYS finds them."""
     try:
         cursor = b"0"
         while True:
@@ -39,7 +37,7 @@ async def delete_owned(commands: Commands, at: At, keyspace: Keyspace) -> None:
 
 
 async def delete_keys(at: At, keys: list[bytes]) -> None:
-    """Delete keys, each by a command of its own; without the right to UNLINK, with DEL."""
+    """Delete keys with one command each; without permission for UNLINK, with DEL."""
     await asyncio.gather(*[_delete(at(key), key) for key in keys])
 
 

@@ -1,7 +1,7 @@
-"""A connection that is no stream of redis-py's own, such as one of ``fakeredis``.
+"""A connection that does not use redis-py's streams, such as one of ``fakeredis``.
 
-It is written to and read by the methods that redis-py's clients use themselves, each in a task:
-slower than the way through a transport, and all that such a class has to offer.
+It is written and read with the methods that redis-py's clients use, each in a task. This is slower
+than using a transport, but works with any connection class.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ForeignStream(Inbox):
-    """Both the transport of such a connection and the replies that it receives."""
+    """The transport of such a connection, and the replies that it receives."""
 
     def __init__(
         self, connection: AbstractConnection, loop: asyncio.AbstractEventLoop, secrets: Secrets
@@ -37,30 +37,30 @@ class ForeignStream(Inbox):
     # As a transport
 
     def write(self, data: bytes) -> None:
-        """Have bytes written soon."""
+        """Write bytes soon."""
         self._unwritten.append(data)
         if self._writer is None:
             name = "channels_redis foreign writer"
             self._writer = started(self._write_all(), self._loop, name)
 
     def is_closing(self) -> bool:
-        """Return whether nothing more is read or written."""
+        """Return whether reading and writing have ended."""
         return self._closing
 
     def abort(self) -> None:
-        """Read and write no more."""
+        """Stop reading and writing."""
         self._fail(ConnectionError("the connection was closed"))
         for task in self._tasks():
             task.cancel()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return nothing: there is no socket that is known."""
+        """Return None, because no socket is known."""
         return default
 
     # Ends
 
     async def ended(self) -> None:
-        """Return when nothing more is read or written, after :meth:`abort`."""
+        """Return after reading and writing have ended; used after :meth:`abort`."""
         await ended(self._tasks())
 
     def _tasks(self) -> list[asyncio.Task[None]]:
@@ -104,6 +104,6 @@ class ForeignStream(Inbox):
 
 
 def is_stream(connection: AbstractConnection) -> bool:
-    """Return whether a connection is one of redis-py's own kind, over a transport of asyncio's."""
+    """Return whether a connection is one of redis-py's classes with a transport of asyncio."""
     transport = getattr(getattr(connection, "_writer", None), "transport", None)
     return all(hasattr(transport, name) for name in ("write", "abort", "set_protocol"))

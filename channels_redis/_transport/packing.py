@@ -1,4 +1,4 @@
-"""Commands as they are written."""
+"""Packs commands for writing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGE_BYTES = 32 * 1024
 
 
 def pack(*args: bytes | str | int | float) -> bytes:
-    """Return a command as it is written: an array of bulk strings (RESP2 and RESP3).
+    """Return a packed command: an array of bulk strings (RESP2 and RESP3).
 
     Commands are packed by their callers, before there is a connection.
     """

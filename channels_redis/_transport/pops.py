@@ -1,10 +1,10 @@
-"""What a reader has asked its queue for, and what the replies mean.  Decides, does no I/O.
+"""What a reader has requested from its queue, and what the replies mean. Does no I/O.
 
-The first thing on a connection is ``pop.lua``: it drops what has expired and takes a batch.
-``BZPOPMIN`` follows in the same write and waits for the next message.  Where batches come back
-empty, ``BZPOPMIN`` alone will do for a while, which is half the work for the server; and where
-messages flow to a process-specific queue, several wait on the server one behind the other, so
-that most messages cost no write.
+The first command on a connection is ``pop.lua``: it drops expired messages and takes a batch.
+``BZPOPMIN`` follows in the same write and waits for the next message. If batches come back empty,
+only ``BZPOPMIN`` is used for a while, which is half the work for the server. While messages flow to
+a process-specific queue, several ``BZPOPMIN`` wait on the server one behind the other, so that most
+messages need no write.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Popped = tuple[bytes, Any]
 
 @dataclass
 class Reply:
-    """What one reply brought: messages, the number of expired ones dropped, or an error."""
+    """The content of one reply: messages, the number of expired ones dropped, or an error."""
 
     messages: list[Popped] = field(default_factory=list)
     expired: int = 0
@@ -47,7 +47,7 @@ class Reply:
 
 
 class Pops:
-    """The pops of one reader that are on their way, and what to ask next."""
+    """The pops of one reader that are in flight, and the next ones to write."""
 
     def __init__(self, key: str, expiry_s: float, block_s: int, *, specific: bool) -> None:
         self._key = key
@@ -60,12 +60,12 @@ class Pops:
         self.reset()
 
     def block_for(self, block_s: int) -> None:
-        """Have a blocking pop wait so many seconds for a message."""
+        """Set the number of seconds for which a blocking pop waits for a message."""
         self._single = pack("BZPOPMIN", self._key, block_s)
 
     def reset(self, *, asking: bool = False) -> None:
-        """Start afresh, on a new connection; where the queue's slot is only on its way to the
-        server, ``asking`` has to go before each command.
+        """Start again on a new connection. If the queue's slot is being moved to the server, each
+        command has to be preceded by ASKING (``asking``).
         """
         # True for a batch, False for a blocking pop, None for what brings no more than consent
         # (ASKING, AUTH); in the order of the replies.
@@ -79,11 +79,13 @@ class Pops:
 
     @property
     def pending(self) -> int:
-        """How many replies are still to come."""
+        """The number of outstanding replies."""
         return len(self._asked)
 
     def ask(self, room: int) -> bytes:
-        """Return what to write now, perhaps nothing; ``room`` for so many messages is there."""
+        """Return the bytes to write now, possibly none; ``room`` is the number of messages that can
+        be taken.
+        """
         depth = 1 if self._asking else min(self._depth, max(1, room // 4))
         missing = depth - len(self._asked)
         if 2 * missing < depth:
@@ -104,11 +106,11 @@ class Pops:
         return _ASKING + batch + _ASKING * bool(batch) + self._single
 
     def expect_consent(self) -> None:
-        """Note that something else was written, whose reply is no message."""
+        """Note that another command was written, whose reply is not a message."""
         self._asked.append(None)
 
     def take(self, reply: Any, now: float) -> Reply:
-        """Return what the next reply means; ``now`` is the monotonic time in seconds."""
+        """Return the meaning of the next reply; ``now`` is the monotonic time in seconds."""
         is_batch = self._asked.popleft()
         if is_batch is None:
             return Reply(error=reply if isinstance(reply, Exception) else None)
@@ -145,7 +147,7 @@ class Pops:
         return Reply([(member, score)])
 
     def _is_out_of_time(self, score: float, now: float) -> bool:
-        """Return whether a message has expired, or has a score that is no time."""
+        """Return whether a message has expired, or has a score that is not a time."""
         if self._clock_ahead_s is None:
             return math.isinf(score)
         server_now_s = now + self._clock_ahead_s

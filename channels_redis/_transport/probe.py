@@ -1,9 +1,9 @@
-"""Whether a connection still works that was idle, asked before commands are entrusted to it.
+"""Checks whether an idle connection still works, before commands are written to it.
 
-Networks forget connections that carry nothing for a while, and tell neither end.  A command
-written there is lost or unanswered, and one that may have run is not repeated.  So a PING goes
-first where the connection was idle, and commands wait for its answer.  Busy connections are not
-asked: what they carry is answer enough.
+Networks drop idle connections without notifying either end. A command written to such a connection
+is lost or gets no reply, and cannot be repeated if it may have been executed. So PING is written
+first if the connection was idle, and commands wait for its reply. Busy connections need no check,
+because their replies show that they work.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ PATIENCE_S = 0.5
 
 
 class Probe:
-    """The watch over one connection after the other, from :meth:`start` to :meth:`stop`.
+    """Checks one connection after the other, from :meth:`start` to :meth:`stop`.
 
-    ``ask()`` writes a question if nothing else is on its way.  A server that is slow or frozen
-    leaves it unanswered too, and a new connection would not help.  So the old one is given up only
-    where a new one could be made, or was refused.
+    ``ask()`` writes a PING if no other command is in flight. A slow or frozen server does not reply
+    to it either, and a new connection would not help. So the old connection is closed only if a new
+    one could be made, or was refused.
     """
 
     def __init__(self, node: Node, ask: Callable[[], None]) -> None:
@@ -50,14 +50,14 @@ class Probe:
         self._trial: asyncio.Task[None] | None = None
 
     def start(self, wire: Wire) -> None:
-        """Watch a new connection."""
+        """Start checking a new connection."""
         self._wire = wire
         self._heard_at = clock.monotonic()
         if wire.health_check_s:
             self._next.start(wire.health_check_s, wire)
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop checking."""
         self._wire = None
         self._heard_at = math.inf
         self._end()
@@ -68,7 +68,7 @@ class Probe:
         return now - self._heard_at > IDLE_S
 
     def begin(self) -> Command:
-        """Return the question, for which an answer is awaited from now on."""
+        """Return the PING to write, whose reply is awaited from now on."""
         question = Command(pack("PING"), self._scope.loop.create_future(), clock.monotonic(), True)
         question.future.add_done_callback(ignore)
         self.question = question
@@ -76,9 +76,9 @@ class Probe:
         return question
 
     def heard(self, command: Command) -> None:
-        """Note that the answer to a command is there, and nothing else is on its way.
+        """Note that the reply to a command has arrived, and no other command is in flight.
 
-        Any answer shows life, as where PING is forbidden.
+        Any reply shows that the connection works, even an error, as where PING is forbidden.
         """
         self._heard_at = clock.monotonic()
         if command is self.question:
@@ -91,7 +91,7 @@ class Probe:
             self._trial.cancel()
 
     def _check(self, wire: Wire) -> None:
-        """Ask at the interval that the user wants, while nothing else is said."""
+        """Send PING at the configured interval while no other command is sent."""
         idle_s = clock.monotonic() - self._heard_at
         if idle_s >= wire.health_check_s * 0.99:
             self._ask()
@@ -104,10 +104,9 @@ class Probe:
         self._trial = self._scope.start(self._replace(self._wire), name)
 
     async def _replace(self, silent: Wire) -> None:
-        """Give a connection up, unless a new one is not answered either.
+        """Close a connection, unless the server does not reply on a new one either.
 
-        The one that takes its place is dialled in the ordinary way: by then the topology may name
-        another server.
+        Its successor is dialled in the ordinary way, because the topology may have changed.
         """
         with contextlib.suppress(RedisError, OSError, ConfigurationError):
             await (await self._node.dial()).close()
@@ -115,5 +114,5 @@ class Probe:
 
 
 def await_life(commands: Commands) -> None:
-    """Have the server asked for a sign of life until it gives one, which ends its outage."""
+    """PING the server until it replies, which ends its outage."""
     commands.call(pack("PING"), True).add_done_callback(ignore)

@@ -1,9 +1,8 @@
-"""Replies as they arrive: the short way from a socket to whoever reads a connection.
+"""Parses replies as they arrive in the transport, and passes them to the reader of a connection.
 
-redis-py reads through a stream and six coroutines per reply, which is most of what a reply costs.
-Once its handshake is over, the parser that it uses where hiredis is installed can as well be fed
-by the transport itself.  Without hiredis, or where a class of the user's reads in its own way,
-redis-py goes on reading.
+redis-py reads with a stream and six coroutines per reply, which is most of the cost of a reply.
+After the handshake, the transport can feed hiredis's parser directly. Without hiredis, or if a
+custom class reads in its own way, redis-py continues to read.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ UNASKED: Any = object()
 
 
 class Inbox:
-    """The replies of one connection, as far as they have arrived, and who waits for them."""
+    """The replies of one connection that have arrived, and the task that waits for them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, secrets: Secrets) -> None:
         self._loop = loop
@@ -70,11 +69,12 @@ class Inbox:
         self._take: Take | None = None
 
     async def read(self) -> Any:
-        """Return the next reply.  Raises ``redis.exceptions.RedisError`` or ``OSError`` when the
-        connection is lost, after all replies that came before.
+        """Return the next reply. Raises ``redis.exceptions.RedisError`` or ``OSError`` when the
+        connection is lost, after all earlier replies.
 
-        Who waits is woken a turn of the loop after those to whom replies are handed over: senders
-        go on first, and the server works while a reader deals with messages.
+        The waiting task is woken one iteration after those that get their replies with
+        :meth:`hand_over`: senders continue first, and the server works while a reader handles
+        messages.
         """
         while not self._arrived:
             if self._lost is not None:
@@ -87,14 +87,14 @@ class Inbox:
         return self._arrived.popleft()
 
     def arrived(self) -> list[Any]:
-        """Return the replies that nobody has read."""
+        """Return the replies that have not been read."""
         arrived = list(self._arrived)
         self._arrived.clear()
         return arrived
 
     async def hand_over(self, take: Take) -> None:
-        """Call ``take`` with each reply as it arrives, with no task in between, until it wants
-        no more.  Raises what :meth:`read` raises, and what ``take`` does.
+        """Call ``take`` with each reply as it arrives, without a task in between, until it returns
+        false. Raises what :meth:`read` raises, and the exceptions of ``take``.
         """
         while self._arrived:
             if not take(self._arrived.popleft()):
@@ -111,7 +111,7 @@ class Inbox:
         raise self._lost
 
     def _offer(self, reply: Any) -> None:
-        """Hand a reply over, or keep it until somebody reads; raises what ``take`` does."""
+        """Pass a reply to ``take``, or keep it until it is read; raises what ``take`` raises."""
         if isinstance(reply, Exception):
             reply = error_reply(reply, self._secrets)
         if self._take is None:
@@ -121,7 +121,7 @@ class Inbox:
             _resolve(self._reading, True)
 
     def _wake(self) -> None:
-        """Wake who waits for what has arrived."""
+        """Wake the waiting task for the replies that have arrived."""
         if self._arrived and self._reading is not None:
             self._loop.call_soon(_resolve, self._reading, False)
 
@@ -131,9 +131,9 @@ class Inbox:
 
 
 class Replies(Inbox, asyncio.Protocol):
-    """What a connection receives, parsed; errors that the server replied are among it.
+    """The parsed replies of a connection, including error replies.
 
-    Takes the place of the stream's protocol, which hears of nothing more than the end.
+    Replaces the protocol of redis-py's stream, which is only notified of the end.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Replies(Inbox, asyncio.Protocol):
             self._end(error or ConnectionError("Connection closed by server."))
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, as far as it is complete."""
+        """Parse the complete replies in the received data."""
         self._parser.feed(data)
         try:
             while (reply := self._parser.gets()) is not False:
@@ -173,22 +173,22 @@ class Replies(Inbox, asyncio.Protocol):
         self._wake()
 
     def read_socket(self, descriptor: int) -> None:
-        """Parse what lies in the socket, for a loop that stands still and so does not read it."""
+        """Read and parse the content of the socket, for a stopped loop that does not read it."""
         with contextlib.suppress(OSError):  # there is no more of it, for one
             while data := os.read(descriptor, READ_BYTES):
                 self.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let the reader know, and the stream, whose end redis-py awaits."""
+        """Notify the reader, and the stream, whose end redis-py awaits."""
         self._stream.connection_lost(exc)
         self._end(exc or ConnectionError("Connection closed by server."))
 
     def pause_writing(self) -> None:
-        """Let the stream know."""
+        """Notify the stream."""
         self._stream.pause_writing()
 
     def resume_writing(self) -> None:
-        """Let the stream know."""
+        """Notify the stream."""
         self._stream.resume_writing()
 
 
@@ -198,8 +198,8 @@ def _resolve(reading: asyncio.Future[bool] | None, enough: bool) -> None:
 
 
 def is_unasked(reply: Any) -> bool:
-    """Return whether what came answers no command: a push of the server (RESP3) that belongs to no
-    subscription.  Maintenance is announced so, where a pool of the user's has redis-py ask for it.
+    """Return whether a reply belongs to no command: a push of the server (RESP3) that belongs to no
+    subscription, such as announcements of maintenance, which a custom pool may enable in redis-py.
     """
     if reply is UNASKED:
         return True
@@ -207,7 +207,7 @@ def is_unasked(reply: Any) -> bool:
 
 
 async def take_push(push: list[Any], *_: Any, **__: Any) -> Any:
-    """Take the place of redis-py's handler, which logs contents and goes by announcements."""
+    """Replaces redis-py's push handler, which logs contents and reacts to announcements."""
     kind = push[0].encode() if isinstance(push[0], str) else push[0]
     return push if kind.endswith(PUB_SUB) else UNASKED
 
@@ -217,8 +217,8 @@ def short_way(
     loop: asyncio.AbstractEventLoop,
     secrets: Secrets = NO_SECRETS,
 ) -> Replies | None:
-    """Return the replies of a connection whose handshake is over; None where redis-py has to go
-    on reading: without hiredis, and for classes that read in their own way.
+    """Return the replies of a connection whose handshake is over; None if redis-py has to continue
+    to read: without hiredis, and for classes that read in their own way.
     """
     reads = type(connection).read_response
     if _new_parser is None or reads not in _REDIS_PY:

@@ -1,7 +1,6 @@
 """The Lua scripts, and one typed function per script.
 
-Each runs as EVAL once on a connection and as EVALSHA from then on, which :mod:`.multiplexer` sees
-to.
+Each runs as EVAL once on a connection and then as EVALSHA, which :mod:`.multiplexer` handles.
 """
 
 from __future__ import annotations
@@ -42,14 +41,16 @@ def _issue(
 
 
 async def _run(commands: Commands, script: Script, key: bytes | str, *args: Arg) -> Any:
-    """Run a script that may be repeated, written at once if nothing is on its way."""
+    """Run a script that may be repeated; it is written at once if no command is in flight."""
     reply = _issue(commands, script, key, *args, repeatable=True)
     commands.push()
     return await reply
 
 
 class Bound(NamedTuple):
-    """A queue is full at so many messages, if they take so many bytes, about."""
+    """The limit of a queue: full at this number of messages, if they take about this number of
+    bytes.
+    """
 
     messages: int
     size_bytes: int = 0
@@ -75,9 +76,9 @@ def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:
 def put_back(
     commands: Commands, queue: str, expiry_s: float, messages: Iterable[tuple[bytes, bytes]]
 ) -> asyncio.Future[Any]:
-    """Give ``(member, score)`` pairs back to their queue.
+    """Put ``(member, score)`` pairs back into their queue.
 
-    Always an EVAL: where a loop is about to end there may be no time for a second try.
+    Always an EVAL: when a loop is about to end, there may be no time for a second attempt.
     """
     pairs = [part for member, score in messages for part in (score, member)]
     return commands.call(_PUT_BACK.as_source(_PUT_BACK.packed(queue, expiry_s, *pairs)))
@@ -91,8 +92,8 @@ async def join(commands: Commands, group: bytes, channel: str, group_expiry_s: f
 async def members(commands: Commands, group: bytes, group_expiry_s: float) -> list[bytes]:
     """Return the full names of the channels in a group, in the order of joining; may be repeated.
 
-    A plain ZRANGE lists them, behind the script that drops some: to hand out a long list takes a
-    script seven times as long.
+    They are listed with ZRANGE, after a script that removes expired ones, because a script takes
+    seven times as long to return a long list.
     """
     pruned = _issue(commands, _PRUNE, group, group_expiry_s, unix_time(), repeatable=True)
     list_all = pack(b"ZRANGE", group, 0, -1)
@@ -117,7 +118,7 @@ async def size(commands: Commands, group: bytes, group_expiry_s: float) -> int:
 
 
 async def leave(commands: Commands, group: bytes, *channels: str) -> None:
-    """Remove channels from a group; may be repeated.  A plain ZREM."""
+    """Remove channels from a group with ZREM; may be repeated."""
     await commands.call(pack(b"ZREM", group, *channels), True, key=group)
 
 
@@ -128,8 +129,8 @@ async def rejoin(
     group_expiry_s: float,
     precision_s: float,
 ) -> None:
-    """Add channels to a group as of an age in seconds, unless they are in it as of a time that is
-    not older by more than ``precision_s``; may be repeated.
+    """Add channels to a group with an age in seconds, unless they are already members and their
+    time of joining is not older by more than ``precision_s``; may be repeated.
     """
     args: list[Arg] = [group_expiry_s, unix_time(), precision_s]
     for pair in ages:
@@ -140,9 +141,9 @@ async def rejoin(
 async def renew(
     commands: Commands, leases: str, process: str, lease_s: float, kept_s: float
 ) -> tuple[float, float | None]:
-    """Extend the lease of a process; return its new end and the one that it had, unix seconds.
+    """Extend the lease of a process; return its new end and the previous one, in unix seconds.
 
-    Never repeated: the answer to a repetition would be the end that nobody was told.
+    Never repeated: a repetition would return an end that the caller never got.
     """
     reply = _issue(commands, _RENEW, leases, process, lease_s, kept_s, unix_time())
     commands.push()
@@ -151,5 +152,5 @@ async def renew(
 
 
 def end_lease(commands: Commands, leases: str, process: str) -> asyncio.Future[Any]:
-    """Forget the lease of a process; may be repeated.  A plain ZREM."""
+    """Delete the lease of a process with ZREM; may be repeated."""
     return commands.call(pack(b"ZREM", leases, process), True)

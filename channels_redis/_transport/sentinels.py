@@ -1,7 +1,7 @@
-"""Hears from the Sentinels that another server became the primary.
+"""Subscribes to the Sentinels' announcements of a new primary.
 
-Without it, a planned failover goes unnoticed for about ten seconds: so long the old primary takes
-commands, and what it takes is lost.
+Without this, a planned failover would go unnoticed for about ten seconds, in which the old primary
+accepts commands whose effects are lost.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _RETRY_S = 1.0
 
 
 def watch_sentinels(node: Node) -> SentinelWatch | None:
-    """Return a watch over the Sentinels of a node, started; None if it has none."""
+    """Return a running watch over the Sentinels of a node; None if it has none."""
     pool = node.pool()
     return SentinelWatch(node, pool) if isinstance(pool, SentinelConnectionPool) else None
 
 
 class SentinelWatch(Link):
-    """Listens to whichever Sentinel answers, and renews the node.
+    """Subscribes to any Sentinel that replies, and renews the node.
 
-    Sentinels that do not answer are no outage, so the node's health is told nothing.
+    Sentinels that do not reply are not an outage, so the node's health is not affected.
     """
 
     def __init__(self, node: Node, pool: SentinelConnectionPool) -> None:
@@ -50,7 +50,9 @@ class SentinelWatch(Link):
         self._task.start()
 
     def renew(self, reason: str) -> None:
-        """Stay: who the primary is, is no matter of who tells of it."""
+        """Keep the connection: a change of the primary does not concern the connection to a
+        Sentinel.
+        """
 
     def _is_wanted(self) -> bool:
         return True
@@ -63,7 +65,7 @@ class SentinelWatch(Link):
             await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1))
 
     async def _try(self, sentinel: Redis) -> None:
-        """Listen to one Sentinel for as long as it can be heard."""
+        """Listen to one Sentinel as long as the connection works."""
         try:
             await self._listen(sentinel)
         except Exception:  # noqa: BLE001 (whatever it is, the next Sentinel may be better)
@@ -89,7 +91,7 @@ class SentinelWatch(Link):
                 self._take(reply[2], sentinel)
 
     async def _look(self, sentinel: Redis) -> None:
-        """See whether there was a switch while nobody listened."""
+        """Check whether the primary changed while no subscription was active."""
         known = self._pool.master_address
         # Asked over a connection with redis-py's own time-out, and by the command's name, as the
         # method for it raises TypeError in redis-py 6.
@@ -109,7 +111,7 @@ class SentinelWatch(Link):
         self._node.renew(SWITCHED)
 
     def _ask(self, wire: Wire, asked: bool = False) -> None:
-        """Ask for a sign of life after a silence: a second confirmation does no harm."""
+        """Check the connection after a silence by subscribing again, which is harmless."""
         if asked:
             wire.abort(NO_ANSWER)
         else:
@@ -118,7 +120,7 @@ class SentinelWatch(Link):
 
 
 def _address(pair: Any) -> tuple[str, int] | None:
-    """Return host and port; redis-py gives the host as bytes or str, by the way it was asked."""
+    """Return host and port; redis-py returns the host as bytes or str, depending on the command."""
     if pair is None:
         return None
     host, port = pair

@@ -1,7 +1,7 @@
-"""One entry of ``hosts`` as one event loop sees it: what sends about a key, where to dial for it.
+"""One entry of ``hosts`` on one event loop: what sends commands for a key, and where to connect.
 
-The entry stands for one server here, which may be whichever primary the Sentinels name.  What
-stands for a cluster is in :mod:`.cluster`.
+Here the entry stands for one server, which may be any primary that the Sentinels name. Clusters are
+in :mod:`.cluster`.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ if TYPE_CHECKING:
 
 
 class Shard(Protocol):
-    """What a session needs of an entry of ``hosts``."""
+    """The interface of an entry of ``hosts`` for a session."""
 
     @property
     def pending(self) -> int:
-        """Number of commands that wait for their replies."""
+        """The number of commands that wait for replies."""
         ...
 
     def commands(self, key: bytes | str) -> Commands:
-        """Return what sends commands about a key."""
+        """Return the object that sends commands for a key."""
         ...
 
     def node(self, key: bytes | str) -> Node:
-        """Return where to dial for a key."""
+        """Return the node to connect to for a key."""
         ...
 
     def served(self) -> Served:
-        """Return who serves which key just now, as far as is known."""
+        """Return which server serves which key, as far as known."""
         ...
 
     def publish(self, topic: str, payload: bytes) -> Awaitable[Any]:
-        """Publish something."""
+        """Publish a message."""
         ...
 
     async def everywhere(self) -> list[Commands]:
-        """Return what sends to each server that has keys."""
+        """Return the objects that send commands to each server with keys."""
         ...
 
     async def rest(self, *, alone: bool) -> None:
-        """Close the connections for commands that nobody needs just now; and what is there for
-        the sake of others, where they are ``alone``.
+        """Close the connections for commands that are not in use, and, if they are ``alone``, also
+        those that exist only for them.
         """
 
 
 class SingleServer:
-    """A server that has all keys.  ``client`` returns redis-py's, as for :class:`.node.Node`."""
+    """A server with all keys. ``client`` returns redis-py's client, as for :class:`.node.Node`."""
 
     def __init__(self, client: Callable[[], Redis], context: NodeContext) -> None:
         self._node = Node(client, context, self._watch_sentinels)
@@ -65,36 +65,36 @@ class SingleServer:
 
     @property
     def pending(self) -> int:
-        """Number of commands that wait for their replies."""
+        """The number of commands that wait for replies."""
         return self._multiplexer.pending
 
     def commands(self, key: bytes | str) -> Commands:
-        """Return what sends commands about a key."""
+        """Return the object that sends commands for a key."""
         return self._multiplexer
 
     def node(self, key: bytes | str) -> Node:
-        """Return where to dial for a key."""
+        """Return the node to connect to for a key."""
         return self._node
 
     def served(self) -> Served:
-        """Return that one server serves all keys, whichever it is."""
+        """Return that one server, whichever it is, serves all keys."""
         return Served()
 
     def publish(self, topic: str | bytes, payload: bytes) -> asyncio.Future[Any]:
-        """Publish something."""
+        """Publish a message."""
         reply = self._multiplexer.call(pack(b"PUBLISH", topic, payload))
         self._multiplexer.push()
         return reply
 
     async def everywhere(self) -> list[Commands]:
-        """Return what sends to each server that has keys."""
+        """Return the objects that send commands to each server with keys."""
         return [self._multiplexer]
 
     def _watch_sentinels(self, node: Node) -> None:
         self._watch = watch_sentinels(node)
 
     async def rest(self, *, alone: bool) -> None:
-        """Close the connection for commands, unless somebody needs it, and with it the watch."""
+        """Close the connection for commands, unless it is in use, and with it the watch."""
         await self._multiplexer.rest()
         if alone and self._watch is not None and not self._multiplexer.connected:
             watch, self._watch = self._watch, None
