@@ -120,7 +120,7 @@ def test_a_server_without_tls_is_passed_over_where_tls_is_asked_for(no_programs:
 
 def test_a_program_that_is_no_server_is_named(tmp_path: Path) -> None:
     """A wrong program is found before it is started as a server."""
-    with pytest.raises(ServerNotFound, match=r"own.*says 'hello"):
+    with pytest.raises(ServerNotFound, match=r"own.*not a Redis or Valkey server: 'hello"):
         server_version(make_program(tmp_path / "own", "echo hello"))
 
 
