@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from channels.exceptions import ChannelFull
 
-from . import utils
+from ._config.hosts import is_cluster
+from ._config.pools import startup_nodes
 from ._format.keyspace import Keyspace
 from ._format.slots import Address
 from ._receiving.queues import LocalQueue
@@ -136,7 +137,7 @@ class Session:
         if client is None:
             client = self._clients[shard] = self._make_client(shard)
             hold_client(client, self.scope)
-            if utils.is_cluster(self._context.hosts[shard]):
+            if is_cluster(self._context.hosts[shard]):
                 whole = cast("RedisCluster", client)
                 self._renewed.append(ClusterClient(whole, self.loop, self.background))
         return client
@@ -156,7 +157,7 @@ class Session:
         shard = self._shards_in_use.get(index)
         if shard is None:
             host = self._context.hosts[index]
-            make = self._cluster if utils.is_cluster(host) else self._single_server
+            make = self._cluster if is_cluster(host) else self._single_server
             shard = self._shards_in_use[index] = make(index)
         return shard
 
@@ -169,7 +170,7 @@ class Session:
 
         host = self._context.hosts[index]
         entry = ClusterEntry(
-            utils.startup_nodes(host), host.get("address_remap"), host.get("sharded_pubsub")
+            startup_nodes(host), host.get("address_remap"), host.get("sharded_pubsub")
         )
         return Cluster(entry, make_client, self._node_context(index))
 

@@ -38,7 +38,14 @@ STILL_CIRCLES = [
     {"_compat", "_receiving.topics", "pubsub"},
 ]
 
-REDIS_IMPORTERS = ("_transport", "utils", "_config.keywords", "exceptions", "doctor", "testing")
+REDIS_IMPORTERS = (
+    "_transport",
+    "_config.keywords",
+    "_config.pools",
+    "exceptions",
+    "doctor",
+    "testing",
+)
 LOOP_ASKERS = ("_runtime.loops", "testing")
 LOOP_QUESTIONS = {"get_running_loop", "get_event_loop", "_get_running_loop"}
 CONNECTION_HANDLERS = ("_transport.wire", "_transport.replies")

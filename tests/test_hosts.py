@@ -28,7 +28,7 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 
-from channels_redis import utils
+from channels_redis._config import pools
 from channels_redis.exceptions import ConfigurationError
 from channels_redis.testing.servers import RedisServer, SentinelSet
 from channels_redis.utils import (
@@ -192,7 +192,7 @@ def test_where_the_system_has_no_options_keepalive_is_only_switched_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Some systems lack these constants, and macOS calls the first by another name."""
-    for name in utils._KEEPALIVE:
+    for name in pools._KEEPALIVE:
         monkeypatch.delattr(socket, name, raising=False)
     assert not options_of("redis://h")
     monkeypatch.setattr(socket, "TCP_KEEPALIVE", 16, raising=False)

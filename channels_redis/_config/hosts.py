@@ -1,6 +1,6 @@
 """Decodes and prints the entries of the option ``hosts``.
 
-Does not import redis-py: ``utils`` checks which keywords redis-py accepts.  The texts contain no
+Does not import redis-py: ``pools`` checks which keywords redis-py accepts.  The texts contain no
 passwords.
 """
 

@@ -49,6 +49,7 @@ NO_BEGINNING = (
     "periods, must be short enough for a name below 100 characters, and must not look like a "
     "topic of the layer."
 )
+_RING_POSITIONS = 4096
 _RANDOM_LENGTH, _CHECK_LENGTH = 24, 8
 _RANDOM = rf"[0-9a-f]{{{_RANDOM_LENGTH}}}"
 
@@ -57,6 +58,14 @@ def non_local_name(channel: str) -> str:
     """Return the name of a channel's queue: the channel name up to and including a ``!``."""
     head, mark, _ = channel.partition("!")
     return head + mark
+
+
+def consistent_hash(name: str | bytes, ring_size: int) -> int:
+    """Return the shard, counted from 0, that serves ``name`` on a ring of ``ring_size``."""
+    if isinstance(name, str):
+        name = name.encode("utf-8")
+    position = zlib.crc32(name) % _RING_POSITIONS
+    return int(position / (_RING_POSITIONS / ring_size))
 
 
 def random_hex() -> str:

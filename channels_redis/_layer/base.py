@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
-from .. import utils
-from .._config import keywords, options
-from .._config.hosts import doctor_command
+from .._config import keywords, options, pools
+from .._config.hosts import describe_host, doctor_command, is_cluster, redact_hosts
 from .._config.secrets import Secrets
-from .._format.keyspace import Keyspace, random_hex
+from .._format.keyspace import Keyspace, consistent_hash, random_hex
 from .._format.slots import Address
 from .._receiving.mailboxes import Mailboxes
 from .._receiving.queues import LocalQueue
@@ -92,7 +91,7 @@ class BaseRedisLayer(ReceivingLayer):
         super().__init__(capacity=options.check_count("capacity", capacity))
         self.expiry = options.check_seconds("expiry", expiry)
         self.channel_capacity = self.compile_capacities(options.check_capacities(channel_capacity))
-        self.hosts = utils.decode_hosts(hosts)
+        self.hosts = pools.decode_hosts(hosts)
         self.ring_size = len(self.hosts)
         self.prefix = options.check_prefix(prefix)
         self.group_expiry = options.check_seconds("group_expiry", group_expiry)
@@ -137,7 +136,7 @@ class BaseRedisLayer(ReceivingLayer):
         self._outage = Outage(weakly(self._outage_changed, None))
         self._health = [
             Health(
-                utils.describe_host(host),
+                describe_host(host),
                 self._report,
                 self._outage,
                 Secrets(host),
@@ -169,9 +168,7 @@ class BaseRedisLayer(ReceivingLayer):
         return self.__copy__()
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(hosts={utils.redact_hosts(self.hosts)}, prefix={self.prefix!r})"
-        )
+        return f"{type(self).__name__}(hosts={redact_hosts(self.hosts)}, prefix={self.prefix!r})"
 
     @property
     def sync(self) -> SyncFace:
@@ -182,7 +179,7 @@ class BaseRedisLayer(ReceivingLayer):
 
     def create_pool(self, index: int) -> ConnectionPool:
         """Return a new connection pool for the host with this index; opens no connection."""
-        return utils.create_pool(self.hosts[index])
+        return pools.create_pool(self.hosts[index])
 
     def connection(self, index: int) -> Redis | RedisCluster:
         """Return this event loop's client of the host with this index; replies are bytes.
@@ -198,15 +195,15 @@ class BaseRedisLayer(ReceivingLayer):
 
     def consistent_hash(self, name: str | bytes) -> int:
         """Return the index of the host for a name."""
-        return utils._consistent_hash(name, self.ring_size) if self.ring_size > 1 else 0
+        return consistent_hash(name, self.ring_size) if self.ring_size > 1 else 0
 
     def _make_client(self, index: int, at: Address | None = None) -> Redis | RedisCluster:
         """Return a client of a host, or of the given server of a cluster."""
         if at is not None:
-            return utils.create_client(utils.aim_pool(self.create_pool(index), at))
-        if utils.is_cluster(self.hosts[index]):
-            return utils.create_cluster_client(self.hosts[index])
-        return utils.create_client(self.create_pool(index))
+            return pools.create_client(pools.aim_pool(self.create_pool(index), at))
+        if is_cluster(self.hosts[index]):
+            return pools.create_cluster_client(self.hosts[index])
+        return pools.create_client(self.create_pool(index))
 
     def _make_session(self, loop: Loop) -> Session:
         return Session(self._context(), loop)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from redis.credentials import StreamingCredentialProvider
 from redis.exceptions import RedisError
 
+from .._config.pools import nodes_of
 from .._config.secrets import remember
 from .._runtime.native import Lock
-from ..utils import nodes_of
 
 if TYPE_CHECKING:
     from redis.asyncio import RedisCluster

@@ -27,7 +27,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from .. import utils
+from .._config.pools import uses_tls
 from .._config.secrets import causes_of
 from .._runtime.scope import Scope
 from .._runtime.tasks import apart
@@ -252,9 +252,7 @@ class Node:
 
     def silence(self) -> str:
         """Return why there is no connection yet, as far as that can be told while one is made."""
-        if self.health.proven or not utils._is_subclass(
-            self.pool().connection_class, SSLConnection
-        ):
+        if self.health.proven or not uses_tls(self.pool().connection_class):
             return "not connected"
         return f"no reply to the TLS handshake; {_NO_TLS}"
 

@@ -13,7 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import RedisCluster
-from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection
 from redis.exceptions import (
     ConnectionError,
@@ -21,7 +20,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from .. import utils
+from .._config import pools
 from .._config.secrets import Secrets
 from .._runtime.scope import Part, Scope, Stage, shut
 from .._runtime.tasks import ended, started
@@ -322,12 +321,12 @@ def hold_client(client: Redis | RedisCluster, scope: Scope) -> Part:
 
     def connections() -> list[AbstractConnection]:
         if isinstance(client, RedisCluster):
-            return [one for node in utils.nodes_of(client) for one in node._connections]
+            return [one for node in pools.nodes_of(client) for one in node._connections]
         return _connections(client.connection_pool)
 
     return scope.hold(
         Stage.CLIENTS,
-        partial(utils._close_redis, client),
+        partial(pools.close_client, client),
         descriptors=lambda: _descriptors_of(
             [one._writer.transport for one in connections() if one._writer is not None]
         ),
@@ -364,7 +363,7 @@ async def last_words(pool: ConnectionPool) -> str:
 async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:
     """End a dial that nobody wants any more, whether or not it succeeds meanwhile."""
     limit = Deadline(dial.get_loop(), _HANDSHAKE_S, dial.cancel)
-    if utils._is_subclass(pool.connection_class, SSLConnection):
+    if pools.uses_tls(pool.connection_class):
         limit.begin()
     else:
         dial.cancel()

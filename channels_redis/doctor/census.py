@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from .. import utils
+from .._config.pools import close_pool
 from .._format.keyspace import Keyspace, glob_escape
 from .._layer.base import BaseRedisLayer
 from .._runtime.loops import running_loop
@@ -54,7 +54,7 @@ async def _count(layer: BaseRedisLayer, pool: Any, *, is_pubsub: bool) -> list[C
         finally:
             await wire.close()
     finally:
-        await utils.close_pool(pool)
+        await close_pool(pool)
     return counts
 
 

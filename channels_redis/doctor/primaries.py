@@ -6,7 +6,8 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from .. import utils
+from .._config import pools
+from .._config.hosts import is_cluster
 from .._format.slots import Address, read_ranges
 from .._layer.base import BaseRedisLayer
 from .._runtime.loops import running_loop
@@ -18,21 +19,21 @@ async def pools_of(layer: BaseRedisLayer, index: int) -> list[Any]:
     """Return a pool for each server, or only for the first address of the entry if the primaries
     of the cluster are not known.
 
-    Close them with ``utils.close_pool()``.
+    Close them with ``close_pool()``.
     """
     host = layer.hosts[index]
-    if not utils.is_cluster(host):
+    if not is_cluster(host):
         return [layer.create_pool(index)]
-    seeds = utils.startup_nodes(host)
+    seeds = pools.startup_nodes(host)
     for seed in seeds:
         found = await _primaries(layer, index, seed)
         if found:
-            return [utils.aim_pool(layer.create_pool(index), address) for address in found]
-    return [utils.aim_pool(layer.create_pool(index), seeds[0])]
+            return [pools.aim_pool(layer.create_pool(index), address) for address in found]
+    return [pools.aim_pool(layer.create_pool(index), seeds[0])]
 
 
 async def _primaries(layer: BaseRedisLayer, index: int, seed: Address) -> list[Address]:
-    pool = utils.aim_pool(layer.create_pool(index), seed)
+    pool = pools.aim_pool(layer.create_pool(index), seed)
     try:
         wire = await Wire.open(pool, Scope(running_loop()), layer.connect_wait_s)
         try:
@@ -42,7 +43,7 @@ async def _primaries(layer: BaseRedisLayer, index: int, seed: Address) -> list[A
     except (RedisError, OSError):
         return []
     finally:
-        await utils.close_pool(pool)
+        await pools.close_pool(pool)
     if not isinstance(reply, list):
         return []
     ranges = read_ranges(reply, seed, layer.hosts[index].get("address_remap"))

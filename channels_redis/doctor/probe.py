@@ -15,7 +15,8 @@ from typing import Any
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from .. import utils
+from .._config.hosts import describe_host
+from .._config.pools import close_pool
 from .._config.secrets import causes_of
 from .._layer.base import BaseRedisLayer
 from .._runtime.loops import running_loop
@@ -48,9 +49,9 @@ async def _look_at(layer: BaseRedisLayer, index: int, pool: Any) -> ShardFacts:
         sentinel_facts = tuple(await asyncio.gather(*seen))
         server = await _look_at_server(layer, pool, endpoint)
     finally:
-        await utils.close_pool(pool)
+        await close_pool(pool)
     return ShardFacts(
-        where=utils.describe_host(layer.hosts[index]),
+        where=describe_host(layer.hosts[index]),
         endpoint=endpoint,
         asks_for_cluster=bool(layer.hosts[index].get("cluster")),
         master_name=str(layer.hosts[index].get("master_name", "")),
