@@ -339,7 +339,7 @@ def test_what_cannot_go_back_yet_goes_back_later() -> None:
     with World() as world:
         queue = Queue(world, specific=False)
         _hold_one(queue)
-        queue.commands_node.outcomes += [ConnectionError("refused")] * 9
+        queue.commands_node.outcomes += [ConnectionError("refused")] * 12
         world.flow(10)
         assert [member for _, member in world.server.queues[KEY.encode()]] == queue.sent
         queue.close()
