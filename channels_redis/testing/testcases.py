@@ -62,14 +62,17 @@ def _start(
     setup: Callable[[], None] | None = None,
     **options: Any,
 ) -> Any:
-    """Make the process of a live server, which sets up its layers before its application."""
+    """Make the process of a live server, which changes its settings before it serves."""
     return live_server(*args, setup=functools.partial(_set_up, layers, setup), **options)
 
 
 def _set_up(layers: dict[str, Any], setup: Callable[[], None] | None) -> None:
     """In the process of the site: one that was not forked has read the settings anew."""
     from django.conf import settings
+    from django.test.utils import override_settings
 
-    settings.CHANNEL_LAYERS = layers
+    if layers != settings.CHANNEL_LAYERS:
+        # This also has Channels forget layers that were made while the application was imported.
+        override_settings(CHANNEL_LAYERS=layers).enable()
     if setup is not None:
         setup()

@@ -22,6 +22,8 @@ async def be_told_of_changes(connection: Any) -> None:
     assert await connection.read_response() == b"OK"
 
 
+# redis-py asks so of every redis_connect_func; Python 3.14 and newer warn of it.
+@pytest.mark.filterwarnings("ignore:'asyncio.iscoroutinefunction':DeprecationWarning")
 @pytest.mark.parametrize("short", [True, False], ids=["the short way", "redis-py"])
 async def test_what_the_server_says_unasked_is_nobodys_reply(
     server: Any,
