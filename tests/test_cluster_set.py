@@ -79,7 +79,7 @@ def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(cluster: Clust
     assert old in cluster.replicas_of(new)
 
 
-def test_a_cluster_is_healthy_only_when_nobody_counts_as_failed() -> None:
+def test_a_cluster_is_healthy_only_when_no_server_is_marked_as_failed() -> None:
     """Not even where it answers all the same, and the server has long been back."""
     find_server_or_skip()
     with ClusterSet(config={"cluster-require-full-coverage": "no"}) as cluster:

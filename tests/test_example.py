@@ -141,7 +141,7 @@ def test_the_check_sees_every_message_cross_the_processes_on_both_layers() -> No
         (["b", "a"], "2 of 2, out of order"),
     ],
 )
-def test_the_check_tells_what_is_wrong_with_a_route(
+def test_the_check_reports_what_is_wrong_with_a_route(
     monkeypatch: pytest.MonkeyPatch, arrived: list[str], verdict: str
 ) -> None:
     """Lost, doubled, foreign and overtaken messages are faults, and the table names them."""
@@ -217,7 +217,7 @@ def test_a_process_that_dies_fails_the_chat_with_a_text_that_names_it(victim: st
         assert errors.strip().startswith(f"FAILED: {victim} (pid {chat.pids[victim]}) ended")
 
 
-def test_a_killed_chat_leaves_nobody_at_its_ports() -> None:
+def test_a_killed_chat_leaves_no_process_at_its_ports() -> None:
     """SIGKILL leaves the command no time to clean up; its children notice and end."""
     with running_chat() as chat:
         chat.process.kill()

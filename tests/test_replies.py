@@ -82,7 +82,7 @@ def test_replies_arrive_whole_however_they_were_cut(cuts: list[int]) -> None:
     loop.close()
 
 
-async def test_what_came_before_the_end_is_read_before_the_end_is_told() -> None:
+async def test_replies_before_the_end_of_a_connection_are_read_before_the_error() -> None:
     """The stream of redis-py hears of it as well, as its close waits for that."""
     connection, stream = connected(asyncio.get_running_loop())
     replies = Replies(connection, asyncio.get_running_loop())

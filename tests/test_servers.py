@@ -226,7 +226,7 @@ def test_a_server_that_saves_has_its_data_after_a_restart() -> None:
         assert server.command("GET", "key") == b"value"
 
 
-def test_a_frozen_server_keeps_connections_open_and_answers_nobody(
+def test_a_frozen_server_keeps_connections_open_and_does_not_reply(
     private_server: RedisServer,
 ) -> None:
     """It goes on where it was when it is thawed."""
@@ -261,7 +261,7 @@ def test_ports_lie_below_those_that_the_system_gives_out() -> None:
     assert all(10_000 <= port < 22_768 for port in ports)
 
 
-def test_nobody_takes_the_port_of_a_server_that_is_away(private_server: RedisServer) -> None:
+def test_the_port_of_a_stopped_server_stays_reserved(private_server: RedisServer) -> None:
     """Servers of other tests start while one is down; it comes back where it was."""
     private_server.kill()
     with pytest.raises(OSError, match="in use"):
@@ -272,7 +272,7 @@ def test_nobody_takes_the_port_of_a_server_that_is_away(private_server: RedisSer
     _ports._claim(port).close()
 
 
-def test_no_port_is_chosen_at_which_a_stranger_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_by_another_program_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other programs know nothing of reservations."""
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         taken = stranger.getsockname()[1]

@@ -128,7 +128,7 @@ async def test_a_slow_send_holds_up_its_own_consumer_only(
     await heard(stuck, "1", "2", "3")
 
 
-async def test_the_client_and_the_channel_are_both_heard(
+async def test_messages_of_the_client_and_of_the_channel_are_dispatched(
     layer: Any, join: Callable[..., Any]
 ) -> None:
     """Frames of the client are handled between messages of the channel."""
@@ -531,7 +531,9 @@ async def test_a_recording_layer_works(layer: Any, join: Callable[..., Any]) -> 
     recorder.assert_group_sent("room", type="room.all")
 
 
-async def test_without_a_layer_the_client_is_heard(join: Callable[..., Any]) -> None:
+async def test_messages_of_the_client_are_dispatched_without_a_layer(
+    join: Callable[..., Any],
+) -> None:
     """A consumer may have no channel layer at all."""
 
     class Alone(BroadcastMixin, AsyncJsonWebsocketConsumer):

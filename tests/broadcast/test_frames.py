@@ -180,7 +180,7 @@ async def test_nothing_overtakes_a_frame_that_is_being_encoded(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("broken", ["handler", "encoder"])
-async def test_a_handler_that_raises_ends_nobody(
+async def test_a_handler_that_raises_ends_no_consumer(
     any_layer: Any,
     join: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
@@ -247,7 +247,7 @@ async def test_a_handler_belongs_to_no_consumer(layer: Any, join: Callable[..., 
     assert await all_contents(clients, layer) == [[{"user": "nobody"}]] * 2
 
 
-async def test_whoever_is_excluded_gets_nothing(layer: Any, join: Callable[..., Any]) -> None:
+async def test_excluded_channels_get_nothing(layer: Any, join: Callable[..., Any]) -> None:
     """exclude is obeyed, and the others go the short way."""
     clients = await join(Scores, 4)
     left_out = [clients[1].consumer.channel_name]

@@ -43,7 +43,7 @@ async def send_to_all(layer: Any, readers: list[Client], messages: int) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("clients", "messages"), SIZES)
 @pytest.mark.parametrize("options", [{"capacity": 100}, {"max_buffered_bytes": 100_000}], ids=str)
-async def test_a_client_that_reads_nothing_holds_up_nobody(
+async def test_a_client_that_reads_nothing_delays_no_other_client(
     make_layer: Callable[..., Any],
     kind: str,
     join: Callable[..., Any],

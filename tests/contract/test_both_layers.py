@@ -75,7 +75,9 @@ async def test_a_second_process_reaches_a_consumer_of_the_first(build: Any) -> N
     assert await receive(here, channel) == RICH
 
 
-async def test_layers_of_two_prefixes_hear_nothing_of_each_other(build: Any, prefix: str) -> None:
+async def test_layers_with_different_prefixes_do_not_receive_each_others_messages(
+    build: Any, prefix: str
+) -> None:
     """Two sites share a server: general channels and groups are kept apart by the prefix."""
     one, other = build(prefix=f"{prefix}1"), build(prefix=f"{prefix}2")
     channels = [await one.new_channel(), await other.new_channel()]

@@ -215,7 +215,7 @@ async def test_without_the_right_to_ask_for_the_slots_nothing_works(
         await works(layer)
 
 
-async def test_a_fork_knows_the_connections_of_the_users_own_client(
+async def test_a_fork_detaches_the_connections_of_a_custom_client(
     make_layer: Callable[..., Any], kind: str, guarded: ClusterSet
 ) -> None:
     """Those of ``connection()`` are inherited like all others, and silenced in a child."""

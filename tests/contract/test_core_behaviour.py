@@ -212,7 +212,7 @@ def test_a_receive_buffer_that_is_not_there_can_not_be_popped() -> None:
         RedisChannelLayer().receive_buffer.pop("channel")
 
 
-async def test_who_waits_while_a_receive_buffer_is_popped_goes_on_waiting(layer: Any) -> None:
+async def test_a_receiver_keeps_waiting_while_its_receive_buffer_is_popped(layer: Any) -> None:
     """Projects pop the buffers of consumers that leave, whose last ``receive()`` still waits."""
     channel = await layer.new_channel()
     waiting = asyncio.create_task(layer.receive(channel))

@@ -45,7 +45,7 @@ async def test_core_counts_only_whom_a_message_would_reach(build_core: Any) -> N
     assert await layer.group_channels("room") == [new]
 
 
-async def test_core_tells_code_without_a_loop_too(build_core: Any) -> None:
+async def test_core_returns_members_to_code_without_a_loop_too(build_core: Any) -> None:
     """A view can show how many are in a room."""
     layer = build_core()
     channel = await layer.new_channel()

@@ -74,7 +74,7 @@ async def test_a_member_of_two_groups_gets_two_copies(layer: Any) -> None:
     assert await receive(layer, channel) == FIRST
 
 
-async def test_who_left_gets_nothing_more(layer: Any) -> None:
+async def test_a_channel_that_left_gets_no_more_messages(layer: Any) -> None:
     """After ``group_discard`` returned no message of the group arrives."""
     stays, leaves = await new_members(layer, 2)
     await layer.group_discard("room", leaves)
@@ -83,7 +83,7 @@ async def test_who_left_gets_nothing_more(layer: Any) -> None:
     assert await receive_until_marker(layer, leaves) == []
 
 
-async def test_who_left_one_group_stays_in_the_other(layer: Any) -> None:
+async def test_a_channel_that_left_one_group_stays_in_the_other(layer: Any) -> None:
     """Leaving is per group."""
     (channel,) = await new_members(layer, 1, "one")
     await layer.group_add("two", channel)
@@ -93,7 +93,7 @@ async def test_who_left_one_group_stays_in_the_other(layer: Any) -> None:
     assert await receive(layer, channel) == SECOND
 
 
-async def test_who_left_may_join_again(layer: Any) -> None:
+async def test_a_channel_that_left_may_join_again(layer: Any) -> None:
     """Join, leave and join: one copy."""
     (channel,) = await new_members(layer, 1)
     for _ in range(5):
@@ -104,7 +104,7 @@ async def test_who_left_may_join_again(layer: Any) -> None:
     assert await receive_many(layer, channel, 2) == [FIRST, SECOND]
 
 
-async def test_discarding_a_stranger_is_no_error(layer: Any) -> None:
+async def test_discarding_a_channel_that_is_not_a_member_is_no_error(layer: Any) -> None:
     """Consumers discard in ``finally``, whether they joined or not."""
     channel = await layer.new_channel()
     await layer.group_discard("nobody-is-here", channel)
@@ -228,7 +228,9 @@ async def test_pubsub_refuses_members_of_other_processes(build_pubsub: Any) -> N
         await bounded(build_pubsub().group_add("room", channel))
 
 
-async def test_pubsub_refuses_a_general_member_that_nobody_reads_here(build_pubsub: Any) -> None:
+async def test_pubsub_refuses_a_general_channel_as_a_member_if_the_process_does_not_receive_on_it(
+    build_pubsub: Any,
+) -> None:
     """A general channel joins where this process receives on it, and only there."""
     with pytest.raises(RuntimeError, match="tasks"):
         await bounded(build_pubsub().group_add("room", "tasks"))

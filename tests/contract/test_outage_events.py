@@ -55,7 +55,7 @@ async def types_until(
     return types
 
 
-async def test_each_consumer_hears_of_loss_and_return_once(
+async def test_each_consumer_is_notified_once_of_the_loss_and_the_return(
     kind: str, shards: list[RedisServer], make_layer: Any
 ) -> None:
     """One event each per mailbox and outage, whatever the number of shards."""
@@ -84,7 +84,7 @@ async def test_after_the_return_every_message_arrives(
     assert await receive(layer, channel) == LATER
 
 
-async def test_a_general_channel_hears_nothing_of_outages(
+async def test_a_general_channel_gets_no_messages_about_outages(
     kind: str, private_server: RedisServer, make_layer: Any
 ) -> None:
     """Workers get messages that somebody sent, and no events."""
@@ -99,7 +99,7 @@ async def test_a_general_channel_hears_nothing_of_outages(
     assert await asyncio.wait_for(waiting, 10) == LATER
 
 
-async def test_without_the_options_nobody_hears_of_outages(
+async def test_without_the_options_consumers_are_not_notified_of_outages(
     kind: str, private_server: RedisServer, make_layer: Any
 ) -> None:
     """A consumer that knows no such handler is not killed by an unknown type."""
@@ -116,7 +116,7 @@ async def test_without_the_options_nobody_hears_of_outages(
     assert waiting.result() == LATER
 
 
-async def test_consumers_on_two_loops_hear_of_one_outage_once(
+async def test_consumers_on_two_loops_are_notified_once_of_an_outage(
     kind: str, private_server: RedisServer, make_layer: Any
 ) -> None:
     """Each loop has connections of its own, and all of them are lost: still one event each."""

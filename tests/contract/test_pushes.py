@@ -25,7 +25,7 @@ async def be_told_of_changes(connection: Any) -> None:
 # redis-py asks so of every redis_connect_func; Python 3.14 and newer warn of it.
 @pytest.mark.filterwarnings("ignore:'asyncio.iscoroutinefunction':DeprecationWarning")
 @pytest.mark.parametrize("short", [True, False], ids=["the short way", "redis-py"])
-async def test_what_the_server_says_unasked_is_nobodys_reply(
+async def test_pushes_of_the_server_are_not_taken_for_replies(
     server: Any,
     prefix: str,
     kind: str,

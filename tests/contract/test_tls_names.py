@@ -119,7 +119,7 @@ async def failure(layer: Any) -> str:
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_a_certificate_of_another_host_gets_no_password(
+async def test_no_password_is_sent_to_a_server_with_the_certificate_of_another_host(
     make_layer: Any, kind: str, impostor: Impostor, elsewhere: Certificate, form: str
 ) -> None:
     """The name is verified before anything is said."""

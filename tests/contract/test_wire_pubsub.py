@@ -50,7 +50,7 @@ async def test_pubsub_publishes_under_the_recorded_names(
         assert (await subscriber.get_message(timeout=5))["data"] == msgpack.packb(SAY)
 
 
-async def test_pubsub_hears_what_an_old_process_publishes(
+async def test_pubsub_receives_what_an_old_process_publishes(
     build_pubsub: Any, shards: list[Any], prefix: str
 ) -> None:
     """Direct and group messages of 4.3.0 arrive."""

@@ -70,7 +70,7 @@ async def test_many_readers_in_one_process_share_a_general_channel_without_doubl
     assert sorted(received) == list(range(600))
 
 
-async def test_a_worker_hears_every_host_of_a_ring_at_once(
+async def test_a_worker_receives_from_every_host_of_a_ring_at_once(
     make_layer: Callable[..., Any], kind: str, ring_urls: list[str]
 ) -> None:
     """Messages of a general channel go round the ring, and none expires on a shard nobody reads."""

@@ -114,7 +114,7 @@ async def test_a_sender_whose_clock_is_ahead_empties_no_group(
     assert await receive_numbers(layer, channel, 2) == [1, 2]
 
 
-async def test_a_sender_whose_clock_is_behind_is_heard_in_its_turn(
+async def test_messages_of_a_sender_whose_clock_is_behind_keep_their_order(
     make_layer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No sender's clock reorders messages: they come in the order in which the server got them."""

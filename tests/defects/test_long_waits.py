@@ -127,7 +127,7 @@ async def test_a_poll_that_comes_back_after_a_long_pause_has_lost_nothing(
     await outcomes[kind, pause_between_polls]
 
 
-async def test_a_consumer_that_leaves_without_a_word_is_gone_after_ten_seconds(
+async def test_a_consumer_that_ends_without_leaving_is_removed_after_ten_seconds(
     outcomes: Outcomes, kind: str
 ) -> None:
     """Its mailbox ends 10 s after its task has ended, and its memberships with it."""

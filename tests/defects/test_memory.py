@@ -82,7 +82,7 @@ async def test_what_comes_for_a_consumer_that_has_gone_is_forgotten_when_it_expi
 
 
 @pytest.mark.usefixtures("soon_gone")
-async def test_core_takes_a_consumer_that_left_without_a_word_out_of_its_groups(
+async def test_core_removes_a_consumer_that_ended_without_leaving_from_its_groups(
     make_layer: Callable[..., Any], server: Any, prefix: str
 ) -> None:
     """Its task has ended and its loop goes on; nobody has received on its channel since."""
@@ -95,7 +95,7 @@ async def test_core_takes_a_consumer_that_left_without_a_word_out_of_its_groups(
 
 
 @pytest.mark.usefixtures("soon_gone")
-async def test_pubsub_unsubscribes_a_consumer_that_left_without_a_word(
+async def test_pubsub_unsubscribes_a_consumer_that_ended_without_leaving(
     make_layer: Callable[..., Any], server: Any, prefix: str
 ) -> None:
     """Its task has ended and its loop goes on; nobody has received on its channel since."""

@@ -63,7 +63,7 @@ async def test_an_idle_receiver_outlives_the_socket_timeout(
     assert await asyncio.wait_for(asyncio.gather(*waits), 10) == [numbered(1), numbered(2)]
 
 
-async def test_a_consumer_is_told_of_an_outage_and_of_its_end(
+async def test_a_consumer_is_notified_of_an_outage_and_of_its_end(
     make_layer: Callable[..., Any], kind: str, proxy: Proxy
 ) -> None:
     """``on_disconnect`` and ``on_reconnect`` arrive once each per mailbox and outage (406, 256)."""
@@ -136,7 +136,7 @@ async def new_channels(layer: Any, count: int) -> list[str]:
     return [await layer.new_channel() for _ in range(count)]
 
 
-async def test_a_blip_leaves_no_error_that_nobody_looked_at(
+async def test_a_short_outage_leaves_no_unretrieved_exception(
     make_layer: Callable[..., Any],
     kind: str,
     server: Any,

@@ -64,7 +64,7 @@ async def test_a_group_send_whose_reply_is_lost_raises_and_arrives_once(
         assert messages == [numbered(0), UNLIKE_ANY_OTHER]
 
 
-async def test_a_group_send_that_reached_some_does_not_say_that_it_reached_nobody(
+async def test_a_group_send_that_reached_some_members_may_have_been_executed(
     make_layer: Callable[..., Any], private_server: RedisServer, server: Any, proxy: Proxy
 ) -> None:
     """One of two shards is away: its members miss the message, and to send it again would be to
@@ -220,7 +220,7 @@ async def test_a_connection_that_ends_in_the_tick_of_a_send_is_not_noticed(
     assert await receive_until_marker(layer, "work") == [numbered(0), numbered(1)]
 
 
-async def test_the_end_of_an_outage_is_told_although_nobody_sends(
+async def test_the_end_of_an_outage_is_reported_without_a_send(
     make_layer: Callable[..., Any], kind: str, proxy: Proxy
 ) -> None:
     """A send was lost, and no other follows: consumers hear of the end all the same."""
@@ -242,7 +242,7 @@ async def test_the_end_of_an_outage_is_told_although_nobody_sends(
 
 
 @pytest.mark.parametrize("waits_on", ["a general channel", "a channel of its own"])
-async def test_the_end_of_an_outage_is_told_although_nobody_waits_any_more(
+async def test_the_end_of_an_outage_is_reported_without_a_waiting_receiver(
     make_layer: Callable[..., Any],
     kind: str,
     proxy: Proxy,

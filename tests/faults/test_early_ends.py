@@ -41,7 +41,7 @@ async def with_new_tasks_cancelled(operation: Coroutine[Any, Any, Any]) -> Any:
 
 
 @pytest.mark.parametrize("place", ["single", "cluster"])
-async def test_tasks_that_are_cancelled_before_they_began_make_nobody_deaf(
+async def test_receivers_get_messages_although_tasks_were_cancelled_before_their_first_step(
     make_layer: Callable[..., Any], kind: str, place: str, request: pytest.FixtureRequest
 ) -> None:
     """As ``asyncio.run()`` does at its end, while consumers still leave their groups."""
@@ -61,7 +61,7 @@ async def test_tasks_that_are_cancelled_before_they_began_make_nobody_deaf(
 
 
 @pytest.mark.parametrize("channel", ["specific", "general"])
-async def test_a_flush_in_the_tick_of_the_first_receive_makes_nobody_deaf(
+async def test_a_receiver_gets_messages_after_a_flush_in_the_iteration_of_its_first_receive(
     make_layer: Callable[..., Any], kind: str, channel: str
 ) -> None:
     """The reader is stopped before it has begun, and another one takes its place."""

@@ -91,7 +91,7 @@ def is_settled(told: Any) -> bool:
 # One server
 
 
-async def test_a_server_that_comes_back_empty_is_told_again(
+async def test_memberships_are_restored_on_a_server_that_comes_back_without_data(
     make_layer: Callable[..., Any], private_server: RedisServer
 ) -> None:
     """Also while nobody sends anything."""
@@ -104,7 +104,7 @@ async def test_a_server_that_comes_back_empty_is_told_again(
     assert (await asyncio.wait_for(waiter, 10))["n"] == 1
 
 
-async def test_who_hears_that_the_server_is_back_is_in_its_groups(
+async def test_consumers_are_in_their_groups_when_they_get_on_reconnect(
     make_layer: Callable[..., Any], private_server: RedisServer
 ) -> None:
     """Memberships are written before ``on_reconnect`` is announced."""
@@ -116,7 +116,7 @@ async def test_who_hears_that_the_server_is_back_is_in_its_groups(
     assert list(members(private_server, layer.prefix)) == [channel]
 
 
-async def test_a_flushed_server_is_told_again(
+async def test_memberships_are_restored_on_a_flushed_server(
     make_layer: Callable[..., Any], private_server: RedisServer, prefix: str, often: None
 ) -> None:
     """No connection was lost, and there was no outage: the next renewal finds the lease gone."""
@@ -128,7 +128,7 @@ async def test_a_flushed_server_is_told_again(
     await hears(layer, channel)
 
 
-async def test_a_server_that_was_flushed_right_after_the_first_join_is_told_again(
+async def test_memberships_are_restored_on_a_server_that_was_flushed_right_after_the_first_join(
     make_layer: Callable[..., Any], private_server: RedisServer, prefix: str, often: None
 ) -> None:
     """There was no lease yet that could be missed."""
@@ -142,7 +142,7 @@ async def test_a_server_that_was_flushed_right_after_the_first_join_is_told_agai
         await wait_for(lambda: not leases(private_server, prefix))
 
 
-async def test_a_restored_dump_is_told_again(
+async def test_memberships_are_restored_on_a_server_with_an_older_dump(
     make_layer: Callable[..., Any], private_server: RedisServer, prefix: str, often: None
 ) -> None:
     """It has a lease, but an older one."""
@@ -175,7 +175,7 @@ async def test_a_lease_with_another_end_is_not_trusted(
         await hears(layer, channel)
 
 
-async def test_what_a_server_still_knows_is_not_written_again(
+async def test_memberships_that_a_server_still_has_are_not_written_again(
     make_layer: Callable[..., Any], private_server: RedisServer, prefix: str
 ) -> None:
     """What other processes have removed stays removed, after an outage without a loss too."""
@@ -221,7 +221,7 @@ async def is_empty(layer: Any) -> bool:
     return bool(await layer.group_size("room") == 0)
 
 
-async def test_leaves_that_could_not_be_sent_are_owed(
+async def test_leaves_that_could_not_be_sent_are_sent_later(
     make_layer: Callable[..., Any], private_server: RedisServer, prefix: str
 ) -> None:
     """Of a consumer that left in an outage, and of one that was cancelled while it did."""
@@ -413,7 +413,7 @@ def make_core(prefix: str) -> Callable[..., Any]:
 # Rings, Sentinels, clusters
 
 
-async def test_each_shard_of_a_ring_is_told_of_its_own_groups(
+async def test_each_shard_of_a_ring_gets_the_memberships_of_its_own_groups(
     make_layer: Callable[..., Any], private_server: RedisServer, prefix: str
 ) -> None:
     """The one that forgot is told again; the other is left alone."""
@@ -436,7 +436,7 @@ async def test_each_shard_of_a_ring_is_told_of_its_own_groups(
 
 @pytest.mark.parametrize("crash", [False, True], ids=["planned", "crash"])
 @pytest.mark.parametrize("loss", ["everything", "what came last", "since an older renewal"])
-async def test_a_replica_that_knows_less_is_told_after_a_failover(
+async def test_memberships_are_restored_on_a_lagging_replica_after_a_failover(
     make_layer: Callable[..., Any],
     own_sentinels: SentinelSet,
     prefix: str,
@@ -499,7 +499,7 @@ async def member_everywhere(
     return by_server, channel
 
 
-async def test_one_primary_of_a_cluster_is_told_again(
+async def test_memberships_are_restored_on_one_primary_of_a_cluster(
     make_layer: Callable[..., Any], bare_cluster: ClusterSet, prefix: str, often: None
 ) -> None:
     """It comes back empty, or is flushed while connections stand; the others are left alone."""
@@ -518,7 +518,7 @@ async def test_one_primary_of_a_cluster_is_told_again(
     waiter.cancel()
 
 
-async def test_a_primary_that_gave_away_the_slot_of_its_lease_is_told_again(
+async def test_memberships_are_restored_on_a_primary_that_lost_the_slot_of_its_lease(
     make_layer: Callable[..., Any], bare_cluster: ClusterSet, prefix: str, often: None
 ) -> None:
     """Slots move, with groups and leases in them; then one primary after the other is flushed."""

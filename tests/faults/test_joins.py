@@ -56,7 +56,7 @@ async def turns(number: int) -> None:
 
 
 @pytest.mark.parametrize("moment", ["dialling", *MOMENTS])
-async def test_a_flush_lets_go_on_who_is_just_subscribing(
+async def test_a_flush_does_not_stop_a_subscription_in_progress(
     make_layer: Make, confirmation: Confirmation, moment: str
 ) -> None:
     """Neither a new channel nor a first ``receive()`` gets an error, whenever the flush comes."""
@@ -108,7 +108,7 @@ async def test_a_flush_that_fails_ends_no_first_receive(make_layer: Make, server
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("kind_of_end", ["close", "failed flush"])
-async def test_the_end_of_its_session_leaves_no_first_receive_deaf(
+async def test_a_first_receive_gets_messages_after_the_end_of_its_session(
     make_layer: Make, confirmation: Confirmation, kind_of_end: str, moment: str
 ) -> None:
     """It comes with the confirmation, which is the old session's, and may be lost with that."""
@@ -161,7 +161,7 @@ async def test_of_two_who_join_at_once_one_may_be_cancelled(
     assert await receive_until_marker(layer, channel) == [SAY]
 
 
-async def test_if_all_who_join_at_once_are_cancelled_nobody_has_joined(
+async def test_if_all_concurrent_joins_are_cancelled_the_channel_is_not_a_member(
     make_layer: Make, confirmation: Confirmation
 ) -> None:
     """Also in the very tick in which they have."""
@@ -194,7 +194,7 @@ async def test_a_join_that_failed_ends_no_older_membership(make_layer: Make, ser
         assert await asyncio.wait_for(waiting, 10) == SAY
 
 
-async def test_a_first_receive_that_gives_up_takes_the_channel_from_nobody(
+async def test_a_cancelled_first_receive_does_not_affect_other_receivers_of_the_channel(
     make_layer: Make, server: Any
 ) -> None:
     """Not from a ``group_add()`` that waits for the server as well, and has it in the end."""

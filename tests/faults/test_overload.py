@@ -136,7 +136,7 @@ async def test_what_waits_for_a_connection_is_bounded(
     assert arrived == [0, *range(1, len(waiting) + 1), 1000]
 
 
-async def test_channels_that_nobody_reads_are_bounded(
+async def test_the_memory_of_channels_without_readers_is_limited(
     make_layer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Messages to ever new names of a process open so many mailboxes, and the rest is dropped."""

@@ -35,7 +35,7 @@ async def test_sentinels_that_are_down_are_passed_over(
         assert await receive(layer, channel) == numbered(1)
 
 
-async def test_a_name_that_no_sentinel_knows_is_an_error_at_once(
+async def test_an_unknown_master_name_is_an_error_at_once(
     make_layer: Callable[..., Any], sentinel_set: SentinelSet, kind: str, dead_port: int
 ) -> None:
     """Also where the first Sentinel is down; the error names the right names."""
@@ -73,7 +73,7 @@ async def test_without_any_sentinel_calls_end_in_time_and_receivers_wait(
     assert "object at 0x" not in caplog.text, "nobody reads the insides of redis-py"
 
 
-async def test_a_failover_is_heard_of_though_a_sentinel_is_down(
+async def test_a_failover_is_noticed_although_a_sentinel_is_down(
     make_layer: Callable[..., Any], own_sentinels: SentinelSet
 ) -> None:
     """The layer listens to the next one, and both layers follow."""

@@ -284,7 +284,7 @@ async def test_a_server_that_closes_idle_connections_is_not_noticed(
 
 
 @pytest.mark.parametrize("trouble_class", [OutOfMemory, Demoted], ids=lambda one: one.__name__)
-async def test_a_message_that_nobody_waited_for_is_kept_while_it_can_not_go_back(
+async def test_a_message_without_a_receiver_is_kept_until_it_can_be_put_back(
     make_layer: Callable[..., Any],
     kind: str,
     private_server: RedisServer,
@@ -306,7 +306,7 @@ async def test_a_message_that_nobody_waited_for_is_kept_while_it_can_not_go_back
     assert await receive(other, "work") == numbered(1)
 
 
-async def test_a_message_that_nobody_waited_for_goes_back_after_a_long_outage(
+async def test_a_message_without_a_receiver_is_put_back_after_a_long_outage(
     make_layer: Callable[..., Any], kind: str, proxy: Proxy
 ) -> None:
     """Its reader, which would have ended by now, stays for as long as senders wait."""

@@ -139,7 +139,7 @@ BESIDE: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("config", "entry"), BESIDE, ids=str)
-def test_a_keyword_of_a_connection_beside_hosts_is_shown_its_place(
+def test_the_error_for_a_connection_keyword_beside_hosts_shows_where_it_belongs(
     layer_class: Any, config: dict[str, Any], entry: str
 ) -> None:
     """The error has the entry of hosts written out, without a secret."""

@@ -26,7 +26,7 @@ def offer(server: Any, prefix: str, addresses: list[str], message: dict[str, Any
     server.command("ZADD", queue_key(prefix, addresses[0]), server_time_s(server), frame)
 
 
-async def test_addresses_of_nobody_leave_next_to_nothing(
+async def test_addresses_without_a_consumer_take_almost_no_memory(
     make_layer: Callable[..., Any], server: Any, prefix: str
 ) -> None:
     """One frame fills no table; consumers hear it, and what comes after it."""

@@ -141,7 +141,7 @@ async def test_every_step_of_the_change_reads_the_step_before_and_after(
 
 
 @pytest.mark.parametrize("format", ["msgpack", "json"])
-async def test_groups_hear_what_is_bound(
+async def test_groups_receive_bound_messages(
     make_layer: Callable[..., Any], kind: str, format: str
 ) -> None:
     """Members in two processes, one of them excluded, and with keys that are being changed."""

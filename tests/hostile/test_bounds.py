@@ -118,7 +118,7 @@ def test_what_only_looks_like_lists_is_none() -> None:
     assert MsgPackSerializer().from_bytes(MsgPackSerializer().as_bytes(moments)) == moments
 
 
-async def test_a_group_with_more_members_than_fit_a_frame_hears_in_parts(
+async def test_a_group_with_more_members_than_fit_in_a_frame_gets_several_frames(
     make_layer: Callable[..., Any], server: Any, prefix: str
 ) -> None:
     """No frame of our own is longer than receivers take."""

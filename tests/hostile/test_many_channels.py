@@ -46,7 +46,7 @@ async def test_general_channels_are_read_up_to_a_number(
     await wait_for(comes)
 
 
-async def test_channels_that_nobody_receives_on_are_made_up_to_a_number(
+async def test_the_number_of_channels_without_receivers_is_limited(
     make_layer: Callable[..., Any], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They stay subscribed for an hour; those with a consumer do not count."""

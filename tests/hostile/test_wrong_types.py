@@ -15,7 +15,7 @@ from channels_redis.exceptions import ChannelsRedisError, WrongKeyType
 from tests.helpers import bounded, numbered, queue_key, receive, wait_for, waiting
 
 
-async def test_a_key_of_another_type_fails_who_reads_it_and_nobody_else(
+async def test_a_key_of_another_type_fails_only_the_receivers_of_its_queue(
     make_layer: Callable[..., Any],
     server: Any,
     prefix: str,

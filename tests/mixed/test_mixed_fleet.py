@@ -98,7 +98,7 @@ async def test_a_member_that_left_gets_nothing_more(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-async def test_who_is_excluded_is_known_to_core_and_to_new_processes(
+async def test_excluded_channels_are_skipped_by_core_and_by_new_processes(
     fleet: Fleet, kind: str, options: Options, name: str
 ) -> None:
     """On pubsub an old process delivers to all of its members, with the key in the message."""

@@ -253,7 +253,7 @@ def test_a_certificate_that_can_not_be_verified_is_found(tls_server: RedisServer
     assert "ssl_ca_certs" in ear.complaint("certificate").advice
 
 
-def test_a_password_that_would_travel_readable_is_found() -> None:
+def test_a_password_that_would_be_sent_without_encryption_is_found() -> None:
     """No TLS is a finding of its own, whether or not the server is there."""
     host = {"host": "redis.invalid", "password": PASSWORD}
     ear, _ = examined(hosts=[host], connect_wait_s=0.5)
@@ -364,7 +364,7 @@ def test_a_database_that_does_not_exist_is_found(kind: str, private_server: Redi
     assert "db" in ear.complaint("wrong-database").advice
 
 
-def test_settings_that_can_not_work_are_told_by_the_doctor_too(redis_url: str) -> None:
+def test_invalid_settings_are_reported_by_the_doctor_too(redis_url: str) -> None:
     """One call tells everything, and the status says that it is bad."""
     ear, status = examined(hosts=[redis_url], capcity=3)
     assert status == 1

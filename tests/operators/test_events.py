@@ -21,7 +21,7 @@ MESSAGE = {"type": "test"}
 Make = Callable[..., Any]
 
 
-async def test_who_subscribes_hears_of_an_outage_and_of_its_end(
+async def test_event_callbacks_are_called_for_an_outage_and_its_end(
     make_layer: Make, kind: str, private_server: RedisServer
 ) -> None:
     """One event for the loss, with the reason, and one for the return, with the seconds."""
@@ -47,7 +47,7 @@ async def test_who_subscribes_hears_of_an_outage_and_of_its_end(
     assert lost.node == back.node == f"{private_server.host}:{private_server.port}"
 
 
-async def test_who_subscribes_hears_of_drops_and_of_full_queues(make_layer: Make) -> None:
+async def test_event_callbacks_are_called_for_drops_and_full_queues(make_layer: Make) -> None:
     """Each drop is an event, also those that only a summary of the log tells."""
     layer = make_layer("core", capacity=1)
     events: list[Any] = []
@@ -63,7 +63,7 @@ async def test_who_subscribes_hears_of_drops_and_of_full_queues(make_layer: Make
     assert {event.reason for event in events[1:]} == {"capacity"}
 
 
-async def test_who_unsubscribes_hears_nothing_more_and_nobody_else_is_touched(
+async def test_a_removed_callback_is_not_called_and_others_still_are(
     make_layer: Make, kind: str
 ) -> None:
     """The same callback may be there twice; each subscription ends by itself, once."""
@@ -79,7 +79,7 @@ async def test_who_unsubscribes_hears_nothing_more_and_nobody_else_is_touched(
     assert heard == ["send"] * 3
 
 
-async def test_a_hook_that_fails_harms_nobody(
+async def test_a_hook_that_raises_has_no_other_effect(
     make_layer: Make, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What it raises is logged; the operation and the other hooks go on."""

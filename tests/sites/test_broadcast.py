@@ -64,7 +64,7 @@ class Crowd:
         pytest.param(500, 600, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )
-async def test_who_is_there_misses_nothing(
+async def test_a_waiting_consumer_misses_no_message(
     open_site: Callable[..., Any],
     private_server: RedisServer,
     kind: str,

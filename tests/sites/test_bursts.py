@@ -54,7 +54,7 @@ LITTLE_ROOM = {"max_buffered_bytes": 100_000, "max_queued_bytes": 200_000}
     ],
     ids=["little room", "room", "1000 and room", "1000 by default"],
 )
-async def test_what_a_burst_to_many_costs_is_bounded_and_told(
+async def test_the_memory_of_a_burst_to_many_is_limited_and_drops_are_reported(
     open_site: Callable[..., Any], kind: str, size: int, options: dict[str, int]
 ) -> None:
     """So many group messages to as many sockets of one process: what does not arrive is counted,
@@ -89,7 +89,7 @@ async def test_what_a_burst_to_many_costs_is_bounded_and_told(
 @pytest.mark.parametrize(
     ("count", "budget_bytes"), [(8_000, 400_000), pytest.param(1_000_000, None, marks=SLOW)]
 )
-async def test_who_never_reads_harms_itself_only(
+async def test_a_consumer_that_never_reads_loses_only_its_own_messages(
     open_site: Callable[..., Any], kind: str, count: int, budget_bytes: int | None
 ) -> None:
     """The process stays within its budget, and 99 siblings hear all."""

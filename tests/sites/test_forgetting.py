@@ -59,7 +59,7 @@ async def all_are_written(layer: Any, names: list[str], guests: int) -> bool:
         pytest.param(2000, 50, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
 )
-async def test_everybody_hears_the_groups_again(
+async def test_all_consumers_receive_their_groups_again(
     open_site: Callable[..., Any],
     private_server: RedisServer,
     guests: int,

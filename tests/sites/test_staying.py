@@ -76,7 +76,7 @@ def too_old_when_missed(guest: Guest, sent_at: dict[int, float], expiry_s: float
     ("program", "count"),
     [("uvicorn", 10), ("daphne", 10), pytest.param("uvicorn", 1000, marks=SLOW)],
 )
-async def test_who_is_gone_leaves_nothing_behind(
+async def test_an_ended_consumer_leaves_nothing_behind(
     open_site: Callable[..., Any], observer: Any, kind: str, program: str, count: int
 ) -> None:
     """Half of the consumers are asynchronous.  Some raise in a handler, the clients of others go,

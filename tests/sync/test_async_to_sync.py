@@ -156,7 +156,7 @@ async def test_sync_code_of_a_consumer_calls_back_with_the_blocking_face(
     assert sorted(await receive_numbers(layer, channel, 6)) == [1, 1, 1, 2, 2, 2]
 
 
-def test_where_asgiref_tells_nothing_of_its_loops_they_are_served_like_others(
+def test_loops_of_async_to_sync_work_like_others_without_asgirefs_registry(
     monkeypatch: pytest.MonkeyPatch, build: Callable[..., Any], proxy: Proxy
 ) -> None:
     """Another release may have no such registry: each call has a connection then, which ends

@@ -50,7 +50,7 @@ async def use(layer: Any, name: str = "work") -> str:
 
 
 @pytest.mark.usefixtures("no_collector")
-async def test_a_layer_that_nobody_holds_lets_go_of_connections_and_tasks(
+async def test_a_layer_without_references_closes_its_connections_and_tasks(
     kind: str, proxy: Proxy, prefix: str
 ) -> None:
     """At once, though its consumers were never closed, and its loop runs on."""
@@ -65,7 +65,7 @@ async def test_a_layer_that_nobody_holds_lets_go_of_connections_and_tasks(
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_a_layer_that_nobody_holds_lets_go_of_what_it_has_on_the_portal(
+def test_a_layer_without_references_closes_its_state_on_the_portal(
     kind: str, proxy: Proxy, prefix: str
 ) -> None:
     """Blocking calls, and a consumer for a moment under ``async_to_sync``."""
@@ -130,7 +130,7 @@ async def test_a_hook_that_holds_its_layer_keeps_it_no_longer_than_others_do(
     await wait_for(lambda: proxy.links == [])
 
 
-async def test_what_a_dropped_layer_had_popped_and_nobody_took_goes_back(
+async def test_unread_messages_of_a_dropped_layer_are_put_back(
     monkeypatch: pytest.MonkeyPatch,
     make_layer: Callable[..., Any],
     kind: str,
@@ -159,7 +159,9 @@ async def test_what_a_dropped_layer_had_popped_and_nobody_took_goes_back(
     assert await receive(other, "work") == numbered(1)
 
 
-def test_a_layer_lets_go_on_a_loop_that_stands_still(kind: str, proxy: Proxy, prefix: str) -> None:
+def test_a_dropped_layer_closes_its_sockets_on_a_stopped_loop(
+    kind: str, proxy: Proxy, prefix: str
+) -> None:
     """Servers see the end of its connections, and the loop still works when it runs again."""
     layer = class_of(kind)(hosts=[proxy.url], prefix=prefix)
     loop = asyncio.new_event_loop()

@@ -85,7 +85,9 @@ def test_the_face_raises_what_the_coroutine_raises(build: Callable[..., Any]) ->
         layer.sync.send("work", {})
 
 
-async def test_a_thread_that_runs_a_loop_is_told_to_await(kind: str, prefix: str) -> None:
+async def test_a_blocking_call_in_a_thread_with_a_running_loop_is_an_error(
+    kind: str, prefix: str
+) -> None:
     """Instead of blocking everybody on the loop; nothing is connected for it."""
     layer = class_of(kind)(hosts=["redis://localhost:1"], prefix=prefix)
     for call in (

@@ -239,7 +239,7 @@ assert layer.stats().reconnects == 0
 
 
 @NEEDS_PROC
-async def test_a_fork_of_which_python_is_not_told_is_noticed_at_the_next_use(
+async def test_a_fork_without_the_fork_hooks_is_noticed_at_the_next_use(
     make_layer: Callable[..., Any], kind: str, script_arguments: tuple[str, str]
 ) -> None:
     """The portal runs in the parent while it forks; the children have no such thread."""

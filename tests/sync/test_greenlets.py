@@ -100,7 +100,7 @@ async_to_sync(layer.send)("work", {"n": 2})
 """
 
 
-async def test_async_to_sync_in_a_second_greenlet_is_refused_and_harms_nobody(
+async def test_async_to_sync_in_a_second_greenlet_is_refused_without_other_effects(
     head: str, script_arguments: tuple[str, str], make_layer: Callable[..., Any], kind: str
 ) -> None:
     """asgiref refuses it, whatever is called; the blocking face works there meanwhile."""

@@ -130,7 +130,7 @@ while portal._run is not None:
     await run_script(SCRIPT_HEAD + script, *script_arguments, options=STRICT)
 
 
-def test_who_waits_for_a_portal_that_hangs_is_told_within_a_bounded_time(
+def test_a_call_to_a_hanging_portal_raises_within_a_time_limit(
     portal: Portal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Something on its loop blocks: no call comes to its turn, nor the time-out of any."""

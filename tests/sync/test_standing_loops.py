@@ -81,7 +81,7 @@ async def collect(layer: RedisChannelLayer, channel: str, got: list[Any]) -> Non
 
 
 @pytest.mark.parametrize("general", [False, True], ids=["specific", "general"])
-def test_consumers_hear_though_the_loop_stands_still_that_reads_for_them(
+def test_consumers_receive_although_the_loop_that_reads_for_them_is_stopped(
     layer: RedisChannelLayer, running: Running, general: bool
 ) -> None:
     """They began to wait while it ran, several of one queue, and wait on."""
@@ -253,7 +253,7 @@ class FakeHome:
         pass
 
 
-def test_hooks_hear_of_an_outage_without_a_lock_that_others_need() -> None:
+def test_hooks_are_called_for_an_outage_without_holding_a_lock() -> None:
     """A hook that waits for a thread which asks for the statistics holds up neither for ever."""
     told: list[tuple[bool, bool]] = []
 

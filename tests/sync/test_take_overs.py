@@ -105,7 +105,7 @@ def test_a_take_over_that_was_cancelled_costs_no_group(
     assert asyncio.run(take_over()) == {"a", "b", "c"}
 
 
-def test_what_was_heard_elsewhere_meanwhile_does_not_come_again(
+def test_messages_received_on_another_loop_are_not_received_again(
     redis_url: str, private_server: RedisServer, prefix: str
 ) -> None:
     """Neither by the channel's server nor by the group's, though it lies unread in a socket of the
