@@ -8,12 +8,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import urllib.request
 from typing import Any
 
 import django
 from django.conf import settings
+
+# What is tested; Python 3.14 and newer start processes in another way unless asked.
+multiprocessing.set_start_method("fork")
 
 settings.configure(
     ALLOWED_HOSTS=["localhost"],
@@ -81,7 +85,7 @@ application = ProtocolTypeRouter(
 
 
 class LiveTest(ChannelsLiveServerTestCase):  # type: ignore[misc]  # Channels has no annotations
-    """The server is forked, or spawned, from a process that has used the layer."""
+    """The server is forked from a process that has used the layer."""
 
     serve_static = False
 
