@@ -173,12 +173,7 @@ def _check_sentinels(where: str, host: Host) -> None:
         raise ConfigurationError(
             f"{where}: sentinels require master_name, the name of the primary at the Sentinels."
         )
-    if not isinstance(sentinels, (list, tuple)) or not sentinels:
-        raise ConfigurationError(
-            f'{where}: sentinels must be a list of pairs, such as [("localhost", 26379)].'
-        )
-    for index, pair in enumerate(sentinels):
-        _check_pair(f"{where}: sentinels[{index}]", pair)
+    _check_pairs(f"{where}: sentinels", sentinels, 26379)
     if host.keys() & {"address", "host", "port"}:
         raise ConfigurationError(
             f"{where}: remove address, host and port, as Sentinels provide the address."
@@ -206,7 +201,7 @@ def _check_cluster(where: str, host: Host) -> None:
             'startup_nodes, such as "startup_nodes": [("localhost", 6379)].'
         )
     if "startup_nodes" in starts:
-        _check_startup_nodes(where, host["startup_nodes"])
+        _check_pairs(f"{where}: startup_nodes", host["startup_nodes"], 6379)
     _check_cluster_options(where, host)
 
 
@@ -221,13 +216,13 @@ def _check_cluster_options(where: str, host: Host) -> None:
         raise ConfigurationError(f"{where}: sharded_pubsub must be True, False or None.")
 
 
-def _check_startup_nodes(where: str, nodes: Any) -> None:
-    if not isinstance(nodes, (list, tuple)) or not nodes:
+def _check_pairs(where: str, pairs: Any, usual_port: int) -> None:
+    if not isinstance(pairs, (list, tuple)) or not pairs:
         raise ConfigurationError(
-            f'{where}: startup_nodes must be a list of pairs, such as [("localhost", 6379)].'
+            f'{where} must be a list of pairs, such as [("localhost", {usual_port})].'
         )
-    for index, pair in enumerate(nodes):
-        _check_pair(f"{where}: startup_nodes[{index}]", pair)
+    for index, pair in enumerate(pairs):
+        _check_pair(f"{where}[{index}]", pair)
 
 
 def _database_in(address: Any) -> bool:

@@ -53,12 +53,17 @@ def check_seconds(name: str, value: Any, *, longest_s: float = _FOREVER_S) -> fl
 
 def check_count(name: str, value: Any) -> int:
     """Return a whole number of at least 1; accepts a float such as 1500.0."""
+    count = _whole_number(name, value)
+    if count < 1:
+        raise ConfigurationError(f"{name} must be at least 1, not {count!r}.")
+    return count
+
+
+def _whole_number(name: str, value: Any) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigurationError(f"{name} must be a whole number, not {_kind(value)}.")
-    if value < 1:
-        raise ConfigurationError(f"{name} must be at least 1, not {value!r}.")
     return int(value)
 
 
@@ -103,15 +108,10 @@ def check_event_type(name: str, value: Any) -> str | None:
 
 def check_random_prefix_length(value: Any) -> int:
     """Return the number of random bytes in front of a queued message; 0 or less for none."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigurationError(
-            f"random_prefix_length must be a whole number, not {_kind(value)}."
-        )
-    if value > RANDOM_BYTES_MAX:
+    count = _whole_number("random_prefix_length", value)
+    if count > RANDOM_BYTES_MAX:
         raise ConfigurationError(f"random_prefix_length must be at most {RANDOM_BYTES_MAX}.")
-    return value
+    return count
 
 
 def check_default(value: Any) -> Default | None:

@@ -49,10 +49,6 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, (str, bytes, int, float))
 
 
-def _is_host(value: Any) -> bool:
-    return isinstance(value, str) and "\0" not in value
-
-
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
@@ -96,7 +92,7 @@ _EXPECTED: dict[str, _Expected] = {
     "health_check_interval": _SECONDS,
     "timeout": _SECONDS,
     "socket_read_size": (_is_count, "a whole number of bytes"),
-    "host": (_is_host, "a name or address"),
+    "host": (_is_name, "a name or address"),
     "username": _TEXT,
     "password": _TEXT,
     "client_name": _TEXT,
@@ -106,7 +102,10 @@ _EXPECTED: dict[str, _Expected] = {
     "protocol": (_is_protocol, "2 or 3"),
     "retry": (_retries, "an object such as redis.asyncio.retry.Retry"),
     "retry_on_error": (_are_errors, "a list of classes of errors"),
-    "socket_keepalive_options": (_is_dict, "a dict of the socket module's options"),
+    "socket_keepalive_options": (
+        lambda value: isinstance(value, Mapping),
+        "a dict of the socket module's options",
+    ),
     "redis_connect_func": _FUNCTION,
     "parser_class": _FUNCTION,
     "encoder_class": _FUNCTION,
