@@ -1,4 +1,6 @@
-"""A consumer's end of its channel: ``receive()`` in steps, for who waits for more than that."""
+"""A consumer's access to its channel: ``receive()`` in steps, for consumers that also wait for
+their client.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from .._runtime.loops import running_loop
 
 
 class Inbox:
-    """The mailbox of a channel, as long as it is open.  When it is not, ``receive()`` opens it."""
+    """The mailbox of a channel, as long as it is open. Otherwise ``receive()`` opens it."""
 
     def __init__(self, layer: ReceivingLayer, channel: str, sink: Sink | None) -> None:
         self._layer = layer
@@ -37,11 +39,11 @@ class Inbox:
 
     @property
     def unread(self) -> bool:
-        """Whether a message lies here."""
+        """Whether there is an unread message."""
         return self._box is not None and bool(self._box.items)
 
     def take(self) -> tuple[dict[str, Any], Item] | None:
-        """Return the next message and the item it came as; None if there is none."""
+        """Return the next message and its item; None if there is none."""
         box = self._find()
         while box is not None and box.items:
             item = self._mailboxes.take(box)
@@ -52,25 +54,25 @@ class Inbox:
         return None
 
     def wait(self) -> Waiter | None:
-        """Return what to await before the next :meth:`take`, and to :meth:`leave` then; None
-        where ``receive()`` has to open the mailbox, or a message has come.
+        """Return the future to await before the next :meth:`take`, and to pass to :meth:`leave`
+        then; None if ``receive()`` has to open the mailbox, or a message has arrived.
         """
         box = self._find()
         return self._mailboxes.wait(box, running_loop()) if box is not None else None
 
     def leave(self, waiter: Waiter) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         assert self._box is not None
         self._mailboxes.withdraw(self._box, waiter)
 
     def close(self) -> None:
-        """Let the mailbox go; it ends as others do."""
+        """Release the mailbox, which ends like others."""
         if self._box is not None and self._sink is not None:
             self._mailboxes.detach(self._box)
 
 
 def inbox_of(layer: Any, channel: str, sink: Sink | None) -> Inbox | None:
-    """Return the inbox of a channel; None for other layers, and where somebody overrides
+    """Return the inbox of a channel; None for other layers, and for classes that override
     ``receive()``.
     """
     if not isinstance(layer, ReceivingLayer) or "receive" in vars(layer):

@@ -1,4 +1,4 @@
-"""How a layer receives: its queues and mailboxes, and what consumers are told of outages."""
+"""The receiving part of a layer: queues, mailboxes, and messages about outages for consumers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Capacities = list[tuple[re.Pattern[str], int]]
 
 
 class ReceivingLayer(EncodingLayer):
-    """The receiving half of a channel layer; what it builds on is made by the whole one."""
+    """The receiving part of a channel layer."""
 
     # Others describe Channels' attributes as they are before a layer sets its own.
     expiry: float  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -83,12 +83,14 @@ class ReceivingLayer(EncodingLayer):
         return self._sessions.find(loop) is not None
 
     def _may_read_more(self) -> bool:
-        """Return whether there may be another reader in this process."""
+        """Return whether another reader may be started in this process."""
         running: int = sum(session.readers for session in self._sessions.all().values())
         return running < READERS
 
     def _general_queue(self, name: str) -> LocalQueue:
-        """Return a queue that many processes read: on every shard, as messages go round."""
+        """Return a queue that many processes read: on every shard, because senders use them in
+        turn.
+        """
         return self._queue(name, specific=False, shards=list(range(self.ring_size)))
 
     def _next_shard(self) -> int:
@@ -110,14 +112,14 @@ class ReceivingLayer(EncodingLayer):
     # Receiving
 
     async def receive(self, channel: str) -> Any:
-        """Return the next message of a channel, as soon as there is one: a dict of one's own.
+        """Return the next message of a channel as soon as there is one; the dict is not shared.
 
-        May be cancelled at any time without losing a message, and does not raise because of
-        the network.  Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel
-        of another process (core), :class:`LayerClosed` when the layer is closed meanwhile,
-        :class:`WrongKeyType` where the queue's key in Redis is no queue,
-        :class:`TooManyChannels` where 1,000 queues are read here at once, and
-        :class:`ConfigurationError` where no retry can help and the server has never worked.
+        May be cancelled at any time without losing a message, and does not raise because of the
+        network. Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel of another
+        process (core), :class:`LayerClosed` if the layer is closed meanwhile, :class:`WrongKeyType`
+        if the queue's key in Redis is not a sorted set, :class:`TooManyChannels` if this process
+        already reads 1,000 queues, and :class:`ConfigurationError` if no retry can help and the
+        server has never worked.
         """
         fork.check()
         # One coroutine and one future for each consumer that waits, as a site may have 10,000.
@@ -147,8 +149,8 @@ class ReceivingLayer(EncodingLayer):
                 raise copy.copy(failure)
 
     def _opened(self, channel: str, item: Item) -> Any:
-        """Return the message of an item; None for one that is not for this channel, or that
-        can't be read, which is counted.
+        """Return the message of an item; None if it is not for this channel, or can't be decoded,
+        which is counted.
         """
         began = clock.monotonic()
         try:
@@ -170,7 +172,7 @@ class ReceivingLayer(EncodingLayer):
             self._slow_loop = None
 
     async def _let_others_run(self, box: Mailbox) -> None:
-        """Have one message opened in a turn of the loop, where that takes long."""
+        """Open only one message per iteration of the event loop, if that takes long."""
         while (slow := self._slow_loop) is not None and slow() is running_loop():
             try:
                 await turn()
@@ -184,7 +186,7 @@ class ReceivingLayer(EncodingLayer):
         raise NotImplementedError
 
     def _lets_pass(self, channel: str, message: Any) -> bool:
-        """Return whether a message that is no dict is legal on a channel."""
+        """Return whether a channel accepts a message that is not a dict."""
         return False
 
     def _undecodable(self, channel: str, error: Exception) -> None:
@@ -204,7 +206,7 @@ class ReceivingLayer(EncodingLayer):
         raise NotImplementedError
 
     def _outage_changed(self, began: bool, outage_s: float) -> None:
-        """Tell the consumers of this process."""
+        """Send the messages about an outage to the consumers of this process."""
         kind = self.on_disconnect if began else self.on_reconnect
         if kind is None:
             return
@@ -220,7 +222,7 @@ class ReceivingLayer(EncodingLayer):
             self._mailboxes.put(box, Whole(facts), running_loop_or_none())
 
     def _sweep(self, session: Session) -> None:
-        """End the mailboxes whose consumers have gone for good."""
+        """End the mailboxes of consumers that have ended."""
         gone = self._mailboxes.sweep(session)
         if gone:
             self._leave(session, gone)

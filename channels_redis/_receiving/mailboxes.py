@@ -1,9 +1,9 @@
-"""All mailboxes of a layer, and those who wait on them.  Knows no Redis.
+"""All mailboxes of a layer, and the calls that wait on them.
 
-They belong to a layer and may be used from any thread; those who wait belong to their event
-loops.  *Pull, not push*: putting a message appends it and wakes one waiter, and the woken
-``receive()`` takes it synchronously.  So a cancellation can never carry a message away: until the
-moment of taking, the message is in the mailbox.
+Mailboxes belong to a layer and may be used in any thread; waiting calls belong to their event
+loops. Messages are pulled, not pushed: putting a message appends it and wakes one waiting
+``receive()``, which then takes it synchronously. So a cancellation can't lose a message, which
+stays in the mailbox until it is taken.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ UNHEARD = 20_000
 class Mailboxes:
     """All mailboxes of a layer, under one lock.
 
-    ``capacity`` gives the bound of a channel in messages, or None; those without are bounded
-    together, by ``max_buffered_bytes``.  ``dropped(channel, reason, count)`` is told of messages
-    that will not be delivered.
+    ``capacity`` returns the limit of a channel in messages, or None; mailboxes without a limit
+    share ``max_buffered_bytes``. ``dropped(channel, reason, count)`` is called for messages that
+    will not be delivered.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Mailboxes:
         self._delivered = 0
 
     def open(self, name: str, demand: Demand | None = None) -> Mailbox:
-        """Return the mailbox of a channel, made if need be."""
+        """Return the mailbox of a channel, which is created if necessary."""
         with self.lock:
             box = self.boxes.get(name)
             if box is None:
@@ -79,7 +79,7 @@ class Mailboxes:
             return box
 
     def made_here(self, box: Mailbox) -> None:
-        """Note that the running task made the channel: it is the consumer, most likely."""
+        """Note that the running task, usually the consumer, created the channel."""
         task = asyncio.current_task()
         if task is None:
             return
@@ -97,7 +97,7 @@ class Mailboxes:
                 self._unheard.add(box.name)
 
     def check_room(self) -> None:
-        """Raise :class:`TooManyChannels` where too many were made that nobody receives on."""
+        """Raise :class:`TooManyChannels` if too many channels are created and never received on."""
         if len(self._unheard) >= UNHEARD:
             raise TooManyChannels(
                 f"new_channel(): {UNHEARD} channels of this process were created and never "
@@ -212,7 +212,7 @@ class Mailboxes:
         return item
 
     def _drop_expired(self, box: Mailbox, now: float) -> int:
-        """Drop what has lain here for ``expiry``, and nothing that is younger; tell how many."""
+        """Drop the messages that are older than ``expiry``; return their number."""
         count, items = 0, box.items
         # What goes back to its queue expires there.
         while items and now - items[0][0] >= self._expiry_s and items[0][1].droppable:
@@ -221,7 +221,7 @@ class Mailboxes:
         return count
 
     def _clear(self, box: Mailbox) -> int:
-        """Drop all messages of a mailbox; tell how many there were."""
+        """Drop all messages of a mailbox; return their number."""
         count = len(box.items or ())
         while box.items:
             self._remove(box)
@@ -229,22 +229,22 @@ class Mailboxes:
         return count
 
     def _tell(self, dropped: Drops) -> None:
-        """Report drops; without the lock, as users' hooks hear of them."""
+        """Report drops, without holding the lock, because this calls users' hooks."""
         for (name, reason), count in Counter(dropped).items():
             self._dropped(name, reason, count)
 
     def _wake_elsewhere(self, boxes: list[Mailbox], running: Loop | None) -> None:
-        """Wake those on other loops, as this one may have no other turn."""
+        """Wake the calls on other loops, because this loop may stop now."""
         with self.lock:
             for box in boxes:
                 if box.waiters and box.waiters[0].get_loop() is not running:
                     self._wake_next(box, running)
 
     def _wake_some(self, boxes: list[Mailbox], start: int, running: Loop | None) -> None:
-        """Wake those who wait for what has just arrived, and the rest in the loop's next turns.
+        """Wake calls for a message that has just arrived, and the rest in the next iterations.
 
-        Ten thousand at once would hold up everything else on the loop, make the garbage collector
-        look at all they were woken with, and have left the processor's cache when they run.
+        Waking ten thousand at once would block the loop, trigger garbage collections, and evict
+        their data from the CPU cache before they run.
         """
         end = start + WAKES
         with self.lock:
@@ -352,7 +352,7 @@ class Mailboxes:
         return waiter
 
     def attach(self, box: Mailbox, sink: Sink) -> None:
-        """Let a consumer be handed messages."""
+        """Deliver messages to an idle consumer without waking it."""
         with self.lock:
             self.sinks += box.sink is None
             box.sink = sink
@@ -374,12 +374,12 @@ class Mailboxes:
                 self._wake_next(box, waiter.get_loop())
 
     def spoil(self) -> None:
-        """Note that a message that was taken could not be opened, and is none."""
+        """Note that a message that was taken could not be decoded."""
         with self.lock:
             self._spoilt += 1
 
     def delivered(self) -> int:
-        """Return how many messages were taken and could be opened.  Never falls."""
+        """Return how many messages were taken and decoded. Never decreases."""
         with self.lock:
             self._delivered = max(self._delivered, self._taken - self._spoilt)
             return self._delivered
@@ -389,8 +389,8 @@ class Mailboxes:
         return sum(len(box.waiters) for box in list(self.boxes.values()))
 
     def census(self) -> tuple[int, int, int, int]:
-        """Return the numbers of mailboxes, of those who wait, of messages that lie there, and
-        the bytes that these take.
+        """Return the numbers of mailboxes, of waiting calls and of messages, and the bytes of the
+        messages.
         """
         boxes = list(self.boxes.values())
         buffered = sum(len(box.items) for box in boxes if box.items)
@@ -419,7 +419,7 @@ class Mailboxes:
             wake(waiter, running, error)
 
     def empty(self) -> None:
-        """Forget all messages and groups, and all mailboxes of which nobody is known to live."""
+        """Remove all messages and groups, and all mailboxes without a known consumer."""
         with self.lock:
             for box in list(self.boxes.values()):
                 self._clear(box)
@@ -428,7 +428,7 @@ class Mailboxes:
                     self._end(box)
 
     def _end(self, box: Mailbox) -> int:
-        """Remove a mailbox; tell how many messages lay there."""
+        """Remove a mailbox; return the number of its messages."""
         del self.boxes[box.name]
         box.alive = False
         self._unheard.discard(box.name)
@@ -477,7 +477,7 @@ class Mailboxes:
                     box.groups = None
 
     def forget_loop(self, loop: Loop) -> None:
-        """Forget all who wait on a loop that was closed."""
+        """Remove all waiting calls of a closed loop."""
         with self.lock:
             for box in self.boxes.values():
                 gone = [waiter for waiter in box.waiters if waiter.get_loop() is loop]

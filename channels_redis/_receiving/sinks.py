@@ -1,9 +1,9 @@
-"""Idle consumers that are handed messages without being woken.  Knows no messages, no Redis.
+"""Idle consumers that get messages without being woken.
 
-What a consumer does with a message is a coroutine.  It is begun where the message is handed out,
-in the consumer's own context and with its task as the current one, so that it sees what it would
-see in that task.  Nearly all end at once.  One that has to wait goes on in the consumer's task,
-and one that raises does so there too.
+The work of a consumer for a message is a coroutine. It is started where the message is delivered,
+in the consumer's own context and with its task as the current one, so that it runs as it would in
+that task. Nearly all coroutines end at once. One that has to wait continues in the consumer's task,
+and one that raises does so there, too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ Work = Coroutine[Any, Any, None]
 
 
 class Sink:
-    """A consumer at its mailbox.
+    """The sink of a consumer at its mailbox.
 
-    ``prepare(item)`` returns what :meth:`hand` takes, the same for all consumers of a ``kind``;
-    None for a message for which they have to be woken.  ``begin(prepared)`` makes the coroutine.
+    ``prepare(item)`` returns the argument for :meth:`hand`, the same for all consumers of a
+    ``kind``; None for a message for which they have to be woken. ``begin(prepared)`` creates the
+    coroutine.
     """
 
     __slots__ = ("_begin", "_context", "_task", "left", "loop", "prepare", "socket", "waiter")
@@ -64,9 +65,9 @@ class Sink:
         )
 
     def hand(self, prepared: Any) -> None:
-        """Have the consumer do what it does with a message, as far as it goes without waiting.
+        """Start the consumer's work for a message, up to the first wait.
 
-        Called while no task is the current one, and raises nothing.
+        Called while no task is the current one. Raises nothing.
         """
         work = self._begin(prepared)
         _enter_task(self.loop, self._task)
@@ -85,20 +86,24 @@ class Sink:
 
 
 class Unfinished:
-    """A coroutine that was begun elsewhere and waits for ``waits_for``."""
+    """A coroutine that was started elsewhere and waits for ``waits_for``."""
 
     def __init__(self, work: Coroutine[Any, Any, Any], waits_for: Any) -> None:
         self._work = work
         self._waits_for = waits_for
 
     def cancel(self) -> BaseException | None:
-        """Cancel it as a task does, before it is awaited; return what to give to :meth:`finish`."""
+        """Cancel the coroutine like a task before it is awaited; return the argument for
+        :meth:`finish`.
+        """
         cancel = getattr(self._waits_for, "cancel", None)
         return None if cancel is not None and cancel() else asyncio.CancelledError()
 
     @types.coroutine
     def finish(self, error: BaseException | None = None) -> Generator[Any, Any, Any]:
-        """Go on in the running task, with ``error`` raised where it waits, if there is one."""
+        """Continue in the running task, with ``error`` raised where the coroutine waits, if there
+        is one.
+        """
         work, waits_for, answer = self._work, self._waits_for, None
         while True:
             if error is None:
@@ -118,7 +123,7 @@ class Unfinished:
 
 @contextmanager
 def no_current_task(loop: Loop) -> Iterator[None]:
-    """Let other tasks be the current one, as if each had its turn."""
+    """Allow other tasks to be the current one for a while."""
     current = asyncio.current_task(loop)
     if current is not None:
         _leave_task(loop, current)
@@ -130,9 +135,7 @@ def no_current_task(loop: Loop) -> Iterator[None]:
 
 
 def context_of(task: Task) -> Context | None:
-    """Return the context in which the running task runs, itself and no copy; None if there is
-    no way to it.
-    """
+    """Return the context of the running task, not a copy; None if it can't be determined."""
     get_context: Callable[[], Context] | None = getattr(task, "get_context", None)
     if get_context is not None:  # Python 3.12
         return get_context()

@@ -1,4 +1,4 @@
-"""Those who wait for messages, on any event loop.  Knows no messages."""
+"""The waiting calls of ``receive()``, on any event loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Waiter = asyncio.Future["Exception | None"]
 
 
 def wake(waiter: Waiter, running: Loop | None, error: Exception | None = None) -> bool:
-    """Wake a waiter; ``running`` is the caller's loop.  False if the waiter's is closed."""
+    """Wake a waiter; ``running`` is the caller's loop. False if the waiter's loop is closed."""
     loop = waiter.get_loop()
     if loop is running:
         _resolve(waiter, error)
@@ -32,10 +32,10 @@ def _resolve(waiter: Waiter, error: Exception | None) -> None:
 
 
 class Demand:
-    """How many wait for what one source (a queue's readers) brings, and on which loops; and on
-    which loops consumers live that may just be busy.
+    """The number of calls that wait for one source (a queue's readers) on each loop, and the loops
+    with consumers that may be busy.
 
-    ``on_first_waiter(loop)`` is called, without a lock, on a loop where nobody waited before.
+    ``on_first_waiter(loop)`` is called, without a lock, when the first call waits on a loop.
     """
 
     __slots__ = ("_consumers", "_loops", "on_first_waiter", "waiting")
@@ -49,7 +49,7 @@ class Demand:
         self.on_first_waiter = on_first_waiter
 
     def add(self, loop: Loop) -> bool:
-        """Count one who waits; return whether nobody did on this loop before."""
+        """Count a waiting call; return whether it is the first on this loop."""
         loops = self._loops
         here = loops[loop] = loops.get(loop, 0) + 1
         if len(loops) == 1:
@@ -61,7 +61,7 @@ class Demand:
         return here == 1
 
     def remove(self, loop: Loop) -> None:
-        """Note that one who waited on ``loop`` does so no more."""
+        """Note that a call on ``loop`` no longer waits."""
         left = self._loops.get(loop, 0) - 1
         if left < 0:
             return
@@ -71,7 +71,7 @@ class Demand:
             del self._loops[loop]
 
     def settle(self, loop: ref[Loop], change: int) -> None:
-        """Count a consumer that receives on a loop, or one that does so no more (-1)."""
+        """Count a consumer that receives on a loop, or one that has ended (-1)."""
         consumers = {one: n for one, n in self._consumers.items() if one() is not None}
         consumers[loop] = consumers.get(loop, 0) + change
         if consumers[loop] <= 0:
@@ -79,18 +79,18 @@ class Demand:
         self._consumers = consumers
 
     def _homes(self) -> list[Loop]:
-        """Return the loops that run and on which consumers live."""
+        """Return the running loops with consumers."""
         loops = (one() for one in self._consumers)
         return [loop for loop in loops if loop is not None and loop.is_running()]
 
     @property
     def alive(self) -> bool:
-        """Whether consumers live on a loop that runs, waiting or not."""
+        """Whether there are consumers, waiting or not, on a running loop."""
         return bool(self._homes())
 
     def loop(self) -> Loop | None:
-        """Return the open loop of one who waits, if there is any: best one that runs; else one
-        that runs where a consumer lives.
+        """Return the open loop of a waiting call, if there is any: preferably a running one;
+        otherwise a running loop with a consumer.
         """
         loops = [loop for loop in tuple(self._loops) if not loop.is_closed()]
         running = [loop for loop in loops if loop.is_running()] or self._homes() or loops

@@ -1,7 +1,7 @@
-"""One connection, taken from a redis-py pool and then driven by the layer itself.
+"""One connection, which is taken from a redis-py pool and then controlled by the layer.
 
-redis-py's connection objects bring TLS, authentication, Sentinel and the parser; the layer
-owns the timing.  Nothing but this module and :mod:`.replies` touches their private parts.
+redis-py's connection objects provide TLS, authentication, Sentinel and the parser; the layer
+controls the timing. Only this module and :mod:`.replies` use their private attributes.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _LAST_WORDS_S = 0.5
 
 
 class Wire:
-    """A live connection: writes without waiting, reads reply after reply.
+    """An open connection: writes without waiting, reads reply after reply.
 
-    One task reads.  A cancelled read loses nothing: the next one goes on where it stopped.
+    One task reads. A cancelled read loses nothing: the next one continues where it stopped.
     """
 
     __slots__ = (
@@ -298,10 +298,10 @@ class Wire:
 
 
 def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[Any]]:
-    """Return the method that reads a reply and leaves it to us what READONLY means.
+    """Return the method that reads a reply and does not handle READONLY itself.
 
-    redis-py's Sentinel connections would close themselves, and with it go the replies to all
-    the commands behind the refused one.
+    redis-py's Sentinel connections would close themselves, and lose the replies to all the commands
+    after the refused one.
     """
     if isinstance(connection, SentinelManagedConnection):
         return super(SentinelManagedConnection, connection).read_response
@@ -309,14 +309,14 @@ def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[A
 
 
 def secrets_of(pool: ConnectionPool) -> Secrets:
-    """Return the secrets in the settings of a pool, and of the Sentinels behind it."""
+    """Return the secrets in the settings of a pool and of its Sentinels."""
     manager = getattr(pool, "sentinel_manager", None)
     return Secrets(pool.connection_kwargs, getattr(manager, "sentinel_kwargs", None))
 
 
 def hold_client(client: Redis | RedisCluster, scope: Scope) -> Part:
-    """Have a scope close a redis-py client in its turn, and know its connections: idle ones, those
-    in use, and those that are being dialled.
+    """Let a scope close a redis-py client, and list its connections: idle ones, used ones, and
+    those that are being opened.
     """
 
     def connections() -> list[AbstractConnection]:
@@ -343,8 +343,8 @@ def _descriptors_of(transports: Iterable[asyncio.BaseTransport]) -> set[int]:
 
 
 async def last_words(pool: ConnectionPool) -> str:
-    """Return what a server says by itself to a new connection before it closes it, as one at its
-    limit of clients does; empty if nothing can be heard.
+    """Return the text that a server sends on a new connection before it closes it, for example at
+    its limit of clients; empty if there is none.
     """
     if isinstance(pool, SentinelConnectionPool):
         return ""
@@ -361,7 +361,7 @@ async def last_words(pool: ConnectionPool) -> str:
 
 
 async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:
-    """End a dial that nobody wants any more, whether or not it succeeds meanwhile."""
+    """End a connection attempt that is no longer needed, even if it succeeds meanwhile."""
     limit = Deadline(dial.get_loop(), _HANDSHAKE_S, dial.cancel)
     if pools.uses_tls(pool.connection_class):
         limit.begin()
