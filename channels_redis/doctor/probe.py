@@ -200,5 +200,7 @@ async def _shakes_hands(endpoint: Endpoint) -> bool:
 
 async def _hang_up(writer: asyncio.StreamWriter) -> None:
     writer.close()
+    # Without TLS's farewell, for which the server may let one wait.
+    writer.transport.abort()
     with contextlib.suppress(OSError):
         await writer.wait_closed()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,9 +17,10 @@ from typing import Any
 import pytest
 
 from channels_redis import __main__ as door
-from channels_redis.doctor import judge
+from channels_redis.doctor import judge, probe
 from channels_redis.doctor.command import Output, run
 from channels_redis.doctor.config import read_settings
+from channels_redis.doctor.endpoints import Endpoint
 from channels_redis.doctor.findings import Finding, Level
 from channels_redis.doctor.rights import QUEUES, TOPICS, acl_line
 from channels_redis.testing.servers import ClusterSet, RedisServer, SentinelSet
@@ -236,6 +239,43 @@ def test_a_plain_client_of_a_tls_server_is_found(kind: str, tls_server: RedisSer
     ear, status = examined(kind, hosts=[(tls_server.host, tls_server.tls_port)])
     assert status == 1
     assert "rediss://" in ear.complaint("tls-expected").advice
+
+
+@pytest.fixture
+def silent_tls_port(tls_server: RedisServer) -> Iterator[int]:
+    """A server that shakes hands over TLS and then says nothing, not even farewell."""
+    certificate = tls_server.certificate
+    assert certificate is not None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.path, certificate.key_path)
+    over = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        with context.wrap_socket(listener.accept()[0], server_side=True):
+            over.wait(60)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        yield listener.getsockname()[1]
+        over.set()
+        thread.join()
+
+
+async def test_a_server_that_uses_tls_and_says_no_farewell_is_found(silent_tls_port: int) -> None:
+    """The handshake is enough; nothing is left open."""
+    endpoint = Endpoint(
+        name="",
+        host="127.0.0.1",
+        port=silent_tls_port,
+        database=0,
+        tls=False,
+        verified=False,
+        has_password=False,
+        username="",
+    )
+    assert await probe._speaks_otherwise(endpoint, 10)
 
 
 def test_a_tls_client_of_a_plain_server_is_found(kind: str, redis_url: str) -> None:
