@@ -16,7 +16,7 @@ from channels_redis._transport.subscriptions import CLASSIC, SHARDED, Verbs
 from channels_redis._watch.events import NodeBack
 from channels_redis.exceptions import ChannelsRedisError
 
-from .chance import Player
+from .chance import Action, Player
 from .server import Server
 from .wire import FakeNode, FakeWire
 from .world import World
@@ -159,12 +159,17 @@ class Listeners:
         except (RedisError, ChannelsRedisError):
             listener.failed = True
             self._promise(not listener.told, "a call was told and failed")
-            self._release(listener.topic)
+            self._undo(listener)
         except asyncio.CancelledError:
-            # As it was told, perhaps; then nobody else undoes it.
-            listener.listens = False
-            self._release(listener.topic)
+            self._undo(listener)
             raise
+
+    def _undo(self, listener: Listener) -> None:
+        """Undo what came of a call that failed, as ``subscribe()`` asks its callers to."""
+        was_told, listener.listens = listener.listens, False
+        # Where topics move, ClusterSubscriber does this; else it is not left to the caller.
+        if was_told or len(self.places) > 1:
+            self._release(listener.topic)
 
     def leave(self, listener: Listener) -> None:
         if listener.task is not None and not listener.task.done():
@@ -222,6 +227,13 @@ class Listeners:
 
     # The promises
 
+    def check_commands(self) -> None:
+        """See that each topic has one command on its way at most."""
+        for place in self.places:
+            for wire in place.node.wires:
+                named = Counter(topic for args in wire.written for topic in args[1:])
+                assert max(named.values(), default=1) == 1
+
     def check_quiet(self) -> None:
         """See that the servers have what is wanted, and that what is published comes once."""
         topics = {one.topic for one in self.listeners}
@@ -249,6 +261,11 @@ class Listening(Player):
     def __init__(self, world: World, *, servers: int = 1) -> None:
         self.listeners = Listeners(world, servers=servers)
         super().__init__(world, self.listeners.places[0].node)
+
+    def play(self, chosen: list[Action]) -> None:
+        for action in chosen:
+            super().play([action])
+            self.listeners.check_commands()
 
     def join(self, number: int) -> None:
         self.listeners.subscribe(TOPICS[number % 3])
