@@ -62,7 +62,7 @@ PRIVATE_ACCESSES = {
     "_groups.leases": (4, "writes the memberships of a layer"),
     "_layer.encoding": (3, "has a serializer bind what it encrypts to its place"),
     "_receiving.queues": (10, "asks the layer that it receives for"),
-    "_receiving.topics": (8, "asks the layer that it receives for"),
+    "_receiving.topics": (7, "asks the layer that it receives for"),
     "_runtime.fork": (1, "tells who is watched that it was forked"),
     "_runtime.loops": (3, "two functions of one module, held apart by a weak reference"),
     "_runtime.tasks": (1, "asyncio's, so that it does not complain of a task that a loop left"),
