@@ -1,7 +1,7 @@
-"""What a project imports so that type checkers know its layer: :func:`get_layer` for code, and
+"""Typed access to the layers for type checkers: :func:`get_layer` for code, and
 :class:`LayerOptions` for settings.
 
-Settings files import this module, so it imports neither Django nor Channels nor redis before
+Settings files import this module, so it does not import Django, Channels or redis before
 :func:`get_layer` is called.
 """
 
@@ -50,14 +50,14 @@ class LayerOptions(TypedDict, total=False):
 
 
 def get_layer(alias: str = "default") -> ChannelLayer:
-    """Return the layer of this package that ``CHANNEL_LAYERS`` has under ``alias``.
+    """Return the layer of this package with this alias in ``CHANNEL_LAYERS``.
 
-    It is the same object that ``channels.layers.get_channel_layer(alias)`` returns, with a type:
-    checkers know ``layer.sync``, ``group_send(exclude=...)`` and all other methods. A layer that
-    wraps one of this package, such as those of ``channels_redis.testing``, is returned as it is.
+    It is the same object that ``channels.layers.get_channel_layer(alias)`` returns, with type hints
+    for ``layer.sync``, ``group_send(exclude=...)`` and all other methods. A layer that wraps one of
+    this package, such as those of ``channels_redis.testing``, is returned unchanged.
 
-    Raises :class:`ConfigurationError` where ``CHANNEL_LAYERS`` has no such alias, or has a layer
-    of another package there.
+    Raises :class:`ConfigurationError` if ``CHANNEL_LAYERS`` has no such alias, or a layer of
+    another package.
     """
     from channels.layers import channel_layers
 

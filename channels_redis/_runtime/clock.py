@@ -1,9 +1,9 @@
-"""The clocks of the layers, which go on where users' tests freeze or move the time.
+"""The clocks of the layers, which are not affected by tests that freeze or move the time.
 
-freezegun replaces the functions of :mod:`time` and so stops the clock of asyncio's loops too;
-time-machine changes ``time.time`` and ``CLOCK_REALTIME``.  Other processes and the server notice
-nothing of it, so that what is compared with their times has to be real here too.  A loop whose
-clock stands fires no timers: nothing that brings messages may depend on one.
+freezegun replaces the functions of :mod:`time` and so also stops the clock of asyncio's loops;
+time-machine changes ``time.time`` and ``CLOCK_REALTIME``. Other processes and the server are not
+affected, so times that are compared with theirs must be real here, too. A loop whose clock is
+stopped fires no timers, so receiving must not depend on one.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""State per event loop, closed with the loop.  The only place that asks for the running loop.
+"""State per event loop, which is closed with the loop. The only module that determines the running
+loop.
 
-A state ends in one of four ways.  Its owner closes it.  Or ``loop.shutdown_asyncgens()`` closes it,
-which ``asyncio.run()``, ``async_to_sync`` and pytest-asyncio call at their end.  Or its owner is
-freed, and it is closed on its loop.  Or the loop is closed bare, or freed unclosed, and the state
-is abandoned: nothing can be awaited any more, but the sockets are shut, so that no server goes on
-serving a ghost.  Nothing is patched for that.
+A state ends in one of four ways. Its owner closes it. Or ``loop.shutdown_asyncgens()`` closes it,
+which ``asyncio.run()``, ``async_to_sync`` and pytest-asyncio call at their end. Or its owner is
+freed, and it is closed on its loop. Or the loop is closed bare, or freed without being closed, and
+the state is abandoned: nothing can be awaited any more, but the sockets are shut down, so that
+servers see the end of the connections. No method of the loop is patched.
 
-Only its loop holds a state, and the state does not hold its owner: so either may be freed first.
+A state is referenced only by its loop, and does not reference its owner, so either may be freed
+first.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _NEVER_S = 10**7
 
 
 class LoopBound(Protocol):
-    """What lives on one event loop."""
+    """A state on one event loop."""
 
     @property
     def scope(self) -> Scope:
@@ -56,7 +58,7 @@ def running_loop_or_none() -> asyncio.AbstractEventLoop | None:
 
 
 class _Abandoner:
-    """Held by a timer of the loop alone, and so freed inside a bare ``loop.close()``."""
+    """Referenced only by a timer of the loop, and so freed inside a bare ``loop.close()``."""
 
     def __init__(self, abandon: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
         self.abandon: Callable[[], None] | None = abandon
@@ -98,7 +100,7 @@ class _Entry(Generic[S]):
         self.abandoner: weakref.ref[_Abandoner] | None = None
 
     def disarm(self) -> None:
-        """Let nothing be abandoned, and leave the loop untouched."""
+        """Prevent the abandoning, without using the loop."""
         abandoner = self.abandoner() if self.abandoner is not None else None
         if abandoner is not None:
             abandoner.abandon = None
@@ -112,10 +114,10 @@ class _Entry(Generic[S]):
 
 
 class _LeftBehind:
-    """Has servers see the end of what a thread leaves behind on loops that it does not close.
+    """Shuts down the sockets on loops that a thread does not close.
 
-    Freed where the thread ends.  asyncio's loops may be collected some time later, uvloop's never
-    are; and each may go on in another thread, where its connections are made anew.
+    Freed at the end of the thread. asyncio's loops may be collected some time later, uvloop's never
+    are; and each may continue in another thread, where its connections are opened again.
     """
 
     def __init__(self) -> None:
@@ -132,13 +134,13 @@ class _LeftBehind:
 
 
 class _Here(threading.local):
-    """What belongs to one thread."""
+    """The state of one thread."""
 
     def __init__(self) -> None:
         self._left_behind = _LeftBehind()
 
     def watch(self, entry: _Entry[Any]) -> None:
-        """Shut what the entry has, where this thread ends and leaves its loop as it is."""
+        """Shut down the sockets of the entry if this thread ends without closing its loop."""
         self._left_behind.entries.add(entry)
 
 
@@ -149,9 +151,7 @@ _closes: set[asyncio.Task[None]] = set()
 
 
 class LoopStates(Generic[S]):
-    """One ``S`` per event loop, made by ``factory``, a method of the owner of all, when it is first
-    asked for.
-    """
+    """One ``S`` per event loop, created at first use by ``factory``, a method of the owner."""
 
     def __init__(self, factory: Callable[[asyncio.AbstractEventLoop], S]) -> None:
         self._factory = weakref.WeakMethod(factory)
@@ -196,7 +196,7 @@ class LoopStates(Generic[S]):
                 await self._close_whole(entry)
 
     def _let_go(self) -> None:
-        """Close everything, as the owner was freed; called wherever that was noticed."""
+        """Close everything after the owner was freed; called in any thread."""
         # A forked child that has not started afresh yet has nothing of its own here.
         for entry in self._all_entries() if os.getpid() == self._pid else ():
             # A loop that was closed this moment abandons its state.
@@ -213,7 +213,7 @@ class LoopStates(Generic[S]):
         task.add_done_callback(_closes.discard)
 
     def inherited(self) -> list[_Entry[S]]:
-        """Return everything, in a forked child, which must keep it alive and use none of it."""
+        """Return everything in a forked child, which must keep it alive without using it."""
         # The lock may be held by a thread that does not exist here.
         entries = [*filter(None, (one() for one in self._entries.values())), *self._ending]
         self._release.detach()

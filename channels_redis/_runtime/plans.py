@@ -1,9 +1,10 @@
-"""Where I/O happens.
+"""Runs the parts of an operation where they belong.
 
-An operation has two parts.  The first one checks, serializes and decides without I/O, where the
-user called, and returns a plan.  The plan is called with a session, and does the I/O on its event
-loop: the caller's own, or the portal's for callers whose loop lives for one call or who have none.
-So one body serves coroutines and blocking calls alike, and user code runs where the user called.
+An operation has two parts. The first part checks, serializes and decides without I/O, in the
+caller's context, and returns a plan. The plan is called with a session and does the I/O on its
+event loop: the caller's own, or the portal's if the caller's loop exists for one call only, or
+there is none. So coroutines and blocking calls share one implementation, and user code runs in the
+caller's context.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ Decide = Callable[[], Plan]
 
 
 class Then(NamedTuple):
-    """The outcome of a plan after which user code has to run before the rest can be done."""
+    """The result of a plan after which user code has to run before the rest can be done."""
 
     decide: Decide
 
 
 async def run(decide: Decide, sessions: LoopStates[Any]) -> Any:
-    """Do an operation, and return what its last plan returns."""
+    """Run an operation, and return the result of its last plan."""
     loop = running_loop()
     while True:
         plan = decide()
@@ -68,7 +69,7 @@ def _begin(plan: Plan, sessions: LoopStates[Any]) -> Coroutine[Any, Any, Any] | 
 
 
 def submit(work: Callable[[], Awaitable[Any]], loop: asyncio.AbstractEventLoop) -> Future[Any]:
-    """Have another thread's loop do something; if it was closed this moment, nothing is done."""
+    """Run something on another thread's loop; nothing is done if it has just been closed."""
 
     async def doing() -> Any:
         return await work()

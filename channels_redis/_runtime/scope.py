@@ -1,10 +1,10 @@
-"""What lives on one event loop for one layer, and its end: the only place where that is done.
+"""Everything of one layer on one event loop, and its end. The only module that handles the end.
 
-There are three ends.  Where the loop runs, :meth:`Scope.aclose` closes everything in order.  After
-a bare ``loop.close()`` nothing can be awaited any more, and :meth:`Scope.abandon` has everything
-forgotten: sockets are shut, so that no server goes on popping messages for nobody, and tasks stay
-pending without a log record.  In a forked child, :meth:`Scope.silence` puts ``/dev/null`` over the
-parent's sockets.
+There are three ends. While the loop runs, :meth:`Scope.aclose` closes everything in order. After a
+bare ``loop.close()`` nothing can be awaited any more, and :meth:`Scope.abandon` drops everything:
+sockets are shut down, so that servers stop popping messages for them, and tasks stay pending
+without a log record. In a forked child, :meth:`Scope.silence` replaces the parent's sockets with
+``/dev/null``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Stage(enum.Enum):
-    """When something is closed, in the order in which that is done."""
+    """The stage at which something is closed, in order."""
 
     #: Readers and subscribers.  Before all else, as they need the connections for commands: a
     #: reader has the server unblock its pop, and puts back what it holds.
@@ -57,7 +57,7 @@ def no_descriptors() -> Iterable[int]:
 
 
 class Part:
-    """Something in a scope, until it is released."""
+    """An object in a scope, until it is released."""
 
     __slots__ = ("_scope", "aclose", "descriptors", "forget", "stage")
 
@@ -76,14 +76,14 @@ class Part:
         self.descriptors = descriptors
 
     def release(self) -> None:
-        """Take it out of its scope, as it has ended."""
+        """Remove the part from its scope, because it has ended."""
         self._scope.parts.pop(self, None)
 
 
 class Scope:
     """Everything of a layer on one event loop: its tasks, connections and timers.
 
-    ``closing()`` is called where :meth:`aclose` begins, before anything else runs on the loop.
+    ``closing()`` is called at the start of :meth:`aclose`, before anything else runs on the loop.
     """
 
     def __init__(self, loop: Loop, closing: Callable[[], object] = nothing) -> None:
@@ -116,7 +116,7 @@ class Scope:
         return part
 
     def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Run something in a task whose end this scope awaits; the name follows
+        """Run a coroutine in a task whose end this scope awaits; the name follows
         ``channels_redis``.
         """
         task = started(work, self.loop, f"channels_redis {name}")
@@ -125,7 +125,7 @@ class Scope:
         return task
 
     def timer(self, callback: Callable[..., object]) -> Timer:
-        """Return a timer, not started, that does not outlive this scope."""
+        """Return a timer, not started, which is cancelled with this scope."""
         timer = Timer(self.loop, callback)
         self._timers.add(timer)
         return timer
@@ -133,7 +133,7 @@ class Scope:
     async def aclose(self) -> None:
         """Close everything, stage by stage.
 
-        Where this is cancelled, what is still here is closed by the next call.
+        If this is cancelled, the next call closes the remaining parts.
         """
         self.ended = True
         self._closing()
@@ -178,7 +178,7 @@ class Scope:
             shut(descriptor)
 
     def silence(self) -> None:
-        """Put ``/dev/null`` over all sockets, in a forked child."""
+        """Replace all sockets with ``/dev/null``, in a forked child."""
         for descriptor in self.descriptors():
             fork.silence(descriptor)
 

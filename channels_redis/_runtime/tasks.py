@@ -1,4 +1,4 @@
-"""Tasks and futures whose end somebody has to see to."""
+"""Helpers for tasks and futures whose end must be handled."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ T = TypeVar("T")
 
 
 def begun(work: Coroutine[Any, Any, T], loop: Loop, name: str) -> asyncio.Task[T]:
-    """Return a task for a coroutine that has begun, and awaits :func:`turn` before all else.
+    """Return a task for a coroutine that has already started, and first awaits :func:`turn`.
 
-    It does so inside of its ``try``: of a coroutine that is cancelled before it has begun, nothing
-    is run, no ``finally`` either.
+    It does so inside its ``try`` block: if a coroutine is cancelled before it has started, no part
+    of it is run, not even a ``finally`` block.
     """
     work.send(None)
     return started(work, loop, name)
 
 
 def started(work: Coroutine[Any, Any, T], loop: Loop, name: str) -> asyncio.Task[T]:
-    """Return a task that may be left pending: it can never end where its loop is closed bare, or
-    freed unclosed, and nobody needs a log record of that.
+    """Return a task that may stay pending: it can never end if its loop is closed bare, or freed
+    without being closed, and this should not be logged.
     """
     task = loop.create_task(work, name=name)
     # The attribute by which asyncio keeps quiet about its own; uvloop's tasks are asyncio's.
@@ -38,11 +38,12 @@ def started(work: Coroutine[Any, Any, T], loop: Loop, name: str) -> asyncio.Task
 
 
 class SupervisedTask:
-    """A task that has another take its place where it is cancelled by somebody else.
+    """A task that is replaced by a new one if it is cancelled by other code.
 
-    ``asyncio.run()`` cancels every task at its end, ours too, while consumers may still wait for
-    replies in their ``finally``: as long as it is ``wanted()``, the work is begun anew and goes on
-    where it stopped.  ``work()`` awaits :func:`turn` first, as for :func:`begun`.
+    ``asyncio.run()`` cancels every task at its end, including the layer's, although consumers may
+    still wait for replies in a ``finally`` block. As long as it is ``wanted()``, the work is
+    started again and continues where it stopped. ``work()`` first awaits :func:`turn`, as for
+    :func:`begun`.
     """
 
     def __init__(
@@ -88,21 +89,21 @@ class SupervisedTask:
 
 @types.coroutine
 def turn() -> Generator[None, None, None]:
-    """Let the event loop take its turn (see :func:`begun`)."""
+    """Let the event loop run one iteration (see :func:`begun`)."""
     yield
 
 
 def ignore(future: asyncio.Future[Any]) -> None:
-    """Take note of an outcome that nobody needs, so that it is not complained about."""
+    """Retrieve a result that is not needed, so that its exception is not logged."""
     if not future.cancelled():
         future.exception()
 
 
 async def apart(work: Coroutine[Any, Any, T], loop: Loop, purpose: str) -> T:
-    """Await something of redis-py's that has a time-out of its own, in a task of its own.
+    """Await a call of redis-py that has its own timeout, in a separate task.
 
-    On Python 3.10, redis-py 5 may take a cancellation for the end of one of its time-outs, and go
-    on; whoever was cancelled would live for ever.
+    On Python 3.10, redis-py 5 may mistake a cancellation for one of its timeouts and continue; the
+    cancelled task would never end.
     """
     task = started(work, loop, f"channels_redis {purpose}")
     try:
@@ -117,8 +118,8 @@ async def apart(work: Coroutine[Any, Any, T], loop: Loop, purpose: str) -> T:
 
 
 async def ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Return when tasks that were cancelled have ended: they may have connections to close, and
-    nobody else waits for them.  A cancellation of the caller is raised when they have.
+    """Return when cancelled tasks have ended: they may have connections to close, and no other code
+    waits for them. A cancellation of the caller is raised after that.
     """
     cancelled: asyncio.CancelledError | None = None
     while pending := {task for task in tasks if not task.done()}:

@@ -1,4 +1,4 @@
-"""Timers: one that is set again and again, and one for what must not take too long."""
+"""Timers: one that can be restarted, and one that limits the time of repeated work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Timer:
 
     @property
     def running(self) -> bool:
-        """Whether the callback is still to be called."""
+        """Whether the callback will still be called."""
         return self._handle is not None
 
     def start(self, delay_s: float, *args: Any) -> None:
@@ -44,14 +44,14 @@ class Timer:
 
 
 class Deadline:
-    """Calls ``missed`` when something has taken longer than ``limit_s`` seconds, time after time.
+    """Calls ``missed`` when something takes longer than ``limit_s`` seconds, for repeated work.
 
-    For most of what begins and ends, the loop's timers are left alone: the one that is set looks,
-    when it goes off, what it has to wait for by then.  Where the loop itself was blocked, what
-    came meanwhile may still lie unread: ``grace_s`` more seconds give it the chance.
+    The loop's timer is not restarted for each start: when it fires, it checks the present deadline.
+    If the loop itself was blocked, replies may still be unread, so ``grace_s`` more seconds are
+    given.
 
-    Times are compared with the real clock: where a test freezes time, a loop's clock leaps, and all
-    of its timers go off at once.
+    Times are compared with the real clock: if a test freezes time, a loop's clock jumps, and all of
+    its timers fire at once.
     """
 
     __slots__ = ("_due", "_grace_s", "_granted", "_limit_s", "_missed", "_timer")
@@ -67,14 +67,14 @@ class Deadline:
         self._timer = Timer(loop, self._check)
 
     def begin(self) -> None:
-        """Note that it begins now."""
+        """Note that the work starts now."""
         self._due = clock.monotonic() + self._limit_s
         self._granted = False
         if not self._timer.running:
             self._timer.start(self._limit_s)
 
     def end(self) -> None:
-        """Note that it has ended."""
+        """Note that the work has ended."""
         self._due = None
 
     def cancel(self) -> None:

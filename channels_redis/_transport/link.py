@@ -1,11 +1,11 @@
-"""One supervised connection to a node: dialled when it is needed, and dialled again after a loss.
+"""One supervised connection to a node, which is opened when it is needed, and again after a loss.
 
-The multiplexer, the reader, the subscriber and the listener to the Sentinels are links.  What they
-have in common is here: the pauses between dials, what the health of the node is told, new
-credentials, the task that is revived after a foreign cancellation, and the end.
+The multiplexer, the reader, the subscriber and the listener to the Sentinels are links. Their
+common parts are here: the pauses between connection attempts, reports to the node's health, new
+credentials, the restart of the task after a foreign cancellation, and the end.
 
-All that a link needs of its node is in :mod:`.node`; a connection comes from ``node.dial()``, so
-that tests can hand in connections of their own.
+The link uses only :mod:`.node`; a connection comes from ``node.dial()``, so that tests can provide
+connections of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .wire import Wire
 
 
 class Link:
-    """What owns one connection after the other, and the task that sees to it.
+    """The owner of one connection after the other, and of the task that uses them.
 
     The task runs :meth:`_run`, from :meth:`_start` on.
     """
@@ -42,7 +42,7 @@ class Link:
         return self._wire is not None
 
     def renew(self, reason: str) -> None:
-        """Let the connection go, and dial where the topology says now."""
+        """Close the connection, and connect again according to the topology."""
         if self._wire is not None:
             self._wire.abort(reason)
 
@@ -60,28 +60,28 @@ class Link:
     # What a link is for
 
     async def _run(self) -> None:
-        """Do the work, from the first ``await turn()`` on."""
+        """Do the work, after the first ``await turn()``."""
         raise NotImplementedError
 
     def _is_wanted(self) -> bool:
-        """Return whether the work has to go on after a foreign cancellation."""
+        """Return whether the work has to continue after a foreign cancellation."""
         return False
 
     def _fail_all(self) -> None:
-        """Raise in all who wait, as the layer was closed."""
+        """Raise an error in all waiting calls, because the layer was closed."""
 
     def _authenticate(self, command: bytes) -> None:
-        """Present new credentials (a packed command), in their place among what is written."""
+        """Write new credentials (a packed command), in order with other commands."""
 
     def _forget(self) -> None:
-        """Take note that the loop was closed without warning."""
+        """Note that the loop was closed without warning."""
         self._closed = True
         self._node.health.gone(self)
 
     # What links do
 
     async def _pause(self) -> None:
-        """Wait before the next dial, if the last ones brought nothing."""
+        """Wait before the next connection attempt, if the last ones failed."""
         if self._failures:
             await self._node.pause(backoff_s(self._failures - 1))
 
@@ -94,13 +94,15 @@ class Link:
         return wire
 
     def _fails(self, reason: str) -> None:
-        """Count a connection that was lost, or could not be made, and tell the node's health."""
+        """Count a connection that was lost or could not be made, and report it to the node's
+        health.
+        """
         self._failures += 1
         self._trouble = reason
         self._node.health.lost(self, reason)
 
     def _works(self) -> None:
-        """Note that all is well again; costs next to nothing where it was."""
+        """Note that the connection works; very cheap if it worked before."""
         if self._failures or not self._node.health.settled:
             self._failures = 0
             self._node.health.works(self)

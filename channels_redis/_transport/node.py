@@ -1,7 +1,7 @@
-"""Which node serves a name, and how to get a checked connection to it.
+"""Which node serves a name, and how to open a checked connection to it.
 
-The topology is asked anew at each dial: redis-py asks the Sentinels for the primary whenever
-one of its Sentinel connections connects, and the role of what answers is checked here.
+The topology is queried for each connection attempt: redis-py queries the Sentinels for the primary
+when one of its Sentinel connections connects, and this module checks the server's role.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _BACKOFF_LAST_S = 0.5
 
 
 def backoff_s(failures: int) -> float:
-    """Return how long to wait after so many failures: jittered, 50 ms doubling to 500 ms."""
+    """Return the pause after a number of failures: random, from 50 ms doubling to 500 ms."""
     limit_s: float = min(_BACKOFF_FIRST_S * 2 ** min(failures, 10), _BACKOFF_LAST_S)
     return limit_s * random.uniform(0.5, 1)
 
@@ -81,18 +81,18 @@ _NO_TLS = "the server does not seem to use TLS on this port; redis:// connects w
 
 
 class Redirected(ConnectionError):
-    """Other servers of the cluster serve the name: no trouble, just the next dial."""
+    """Other servers of the cluster serve the name: not an outage, only a reason to reconnect."""
 
 
 class User(Protocol):
-    """What holds a connection to a node."""
+    """The owner of a connection to a node."""
 
     def renew(self, reason: str) -> None:
         """Let the connection go, and ask the topology anew for where to connect."""
 
 
 class NodeContext(NamedTuple):
-    """What all nodes behind one entry of ``hosts`` have in common, on one event loop."""
+    """The common parts of all nodes of one entry of ``hosts``, on one event loop."""
 
     health: Health
     #: Where connections live, and what dials them.
@@ -131,7 +131,7 @@ class Node:
         self._renewals = 0
 
     def tell_next_dial(self, dialled: Callable[[Node], None]) -> None:
-        """Have a callable told of the next connection, as of the first one."""
+        """Call a function at the next connection, as at the first one."""
         self._first_dialled = dialled
 
     def pool(self) -> ConnectionPool:
@@ -139,17 +139,17 @@ class Node:
         return self._client().connection_pool
 
     def renew(self, reason: str) -> None:
-        """Have all connections made anew: another server may serve the names by now."""
+        """Replace all connections, because another server may serve the names now."""
         self._renewals += 1
         for user in tuple(self.users):
             user.renew(reason)
         self.health.moved()
 
     async def dial(self) -> Wire:
-        """Return a fresh connection to the server that is the primary now.
+        """Return a new connection to the present primary.
 
-        Raises :class:`ConfigurationError` for what a retry can't mend (only until the shard
-        has worked once), ``redis.exceptions.RedisError`` or ``OSError`` for all else.
+        Raises :class:`ConfigurationError` for errors that no retry can help (only until the shard
+        has worked once), ``redis.exceptions.RedisError`` or ``OSError`` for all others.
         """
         try:
             return await self._dial()
@@ -183,8 +183,8 @@ class Node:
         return wire
 
     async def _why(self, error: Exception, pool: ConnectionPool) -> Exception:
-        """Return what to raise where no connection could be made: the error itself, or one that
-        says more.
+        """Return the error to raise if no connection could be made: the given one, or a clearer
+        one.
         """
         explained = self.explain(error)
         causes = list(causes_of(error))
@@ -200,13 +200,17 @@ class Node:
         return error
 
     async def _check_primary(self, wire: Wire) -> None:
-        """Refuse a demoted server: a stale Sentinel names it, and PUBLISH there is lost."""
+        """Refuse a demoted server: a stale Sentinel may name it, and messages published there are
+        lost.
+        """
         role = await wire.ask("ROLE")
         if isinstance(role, list) and role[0] != b"master":
             raise ConnectionError("the server named by Sentinel is not a primary")
 
     async def _check_server(self, wire: Wire) -> None:
-        """Say clearly that a server is too old, or no single one; silent where it tells nothing."""
+        """Raise a clear error if a server is too old, or not a single server; does nothing if INFO
+        is refused.
+        """
         info = await wire.ask("INFO", "server")
         if not isinstance(info, bytes):
             return
@@ -235,7 +239,7 @@ class Node:
         )
 
     async def _check_master_name(self, pool: Any, error: Exception) -> None:
-        """Raise :class:`ConfigurationError` if a Sentinel answers and does not know the name."""
+        """Raise :class:`ConfigurationError` if a Sentinel replies and does not know the name."""
         if self.health.proven:
             return
         for sentinel in pool.sentinel_manager.sentinels:
@@ -251,7 +255,7 @@ class Node:
                 return
 
     def silence(self) -> str:
-        """Return why there is no connection yet, as far as that can be told while one is made."""
+        """Return why there is no connection yet, as far as known while it is being made."""
         if self.health.proven or not uses_tls(self.pool().connection_class):
             return "not connected"
         return f"no reply to the TLS handshake; {_NO_TLS}"
@@ -259,32 +263,34 @@ class Node:
     # What a cluster does otherwise
 
     async def pause(self, seconds: float) -> None:
-        """Wait before the next dial, unless something shows that there is no need."""
+        """Wait before the next connection attempt, unless a change makes this unnecessary."""
         await asyncio.sleep(seconds)
 
     def suspect(self, user: object) -> None:
-        """Take note that a user misses an answer."""
+        """Note that a user is missing a reply."""
 
     def trust(self, user: object) -> None:
-        """Take note that it has it, or has given up."""
+        """Note that the user has got the reply, or no longer waits for it."""
 
     def redirects(self, command: Command, reply: Exception) -> bool:
-        """Take over a command that was refused here, if it is to go elsewhere or later."""
+        """Take over a command that was refused here, if it has to be sent elsewhere or later."""
         return False
 
     def is_elsewhere(self, reply: Exception) -> bool:
-        """Return whether a refusal says that another server, or none just now, serves a name."""
+        """Return whether a refusal means that another server, or none at present, serves a name."""
         return False
 
     def note(self, reply: Exception | None) -> None:
-        """Learn from such a refusal; None: the server dropped a subscription unasked."""
+        """Handle such a refusal; None if the server dropped a subscription without a request."""
 
     def reroute(self, commands: deque[Command]) -> list[Command]:
-        """Take away, and return, the commands that belong to other servers by now."""
+        """Remove and return the commands that now belong to other servers."""
         return []
 
     def same_server(self, commands: Commands) -> Commands:
-        """Return what sends to the server dialled last, given what sends by name."""
+        """Return the object that sends to the server connected last, given the one that sends by
+        name.
+        """
         return commands
 
     def _is_one_of_a_cluster(self) -> ConfigurationError:
@@ -320,7 +326,7 @@ class Node:
 
 
 def _advice(cause: BaseException) -> str | None:
-    """Return what to do about a refusal that no retry can help; None for any other error."""
+    """Return the advice for a refusal that no retry can help; None for any other error."""
     text = str(cause).lower()
     for kind, words, advice in _ADVICE:
         if isinstance(cause, kind) and words in text:

@@ -1,8 +1,7 @@
-"""What a server said when a connection came about, in words of our own.
+"""Rephrases the errors of a server during the handshake.
 
-Servers quote what they do not understand, and a handshake holds passwords.  So no text of a server
-is repeated that can be about credentials: what is known of such texts is named here, the rest
-stays unsaid.
+Servers quote what they do not understand, and a handshake contains passwords. So texts of a server
+that may concern credentials are never repeated: known texts are rephrased here, others are omitted.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ _REDIRECTIONS = ("MOVED ", "ASK ")
 
 
 def handshake_error(error: BaseException, secrets: Secrets) -> BaseException:
-    """Return an error from a handshake, with no text of the server in it or in what led to it."""
+    """Return an error of a handshake without any text of the server in it or in its causes."""
     for one in causes_of(error):
         if isinstance(one, MasterNotFoundError):
             # redis-py shows each Sentinel's client with its settings, and what it said.
@@ -83,7 +82,7 @@ def error_reply(reply: Exception, secrets: Secrets) -> Exception:
 
 
 def loss(error: BaseException, reason: str, secrets: Secrets) -> ConnectionError:
-    """Return what to raise where a connection was lost, for a known ``reason`` or by an error."""
+    """Return the error to raise for a lost connection, with a known ``reason`` or from an error."""
     if reason:
         return ConnectionError(reason)
     if isinstance(error, ConnectionError):

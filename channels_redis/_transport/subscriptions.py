@@ -1,4 +1,4 @@
-"""What a subscriber knows of its topics, and the two kinds of Pub/Sub.  Pure."""
+"""The topics of a subscriber, and the two kinds of Pub/Sub. Does no I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Publish = Callable[[bytes, bytes], "asyncio.Future[Any]"]
 
 
 class Verbs(NamedTuple):
-    """One kind of Pub/Sub: its commands, and the names of what comes back."""
+    """One kind of Pub/Sub: its commands, and the names of its replies."""
 
     subscribe: bytes
     unsubscribe: bytes
@@ -66,7 +66,7 @@ AUTH = b"AUTH"
 
 
 class Sent:
-    """Commands on their way, oldest first, each with the topics not yet confirmed."""
+    """Commands in flight, oldest first, each with the topics that are not confirmed yet."""
 
     def __init__(self) -> None:
         self._commands: deque[tuple[bytes, deque[bytes]]] = deque()
@@ -76,7 +76,7 @@ class Sent:
         self._commands.append((command, deque(names)))
 
     def confirmed(self, command: bytes, name: bytes) -> bool:
-        """Return whether a confirmation is the next one to come, and if so take it."""
+        """Return whether a confirmation is the expected next one, and if so remove it."""
         if not self._commands or self._commands[0][0] != command:
             return False
         names = self._commands[0][1]
@@ -88,14 +88,14 @@ class Sent:
         return True
 
     def consented(self) -> None:
-        """Take note that the server accepted new credentials."""
+        """Note that the server accepted new credentials."""
         if self._commands and self._commands[0][0] == AUTH:
             self._commands.popleft()
 
     def refused(self) -> tuple[bytes, list[bytes]]:
-        """Return the command that an error reply answers, and its topics.
+        """Return the command of an error reply, and its topics.
 
-        What nobody asked for is as bad as credentials that are refused.
+        An unexpected error drops the connection, like refused credentials.
         """
         command, names = self._commands.popleft() if self._commands else (AUTH, ())
         return command, list(names)
@@ -133,7 +133,7 @@ class Join:
 
 
 class Topic:
-    """One topic: its state at the server, whether it is wanted, and who waits for it."""
+    """One topic: its state at the server, whether it is wanted, and the calls that wait for it."""
 
     __slots__ = ("joins", "slot", "state", "wanted")
 
@@ -156,7 +156,7 @@ class Topics(dict[bytes, Topic]):
     """The topics of one subscriber."""
 
     def want(self, name: bytes, verbs: Verbs) -> Topic:
-        """Return a topic that is wanted from now on, known before or not."""
+        """Return a topic, which is wanted from now on."""
         topic = self.get(name)
         if topic is None:
             topic = self[name] = Topic(verbs.slot(name))
@@ -164,7 +164,7 @@ class Topics(dict[bytes, Topic]):
         return topic
 
     def change(self, names: Iterable[bytes], *, connected: bool) -> tuple[list[bytes], list[bytes]]:
-        """Note what is to be subscribed and unsubscribed now, as the wishes differ; return both."""
+        """Return the topics to subscribe and to unsubscribe now, and note that this is done."""
         joining: list[bytes] = []
         leaving: list[bytes] = []
         for name in names:
@@ -182,14 +182,14 @@ class Topics(dict[bytes, Topic]):
         return joining, leaving
 
     def lose(self) -> None:
-        """Note that nothing is subscribed any more."""
+        """Note that no topic is subscribed any more."""
         for name, topic in list(self.items()):
             topic.state = State.IDLE
             if not topic.wanted:
                 del self[name]
 
     def refuse(self, names: Iterable[bytes], error: Exception) -> None:
-        """Note that the server refuses topics, and raise that in those who wait for them."""
+        """Note that the server refuses topics, and raise this in the waiting calls."""
         for name in names:
             self[name].state, self[name].wanted = State.IDLE, False
         self.fail(names, error)
@@ -216,10 +216,10 @@ class Topics(dict[bytes, Topic]):
         return topic is not None and topic.wanted
 
     def move_out(self, name: bytes) -> Topic:
-        """Take a topic out, for another subscriber.
+        """Remove a topic, for another subscriber.
 
-        What is on its way for it will still be confirmed, and what was subscribed must not stay
-        so; for that, a twin stays that nobody wants.
+        Commands in flight for it will still be confirmed, and its subscription has to be ended, so
+        an unwanted twin stays here.
         """
         topic = self.pop(name)
         if topic.state is not State.IDLE:
@@ -228,7 +228,7 @@ class Topics(dict[bytes, Topic]):
         return topic
 
     def move_in(self, name: bytes, topic: Topic) -> None:
-        """Take in a topic of another subscriber, in place of the twin it may have left here."""
+        """Add a topic of another subscriber, replacing the twin that it may have left here."""
         twin = self.get(name)
         if twin is not None:
             topic.state = twin.state

@@ -20,21 +20,21 @@ from .servers import RedisServer
 
 
 class RedisChannelLayersMixin:
-    """Before a test case of Django or Channels, as the first base of a class.
+    """A mixin for test cases of Django or Channels; the first base of a class.
 
-    Every layer of this package in ``CHANNEL_LAYERS`` is on the tests' server while the tests of the
-    class run, with its own options and a prefix for this class.  A site that
+    While the tests of the class run, every layer of this package in ``CHANNEL_LAYERS`` uses the
+    tests' server, with its configured options and a prefix for this class. A site that
     ``ChannelsLiveServerTestCase`` starts uses the same layers, however it starts its process.
 
-    The server is the one that ``REDIS_URL`` of the environment names, else a private one, which
-    all classes share and which ends with the process.
+    The server is the one in the environment variable ``REDIS_URL``, or else a private one, which
+    all classes share and which is stopped with the process.
     """
 
     _layers: ClassVar[dict[str, Any]]
 
     @classmethod
     def setUpClass(cls) -> None:
-        """Change ``CHANNEL_LAYERS`` before anything else is set up."""
+        """Change ``CHANNEL_LAYERS`` before the class is set up."""
         case: Any = cls
         stack = ExitStack()
         # Class cleanups run after tearDownClass(), and also where setUpClass() has failed.

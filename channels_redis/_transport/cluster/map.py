@@ -1,7 +1,7 @@
-"""The map of a cluster's slots: learnt when it is first needed, and again whenever it may be old.
+"""The map of a cluster's slots: read when it is first needed, and again when it may be outdated.
 
-It is asked for anew whenever something hints at a change: a redirection, a lost connection, a
-subscription that the server dropped, a refusal; and again and again while anything is lost.
+It is read again after every sign of a change: a redirection, a lost connection, a subscription that
+the server dropped, a refusal; and repeatedly while anything is lost.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ PAUSE_S = 0.05
 
 
 class Surveyor(Protocol):
-    """Who needs the map."""
+    """The user of the map."""
 
     def whom_to_ask(self) -> Iterator[Callable[[], Awaitable[Chart]]]:
-        """Return the servers to ask, the most promising first."""
+        """Return the servers to query, the most promising first."""
         ...
 
     def map_changed(self) -> None:
-        """Go by the new map."""
+        """Use the new map."""
 
     def map_learnt(self) -> None:
-        """Place what waited for the map, changed or not."""
+        """Place the commands that waited for the map, whether it has changed or not."""
 
     def map_refused(self, error: ConfigurationError) -> None:
-        """Raise in those who wait for it, as no retry will help."""
+        """Raise an error in the waiting calls, because no retry will help."""
 
     @property
     def waiting(self) -> bool:
-        """Whether something can't be placed by the present map."""
+        """Whether some commands can't be placed with the present map."""
         ...
 
 
 class SlotMap:
-    """Who serves which slot, as far as is known."""
+    """Which server serves which slot, as far as known."""
 
     def __init__(self, surveyor: Surveyor, health: Health, scope: Scope) -> None:
         self._surveyor = surveyor
@@ -75,7 +75,7 @@ class SlotMap:
         scope.hold(Stage.COMMANDS, self.aclose, forget=partial(health.gone, self))
 
     def assign(self, slot: int, address: Address) -> bool:
-        """Note who serves a slot; return whether that is new."""
+        """Note the server of a slot; return whether it is a new one."""
         if self.owners[slot] == address:
             return False
         self.owners[slot] = address
@@ -84,26 +84,26 @@ class SlotMap:
         return True
 
     def stale(self) -> None:
-        """Have the map asked for, soon."""
+        """Read the map again soon."""
         self._stale = True
         self._task.start()
 
     def mark_down(self, reason: str) -> None:
-        """Take note that the cluster, or a part of it, serves nobody, until a map shows it well."""
+        """Note that the cluster, or a part of it, is down until a map shows that it works."""
         self._marked_down = True
         self._health.lost(self, reason)
 
     def suspect(self, user: object) -> None:
-        """Ask for the map, again and again until :meth:`trust` is called for the same user."""
+        """Read the map repeatedly until :meth:`trust` is called for the same user."""
         self._suspicious.add(user)
         self.stale()
 
     def trust(self, user: object) -> None:
-        """Note that a user has had its answer, or waits for it no more."""
+        """Note that a user has got its reply, or no longer waits for it."""
         self._suspicious.discard(user)
 
     async def ready(self) -> None:
-        """Return when the map is known; raise why it could not be learnt just now."""
+        """Return when the map is known; raise the error if it could not be read."""
         if self.known:
             return
         if self._closed:
@@ -132,7 +132,7 @@ class SlotMap:
                     raise self.lost(str(error)) from error
 
     def lost(self, reason: str, *, maybe_executed: bool = False) -> ConnectionLost:
-        """Return the error for a command that is not written any more."""
+        """Return the error for a command that will not be written."""
         fate = "it may have been executed" if maybe_executed else "it was not executed"
         return ConnectionLost(
             self._health.located(reason, f"the command was abandoned ({fate})"),
@@ -163,7 +163,7 @@ class SlotMap:
         return self._health.down or bool(self._suspicious)
 
     async def _learn(self) -> None:
-        """Ask once for the map, and take it."""
+        """Read the map once, and use it."""
         try:
             chart = await first_good(self._surveyor.whom_to_ask(), self._loop)
         except ConfigurationError as error:
@@ -200,7 +200,7 @@ class SlotMap:
             self._health.works(self)
 
     def _draw(self, ranges: Ranges) -> bool:
-        """Take over who serves what; return whether any slot has another server."""
+        """Store which server serves which slot; return whether any slot has another server."""
         before, self.owners = self.owners, owners_of(ranges)
         self.primaries = _primaries(self.owners)
         self._complete = None not in self.owners

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class SlotNode(NodeInCluster):
-    """Whichever server serves one slot; for one reader, which dials again when it moves."""
+    """The server of one slot; for one reader, which connects again when the slot moves."""
 
     def __init__(self, cluster: Servers, slot: int) -> None:
         super().__init__(cluster, self._client_there)
@@ -77,7 +77,7 @@ class SlotNode(NodeInCluster):
 
 
 class AnyNode(SlotNode):
-    """Any primary: on classic Pub/Sub each of them hears everything."""
+    """Any primary: with classic Pub/Sub each of them gets all messages."""
 
     def __init__(self, cluster: Servers) -> None:
         super().__init__(cluster, -1)
@@ -93,7 +93,7 @@ class AnyNode(SlotNode):
 
 
 class Route:
-    """Sends commands about one slot to whichever server serves it."""
+    """Sends commands about one slot to the server of the slot."""
 
     __slots__ = ("_cluster", "_slot")
 

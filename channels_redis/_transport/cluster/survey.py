@@ -1,8 +1,8 @@
-"""Asks the servers of a cluster who serves what, and takes the first good answer.
+"""Queries the servers of a cluster for the map of the slots, and uses the first good reply.
 
-Servers are asked one after the other without waiting long for any: a frozen one answers never.
-An answer from a server that calls the cluster broken may come from one that the others have left
-behind; it counts only where nobody knows better.
+Servers are queried one after the other without waiting long for any, because a frozen one never
+replies. A server that reports a broken cluster may have been cut off from the others, so its reply
+is used only if there is no better one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Ask = Callable[..., Awaitable[Any]]
 
 
 class Chart(NamedTuple):
-    """What one server says."""
+    """The reply of one server."""
 
     ranges: Ranges
     healthy: bool
@@ -40,7 +40,7 @@ class Chart(NamedTuple):
 
 
 async def interview(ask: Ask, asked: Address, remap: Remap | None, *, where: str) -> Chart:
-    """Return what the server behind ``ask`` says; raise what makes it no use."""
+    """Return the reply of the server behind ``ask``; raise an error if it can't be used."""
     reply = await _reply(ask, "CLUSTER", "SLOTS")
     if isinstance(reply, Exception):
         if "cluster support disabled" in str(reply):
@@ -81,7 +81,7 @@ async def _reply(ask: Ask, *words: str) -> Any:
 
 
 async def first_good(asking: Iterable[Callable[[], Awaitable[Chart]]], loop: Loop) -> Chart:
-    """Return the first answer of a healthy cluster, or else any; raise if there is none."""
+    """Return the first reply of a healthy cluster, or else any; raise an error if there is none."""
     waiting = deque(asking)
     answers = _Answers()
     tasks: set[asyncio.Task[None]] = set()
