@@ -227,7 +227,7 @@ class RedisChannelLayer(CoreNames):
         key, shard = self._group_key(group), self.consistent_hash(group)
         return lambda session: scripts.size(session.commands(shard, key), key, self.group_expiry)
 
-    # What the machinery calls
+    # Called by the common parts
 
     def _make_serializer(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
         return registry.get_serializer(

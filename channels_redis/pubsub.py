@@ -189,7 +189,7 @@ class RedisPubSubChannelLayer(PubSubNames):
             "layer.groups holds the members in this process."
         )
 
-    # What the machinery calls
+    # Called by the common parts
 
     def _make_serializer(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
         return registry.get_serializer(

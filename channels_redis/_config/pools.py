@@ -193,7 +193,7 @@ def _connection_options(host: Mapping[str, Any]) -> dict[str, Any]:
         value = options.pop(keyword)
         if keyword == "startup_nodes" and value:
             options["host"], options["port"] = value[0][0], int(value[0][1])
-    # As in redis-py, the URL wins; but a class of the user's can't stand in a URL.
+    # As in redis-py, the URL takes precedence, except for a class, which a URL can't contain.
     own_class = {key: options[key] for key in ("connection_class",) if key in options}
     options.update(_parsed_address(options.pop("address", None)) or {}, **own_class)
     paths = (options.pop("path", None), options.pop("unix_socket_path", None))
@@ -201,7 +201,7 @@ def _connection_options(host: Mapping[str, Any]) -> dict[str, Any]:
     if path is not None:
         options["path"] = path
     if is_plain_address(host):
-        # For rediss:// in production and redis:// on a laptop with the same keywords.
+        # The same keywords can be used with rediss:// in production and redis:// in development.
         options = {key: value for key, value in options.items() if key not in VERIFICATION_KEYWORDS}
     tls = options.pop("ssl", None)
     if tls is None:
@@ -254,7 +254,7 @@ def _safe_values(options: Mapping[str, Any]) -> dict[str, Any]:
         "decode_responses": False,
     }
     if not {"retry_on_timeout", "retry_on_error"} & options.keys():
-        # Retries silently run a command again whose reply was lost.
+        # Retries would silently repeat a command whose reply was lost.
         values["retry"] = Retry(NoBackoff(), 0)
     chosen = options.get("connection_class", Connection)
     if isinstance(chosen, type) and issubclass(chosen, Connection):
@@ -326,7 +326,7 @@ async def close_pool(pool: ConnectionPool) -> None:
 
 
 async def _close_connections(pool: ConnectionPool) -> None:
-    # A TLS peer that is frozen would hold up the farewell.
+    # A frozen TLS peer would delay closing.
     await asyncio.wait_for(pool.aclose(), _CLOSE_TIMEOUT_S)
 
 

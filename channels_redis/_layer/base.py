@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Loop = asyncio.AbstractEventLoop
 
-#: What receivers are told that waited.
+#: The error text for waiting receivers.
 CLOSED = "The channel layer was closed while receive() waited."
 
 #: Seconds that flush() and close() wait for the other event loops of the process.
@@ -250,7 +250,7 @@ class BaseRedisLayer(ReceivingLayer):
                 return capacity  # which is set to the same number
         return None
 
-    # Who is in a group
+    # Members of groups
 
     async def group_channels(self, group: str) -> list[str]:
         """Return the names of a group's members, in the order in which they joined.
@@ -289,7 +289,7 @@ class BaseRedisLayer(ReceivingLayer):
         try:
             await self._flush_without_readers(session)
         except BaseException:
-            # What is on its way would delete what is sent from now on.
+            # Commands in flight would delete messages that are sent from now on.
             await self._sessions.aclose()
             raise
         # Those in a handler subscribe and are read for again with their next receive().
@@ -327,7 +327,7 @@ class BaseRedisLayer(ReceivingLayer):
     async def _close_here(self, session: Any) -> None:
         self._closings += 1
         self._mailboxes.fail(LayerClosed(CLOSED), session.loop)
-        # The readers give back what nobody has taken, before the rest is forgotten.
+        # The readers put back the messages that were not taken, before the rest is dropped.
         await self._on_all_loops(lambda _: self._sessions.aclose(), session)
         self._mailboxes.empty()
 

@@ -61,7 +61,7 @@ class Mailbox(Share):
         self.demand = demand
         #: Whether the layer knows it still; one that has ended takes no more messages.
         self.alive = True
-        # Known weakly: it belongs to an event loop that may be dropped.
+        # A weak reference: it belongs to an event loop that may be dropped.
         self._home: ref[Home] | None = None
         #: Whether the topic of its own name is one of those that its home has joined.
         self.subscribed = False

@@ -89,7 +89,7 @@ class Mailboxes:
             names = self._made.get(task)
             if names is None:
                 names = self._made[task] = set()
-                # Weakly, as a task may outlive its layer.
+                # A weak reference, because a task may outlive its layer.
                 task.add_done_callback(partial(_maker_ended, ref(self)))
             names.add(box.name)
             box.maker = ref(task)

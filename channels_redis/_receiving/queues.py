@@ -93,7 +93,7 @@ class LocalQueue:
         self._unpack = partial(weakly(layer._unpack_queued, None), name)
         self._mailboxes = layer._mailboxes
         self._shards = shards
-        # Known weakly: they belong to event loops, which may be dropped.
+        # A weak reference: they belong to event loops, which may be dropped.
         self._readers: WeakValueDictionary[int, QueueReader] = WeakValueDictionary()
         self._remembers = layer._members_are_unique()
         self._used_at = clock.monotonic()

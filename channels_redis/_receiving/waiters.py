@@ -43,7 +43,7 @@ class Demand:
     def __init__(self, on_first_waiter: Callable[[Loop], None]) -> None:
         self.waiting = 0
         self._loops: dict[Loop, int] = {}
-        # Known weakly: a consumer that is kept must not keep a loop that its owner has dropped.
+        # A weak reference: a consumer that is kept must not keep a loop that its owner has dropped.
         # Replaced and never changed, as readers look at it without a lock.
         self._consumers: dict[ref[Loop], int] = {}
         self.on_first_waiter = on_first_waiter

@@ -68,7 +68,7 @@ class _Abandoner:
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         timer = loop.call_later(_NEVER_S, self)
-        # Known weakly: the loop alone may hold what holds this.
+        # A weak reference: the loop alone may hold what holds this.
         with contextlib.suppress(TypeError):  # rloop's timers can't be: they wait to their end.
             self._timer = weakref.ref(timer)
 
@@ -146,7 +146,7 @@ class _Here(threading.local):
 
 _here = _Here()
 
-#: Closes under way of states whose owners were freed.
+#: Running closes of states whose owners were freed.
 _closes: set[asyncio.Task[None]] = set()
 
 
@@ -159,7 +159,7 @@ class LoopStates(Generic[S]):
         self._entries: dict[int, weakref.ref[_Entry[S]]] = {}
         # Being closed, and not found any more; a close that was cancelled is done again.
         self._ending: weakref.WeakSet[_Entry[S]] = weakref.WeakSet()
-        # Reentrant, as garbage may be collected, and be an entry, wherever memory is allocated.
+        # Reentrant, because an entry may be garbage collected wherever memory is allocated.
         self._lock = RLock()
         owner = cast("MethodType", factory).__self__
         self._release = weakref.finalize(owner, self._let_go)
@@ -203,7 +203,7 @@ class LoopStates(Generic[S]):
             with contextlib.suppress(RuntimeError):
                 entry.loop.call_soon_threadsafe(self._begin_close, entry)
                 if not entry.loop.is_running():
-                    # It may never run again.
+                    # The loop may never run again.
                     entry.state.scope.shut()
 
     def _begin_close(self, entry: _Entry[S]) -> None:

@@ -94,7 +94,7 @@ class Scope:
         #: In the order in which they came; the values mean nothing.
         self.parts: dict[Part, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        # Known weakly, as who has a timer holds it, and it may have ended long ago.
+        # A weak reference, because who has a timer holds it, and it may have ended long ago.
         self._timers: weakref.WeakSet[Timer] = weakref.WeakSet()
 
     def hold(

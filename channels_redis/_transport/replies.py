@@ -39,7 +39,7 @@ with contextlib.suppress(ImportError):  # an extra
 with contextlib.suppress(ImportError):  # since 3.2; before, pushes look like replies
     from hiredis import PushNotification as _Push
 
-#: Error replies that redis-py raises as lost connections, though the connection lives on.
+#: Error replies that redis-py raises as lost connections, although the connection still works.
 ERROR_REPLIES = (AuthenticationError, BusyLoadingError)
 
 #: Where redis-py itself reads replies.
@@ -166,7 +166,7 @@ class Replies(Inbox, asyncio.Protocol):
                 self._offer(reply)
         except Exception as error:  # noqa: BLE001 (its owner is the task that awaits the end)
             self._take = None
-            # At once: what is written before that task runs would be lost without an answer.
+            # At once: commands written before that task runs would be lost without a reply.
             self._transport.abort()
             self._end(error)
             return
