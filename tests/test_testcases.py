@@ -13,6 +13,9 @@ from tests.conftest import find_server_or_skip
 from tests.test_docs import BLOCKS
 
 ROOT = Path(__file__).parent.parent
+
+# A whole project is started in each test, which takes long on a busy machine.
+pytestmark = pytest.mark.timeout(600)
 (SHOWN,) = [block.source for block in BLOCKS if "RedisChannelLayersMixin" in block.source]
 # A busy machine needs longer than a developer waits.
 RECIPE = SHOWN.replace('/ws/news/")', '/ws/news/", open_timeout=60)').replace("=10)", "=60)")
@@ -97,7 +100,7 @@ def run(folder: Path, start_method: str, *words: str) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=500,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -70,7 +70,8 @@ async def test_random_bytes_are_dropped_and_counted(
     assert channel.split("!")[0] in caplog.text
 
 
-@pytest.mark.parametrize("cut", [1, 20, -1, None], ids=["start", "middle", "end", "other key"])
+# Python 3.15 reads base64 without its padding, which is two characters at most.
+@pytest.mark.parametrize("cut", [1, 20, -3, None], ids=["start", "middle", "end", "other key"])
 async def test_tokens_that_no_key_opens_are_dropped(
     make_layer: Callable[..., Any], server: Any, prefix: str, kind: str, cut: int | None
 ) -> None:
