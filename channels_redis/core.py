@@ -75,7 +75,7 @@ class RedisChannelLayer(CoreNames):
         name = non_local_name(channel)
         specific = self._is_specific(channel)
         member = self._member(name, message, {ADDRESS_KEY: channel} if specific else {})
-        self._check_size(message, len(member))
+        self._encoding.check_size(message, len(member))
         shard = self.consistent_hash(name) if specific else self._next_shard()
         bound = self._queue_bound([channel], len(member))
         frame = Frame(shard, self._keys.queue(name), member, bound)
@@ -162,8 +162,8 @@ class RedisChannelLayer(CoreNames):
         self._check_group(group)
         excluded = self._check_exclude(exclude)
         check_message(message)
-        body = self._body(message)
-        if self._format is not None:
+        body = self._encoding.body(message)
+        if self._encoding.format is not None:
             # No user's code is needed any more, so all can be one plan, wherever it runs.
             return partial(self._send_to_group, group=group, body=body, excluded=excluded)
 
@@ -240,15 +240,15 @@ class RedisChannelLayer(CoreNames):
 
     def _member(self, name: str, message: Message | bytes, own: dict[str, Any]) -> bytes:
         """Return a unique member of a queue for a message; ``own`` are the layer's own keys."""
-        if not self._separable or self.random_prefix_length <= 0:
+        if not self._encoding.separable or self.random_prefix_length <= 0:
             own[NONCE_KEY] = random_hex()
         place = self._keys.queue_place(name)
         if isinstance(message, bytes):
-            return self._encode_more(message, own, place)
-        return self._encode({**message, **own}, place)
+            return self._encoding.encode_more(message, own, place)
+        return self._encoding.encode({**message, **own}, place)
 
     def _members_are_unique(self) -> bool:
-        return self._separable and self.random_prefix_length >= 8
+        return self._encoding.separable and self.random_prefix_length >= 8
 
     def _queue_bound(self, channels: list[str], frame_bytes: int) -> Bound:
         """Return when the queue of these channels is full.
@@ -282,7 +282,7 @@ class RedisChannelLayer(CoreNames):
 
     def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
         try:
-            addresses, item = self._read_frame(member, self._keys.queue_place(queue.name))
+            addresses, item = self._encoding.read_frame(member, self._keys.queue_place(queue.name))
             channels = [addresses] if isinstance(addresses, str) else addresses
             if not all(channel.startswith(queue.name) for channel in channels):
                 raise ValueError("addressed to another process")

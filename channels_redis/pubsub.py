@@ -19,7 +19,6 @@ from ._receiving.queues import LocalQueue
 from ._receiving.topics import TopicSession
 from ._runtime import fork
 from ._runtime.plans import Plan, run, submit
-from ._runtime.weakly import weakly
 from ._session import Frame, Session, SessionEnded
 from ._transport.scripts import Bound
 from .exceptions import ConnectionLost, ForeignChannelError, InvalidName, LayerClosed, Unsupported
@@ -63,7 +62,7 @@ class RedisPubSubChannelLayer(PubSubNames):
         if not self._lets_pass(channel, message):
             check_message(message)
         member = self._member(channel, message)
-        self._check_size(message, len(member))
+        self._encoding.check_size(message, len(member))
         self._remember(channel)
         bound = Bound(self.get_capacity(channel))
         frame = Frame(self._next_shard(), self._keys.queue(channel), member, bound)
@@ -74,8 +73,8 @@ class RedisPubSubChannelLayer(PubSubNames):
     ) -> Plan:
         check_message(message)
         frame = {**message, EXCLUDE_KEY: sorted(excluded)} if excluded else message
-        payload = self._encode(frame, self._keys.topic_place(topic))
-        self._check_size(message, len(payload))
+        payload = self._encoding.encode(frame, self._keys.topic_place(topic))
+        self._encoding.check_size(message, len(payload))
         shard = self.consistent_hash(topic)
         return partial(Session.publish, shard=shard, topic=topic, payload=payload)
 
@@ -200,7 +199,6 @@ class RedisPubSubChannelLayer(PubSubNames):
 
     def _start_afresh(self) -> None:
         super()._start_afresh()
-        self._open_published = weakly(self.deserialize, None)
         self._used_names: dict[str, None] = {}
 
     def _make_session(self, loop: Loop) -> TopicSession:
@@ -235,26 +233,16 @@ class RedisPubSubChannelLayer(PubSubNames):
         # 4.3.0 carries text on the general channels of this layer, so there may be workers for it.
         return isinstance(message, str) and not self._is_specific(channel)
 
-    def _item(self, topic: str, payload: bytes) -> Item:
-        """Return a published message as an item for many consumers: decrypted once, unpacked by
-        each.
+    def _read_published(self, topic: str, payload: bytes) -> tuple[Item, frozenset[str]]:
+        """Return a published message as an item for many consumers, and the excluded channels, if
+        they can be seen without decoding every message; ``receive()`` checks again.
         """
-        self._check_frame(payload)
-        if self._separable:
-            if self._binding is not None:
-                payload = self._binding.decrypt(payload, self._keys.topic_place(topic))
-            return self._packed(payload, self._serializer.from_bytes)
-        return Packed(payload, self._open_published)
-
-    def _excluded(self, item: Item) -> frozenset[str]:
-        """Return the excluded channels of a published message, if they can be seen without decoding
-        every message; ``receive()`` checks again.
-        """
+        item = self._encoding.published(payload, self._keys.topic_place(topic))
         if not isinstance(item, Packed) or not item.mentions(EXCLUDE_KEY):
-            return frozenset()
+            return item, frozenset()
         message = item.open()
         names = message.get(EXCLUDE_KEY, ()) if isinstance(message, dict) else ()
-        return frozenset(names)
+        return item, frozenset(names)
 
     def _random_bytes(self) -> int:
         """Return the number of random bytes in front of a queued message, as in core."""
@@ -266,10 +254,10 @@ class RedisPubSubChannelLayer(PubSubNames):
         """Return the member of a general channel's queue, with the bytes of the core layer."""
         place, length = self._keys.queue_place(name), self._random_bytes()
         if length:
-            return os.urandom(length) + self._encode(message, place)
+            return os.urandom(length) + self._encoding.encode(message, place)
         if isinstance(message, dict):
             message = {**message, NONCE_KEY: random_hex()}
-        return self._encode(message, place)
+        return self._encoding.encode(message, place)
 
     def _unpack_queued(self, name: str, member: bytes) -> Any:
         return super()._unpack_queued(name, member[self._random_bytes() :])
@@ -279,7 +267,7 @@ class RedisPubSubChannelLayer(PubSubNames):
 
     def _publications_are_unique(self) -> bool:
         """Return whether no two publications of any sender are the same bytes: tokens are not."""
-        return self._separable and self._serializer.crypter is not None
+        return self._encoding.separable and self._serializer.crypter is not None
 
     def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
         raise AssertionError("no queue of this layer is process-specific")

@@ -17,6 +17,7 @@ from channels.layers import BaseChannelLayer
 from .._config import keywords, options, pools
 from .._config.hosts import describe_host, doctor_command, is_cluster, redact_hosts
 from .._config.secrets import Secrets
+from .._format.encryption import Binding
 from .._format.keyspace import Keyspace, consistent_hash, random_hex
 from .._format.slots import Address
 from .._receiving.mailboxes import Mailboxes
@@ -29,9 +30,10 @@ from .._session import Context, Session
 from .._watch.events import Event, Hooks, Operation, Reporter, timed
 from .._watch.outages import Health, Outage
 from .._watch.tally import Tallies
-from ..exceptions import ConfigurationError, LayerClosed, MessageTooLarge
+from ..exceptions import ConfigurationError, InvalidName, LayerClosed, MessageTooLarge
 from ..stats import LayerStats, NodeStats
 from ..sync import SyncFace
+from .encoding import Encoding, is_separable, make_binding
 from .receiving import ReceivingLayer
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ class BaseRedisLayer(ReceivingLayer):
         self.serializer_default = options.check_default(serializer_default)
         self.encryption_binding = options.check_binding(encryption_binding)
         self._serializer = self._serializer_for(serializer_format, symmetric_encryption_keys)
-        self._prepare_encoding(symmetric_encryption_keys)
+        self._binding = self._make_binding(symmetric_encryption_keys)
         #: Whether a subclass brings its own ``connection()``.
         self.has_own_connections = type(self).connection is not BaseRedisLayer.connection
         self._keys = Keyspace(self.prefix)
@@ -128,9 +130,29 @@ class BaseRedisLayer(ReceivingLayer):
     def _make_serializer(self, serializer_format: str, symmetric_encryption_keys: Any) -> Any:
         raise NotImplementedError
 
+    @property
+    def _overrides_serialization(self) -> bool:
+        mine = BaseRedisLayer
+        return (
+            type(self).serialize is not mine.serialize
+            or type(self).deserialize is not mine.deserialize
+        )
+
+    def _make_binding(self, keys: Any) -> Binding | None:
+        separable = not self._overrides_serialization and is_separable(self._serializer)
+        crypter = self._serializer.crypter if separable else None
+        return make_binding(crypter, keys, self.encryption_binding)
+
+    def _make_encoding(self) -> Encoding:
+        overrides = None
+        if self._overrides_serialization:
+            overrides = weakly(self.serialize, b""), weakly(self.deserialize, None)
+        return Encoding(self._serializer, self._binding, self.max_message_bytes, overrides)
+
     def _start_afresh(self) -> None:
         """Create all state except the options: for a new object, a copy or a forked child."""
         self.client_prefix = random_hex()
+        self._encoding = self._make_encoding()
         self._report = Reporter(self._logger, self._on_event)
         self._tallies = Tallies(self.ring_size)
         self._outage = Outage(weakly(self._outage_changed, None))
@@ -174,6 +196,44 @@ class BaseRedisLayer(ReceivingLayer):
     def sync(self) -> SyncFace:
         """The blocking methods of the layer, for code without an event loop."""
         return SyncFace(self, self._prepare, self._run_blocking)
+
+    # Names and bytes
+
+    def serialize(self, message: Any) -> bytes:
+        """Return a message as the bytes that go on the wire."""
+        data: bytes = self._serializer.serialize(message)
+        return data
+
+    def deserialize(self, message: bytes) -> Any:
+        """Undo :meth:`serialize`."""
+        return self._serializer.deserialize(message)
+
+    def _check_channel(self, name: Any) -> None:
+        self._check_name("Channel", name, self.require_valid_channel_name)
+
+    def _check_group(self, name: Any) -> None:
+        self._check_name("Group", name, self.require_valid_group_name)
+
+    def _check_name(self, kind: str, name: Any, require_valid: Callable[[Any], object]) -> None:
+        try:
+            require_valid(name)
+        except TypeError as error:
+            raise InvalidName(str(error)) from None
+        # Channels' patterns let digits and letters of all scripts pass, and a last line feed.
+        if not name.isascii() or name.endswith("\n"):
+            raise InvalidName(self.invalid_name_error.format(kind))
+
+    def _check_exclude(self, exclude: Any) -> frozenset[str]:
+        """Return the names of the excluded channels of a group message."""
+        if isinstance(exclude, (str, bytes)) or not isinstance(exclude, Iterable):
+            raise InvalidName(
+                "group_send(): exclude must be a list of channel names, such as "
+                f"[self.channel_name], not {type(exclude).__name__}."
+            )
+        names = tuple(exclude)
+        for name in names:
+            self._check_channel(name)
+        return frozenset(names)
 
     # Hosts and connections
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 from weakref import ref
 
+from channels.layers import BaseChannelLayer
+
 from .._format.bounds import Unacceptable
 from .._format.keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY, Keyspace
 from .._receiving.mailbox import Mailbox
@@ -22,13 +24,13 @@ from .._runtime.portal import portal
 from .._runtime.tasks import BREATH_S, turn
 from .._session import Session
 from .._watch.events import MessagesDropped, Reporter
-from .encoding import EncodingLayer
+from .encoding import Encoding
 
 Loop = asyncio.AbstractEventLoop
 Capacities = list[tuple[re.Pattern[str], int]]
 
 
-class ReceivingLayer(EncodingLayer):
+class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no annotations
     """The receiving part of a channel layer."""
 
     # Others describe Channels' attributes as they are before a layer sets its own.
@@ -46,6 +48,7 @@ class ReceivingLayer(EncodingLayer):
     #: How long a pop may wait on the server; None for half of ``command_timeout_s``.
     _block_s: float | None = None
 
+    _encoding: Encoding
     _keys: Keyspace
     _mailboxes: Mailboxes
     _queues: dict[str, LocalQueue]
@@ -103,7 +106,7 @@ class ReceivingLayer(EncodingLayer):
 
     def _unpack_queued(self, name: str, member: bytes) -> Any:
         """Return the message inside a member of a queue, without the layer's own keys."""
-        message = self._decode(member, self._keys.queue_place(name))
+        message = self._encoding.decode(member, self._keys.queue_place(name))
         if isinstance(message, dict):
             message.pop(ADDRESS_KEY, None)
             message.pop(NONCE_KEY, None)

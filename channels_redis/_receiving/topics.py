@@ -261,8 +261,7 @@ class TopicSession(Session):
             return
         name = topic.decode("utf-8", "replace")
         try:
-            item = layer._item(name, payload)
-            excluded = layer._excluded(item)
+            item, excluded = layer._read_published(name, payload)
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
             layer._undecodable(name, error)
             return

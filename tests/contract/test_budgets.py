@@ -107,7 +107,7 @@ async def test_what_is_forgotten_takes_nothing_of_the_budget(build: Any) -> None
     channel, other = await layer.new_channel(), await layer.new_channel()
     for one in (channel, other):
         box = layer._mailboxes.boxes[one]
-        layer._mailboxes.put(box, layer._for_many(numbered(1), 100), None)
+        layer._mailboxes.put(box, layer._encoding.for_many(numbered(1), 100), None)
     assert layer.stats().buffered_bytes > 0
     layer._mailboxes.discard(layer._mailboxes.boxes[other])
     await layer.flush()
