@@ -60,10 +60,6 @@ class Binding:
         self._bound = make_crypter(keys, bound=True)
         self._step = step
 
-    def at(self, place: Place) -> Crypter:
-        """Return the crypter of a place."""
-        return _BoundCrypter(self, place)
-
     def encrypt(self, data: bytes, place: Place) -> bytes:
         """Return a token with ``data`` for a place."""
         if self._step == OFF or self._bound is None:
@@ -91,20 +87,19 @@ class Binding:
         return data
 
 
-class _BoundCrypter:
-    """The crypter of one place."""
+class CrypterAt(NamedTuple):
+    """A binding at one place, with the interface of :class:`Crypter`."""
 
-    __slots__ = ("_binding", "_place")
-
-    def __init__(self, binding: Binding, place: Place) -> None:
-        self._binding = binding
-        self._place = place
+    binding: Binding
+    place: Place
 
     def encrypt(self, data: bytes, /) -> bytes:
-        return self._binding.encrypt(data, self._place)
+        """Return a token with ``data`` for the place."""
+        return self.binding.encrypt(data, self.place)
 
     def decrypt(self, token: bytes, /) -> bytes:
-        return self._binding.decrypt(token, self._place)
+        """Decrypt a token; raises what :meth:`Binding.decrypt` raises."""
+        return self.binding.decrypt(token, self.place)
 
 
 def _content(data: bytes, place: Place) -> bytes:

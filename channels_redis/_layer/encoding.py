@@ -9,7 +9,7 @@ from typing import Any
 
 from .._format import frames
 from .._format.bounds import ADDRESSES_BYTES, Unacceptable, longest_frame_bytes
-from .._format.encryption import OFF, Binding, Crypter, Place, is_ours
+from .._format.encryption import OFF, Binding, CrypterAt, Place, is_ours
 from .._format.keyspace import ADDRESS_KEY, NONCE_KEY
 from .._format.plain import is_flat
 from .._receiving.messages import SMALL_BYTES, Item, Original, Packed, PackedOnce, Whole
@@ -88,8 +88,8 @@ class Encoding:
         body: bytes = self._serializer._unsealed(data, self._crypter_at(place))
         return body
 
-    def _crypter_at(self, place: Place) -> Crypter | None:
-        return None if self._binding is None else self._binding.at(place)
+    def _crypter_at(self, place: Place) -> CrypterAt | None:
+        return None if self._binding is None else CrypterAt(self._binding, place)
 
     def decode(self, data: bytes, place: Place) -> Any:
         """Decode the bytes of :meth:`encode`; raises :class:`Unacceptable` for bytes that must not
