@@ -279,8 +279,7 @@ class Multiplexer(Link):
         try:
             await wire.hand_over(self._take)
         except Exception as error:  # noqa: BLE001 (whatever it is, nobody may wait for ever)
-            # Each command's fate is decided before the await: a task that takes the place of this
-            # one, where it is cancelled there, finds no command that was left half way.
+            # First, so that no caller waits for the end of a connection that brings nothing more.
             self._drop(error)
             await wire.close()
 
