@@ -73,6 +73,24 @@ def test_whatever_happens_in_any_turn_a_topic_is_subscribed_where_it_is_served(
     assert at_every_await(play, TURNS, action) > 40
 
 
+def test_a_topic_that_comes_back_waits_for_what_is_on_its_way_for_it() -> None:
+    """Else a confirmation would not tell which command it is for."""
+    with World() as world:
+        listeners = Listeners(world, servers=2)
+        here, there = [place.subscriber for place in listeners.places]
+        listeners.subscribe(b"red")
+        world.quiet()
+        there.move_in(b"red", here.move_out(b"red"))
+        world.loop.settle()
+        here.move_in(b"red", there.move_out(b"red"))
+        world.loop.settle()
+        listeners.check_commands()
+        world.quiet()
+        listeners.check_quiet()
+        listeners.close()
+        listeners.check_got()
+
+
 class Moving(Listening):
     """Moves topics between three servers as well."""
 
