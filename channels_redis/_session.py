@@ -26,7 +26,7 @@ from ._transport.commands import Commands
 from ._transport.credentials import ClusterClient
 from ._transport.node import NodeContext
 from ._transport.reader import QueueReader
-from ._transport.single import Shard, SingleServer
+from ._transport.single import Backend, SingleServer
 from ._transport.wire import hold_client
 from ._watch.events import Reporter, SenderClockUsed
 from ._watch.outages import Health
@@ -113,7 +113,7 @@ class Session:
         self._tally = context.tallies.open()
         self._pauses = 0
         self._clients: dict[int, Redis | RedisCluster] = {}
-        self._shards_in_use: dict[int, Shard] = {}
+        self._backends: dict[int, Backend] = {}
         # Kept, as those who tell them of new credentials do not keep them.
         self._renewed: list[ClusterClient] = []
         self._readers: set[QueueReader] = set()
@@ -152,19 +152,19 @@ class Session:
         """Return the clients that were made, by shard."""
         return dict(self._clients)
 
-    def shard(self, index: int) -> Shard:
+    def backend(self, shard: int) -> Backend:
         """Return what stands behind an entry of ``hosts`` on this loop."""
-        shard = self._shards_in_use.get(index)
-        if shard is None:
-            host = self._context.hosts[index]
+        backend = self._backends.get(shard)
+        if backend is None:
+            host = self._context.hosts[shard]
             make = self._cluster if is_cluster(host) else self._single_server
-            shard = self._shards_in_use[index] = make(index)
-        return shard
+            backend = self._backends[shard] = make(shard)
+        return backend
 
-    def _single_server(self, index: int) -> Shard:
+    def _single_server(self, index: int) -> Backend:
         return SingleServer(partial(self._connection, index), self._node_context(index))
 
-    def _cluster(self, index: int) -> Shard:
+    def _cluster(self, index: int) -> Backend:
         def make_client(address: Address) -> Redis:
             return cast("Redis", self._make_client(index, address))
 
@@ -191,24 +191,24 @@ class Session:
 
     def in_flight(self) -> Counter[int]:
         """Return how many commands wait for their replies, by shard; from any thread."""
-        shards = list(self._shards_in_use.items())
-        return Counter({index: shard.pending for index, shard in shards})
+        backends = list(self._backends.items())
+        return Counter({shard: backend.pending for shard, backend in backends})
 
     @property
     def busy(self) -> bool:
         """Whether somebody waits for a reply on this loop."""
-        return any(shard.pending for shard in self._shards_in_use.values())
+        return any(backend.pending for backend in self._backends.values())
 
     def commands(self, shard: int, key: bytes | str) -> Commands:
         """Return what sends short commands about a key, over a shared connection."""
-        there = self._shards_in_use.get(shard) or self.shard(shard)
+        there = self._backends.get(shard) or self.backend(shard)
         return there.commands(key)
 
     def start_reader(self, queue: LocalQueue, shard: int) -> QueueReader | None:
         """Start the reader of a queue on one shard; None if this session is about to end."""
         if self.closing or self._pauses:
             return None
-        there = self.shard(shard)
+        there = self.backend(shard)
         reader = QueueReader(queue, there.node(queue.key), there.commands(queue.key))
         self._readers.add(reader)
         assert reader.task is not None  # it has just begun
@@ -218,7 +218,7 @@ class Session:
     def let_go(self, reader: QueueReader, queue: LocalQueue, shard: int) -> None:
         """Have the server end what a deserted reader of another loop waits for."""
         if not self.closing:
-            commands = self.shard(shard).commands(queue.key)
+            commands = self.backend(shard).commands(queue.key)
             self.background(reader.let_go(commands), "let go of a reader")
 
     @property
@@ -268,7 +268,7 @@ class Session:
 
     def _added(self, shard: int, result: int) -> bool:
         if result & scripts.SENDER_CLOCK:
-            self._context.report(SenderClockUsed(self._context.healths[shard].node))
+            self._context.report(SenderClockUsed(self._context.healths[shard].name))
         if result & scripts.ADDED:
             self._tally[shard].sent += 1
             return True
@@ -277,7 +277,7 @@ class Session:
 
     async def publish(self, shard: int, topic: str, payload: bytes) -> None:
         """Publish a message."""
-        there = self._shards_in_use.get(shard) or self.shard(shard)
+        there = self._backends.get(shard) or self.backend(shard)
         await there.publish(topic, payload)
         self._tally[shard].sent += 1
 
@@ -285,15 +285,15 @@ class Session:
         """Delete the layer's keys on every shard: all of them, or these queues."""
         await asyncio.gather(
             *[
-                self._delete_keys(self.shard(index), names)
+                self._delete_keys(self.backend(index), names)
                 for index in range(len(self._context.hosts))
             ]
         )
 
-    async def _delete_keys(self, shard: Shard, names: set[str] | None) -> None:
-        keyspace, at = self._context.keyspace, shard.commands
+    async def _delete_keys(self, backend: Backend, names: set[str] | None) -> None:
+        keyspace, at = self._context.keyspace, backend.commands
         if names is None:
-            nodes = await shard.everywhere()
+            nodes = await backend.everywhere()
             await asyncio.gather(*[flushing.delete_owned(node, at, keyspace) for node in nodes])
         else:
             await flushing.delete_keys(at, [keyspace.queue(name).encode() for name in names])
@@ -327,8 +327,8 @@ class Session:
         """Close what nobody needs just now; it is made again when it is needed."""
         unwanted = [reader for reader in self._readers if not reader.wanted]
         await asyncio.gather(*[reader.aclose() for reader in unwanted])
-        shards = list(self._shards_in_use.values())
-        await asyncio.gather(*[shard.rest(alone=not self.receiving) for shard in shards])
+        backends = list(self._backends.values())
+        await asyncio.gather(*[one.rest(alone=not self.receiving) for one in backends])
         for client in list(self._clients.values()):
             pool = getattr(client, "connection_pool", None)  # the one for a cluster has many
             if pool is not None:

@@ -64,7 +64,6 @@ PRIVATE_ACCESSES = {
     "_receiving.queues": (10, "asks the layer that it receives for"),
     "_receiving.topics": (7, "asks the layer that it receives for"),
     "_runtime.fork": (1, "tells who is watched that it was forked"),
-    "_runtime.loops": (3, "two functions of one module, held apart by a weak reference"),
     "_runtime.tasks": (1, "asyncio's, so that it does not complain of a task that a loop left"),
     "_transport.replies": (7, "redis-py's connections have no public way to their streams"),
     "_transport.wire": (17, "redis-py's connections have no public way to their streams"),

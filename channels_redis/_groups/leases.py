@@ -219,7 +219,7 @@ class Keeper:
     async def _round(self, session: Session) -> bool:
         """Renew the leases, and write what is owed; return whether to check again."""
         told = self.told
-        served = session.shard(self._shard).served()
+        served = session.backend(self._shard).served()
         look = told.look()
         failures: list[Exception] = []
         try:
@@ -301,7 +301,7 @@ class Keeper:
         if reason != self._refused_with:
             self._refused_with = reason
             text = "Redis at %s refuses to restore memberships of groups: %s; next try in %g s"
-            self._logger.warning(text, self._health.node, reason, RENEWAL_S)
+            self._logger.warning(text, self._health.name, reason, RENEWAL_S)
 
 
 async def _settled(work: Iterable[Coroutine[Any, Any, None]]) -> list[Exception | None]:

@@ -430,7 +430,7 @@ class BaseRedisLayer(ReceivingLayer):
             in_flight += session.in_flight()
         nodes = tuple(
             NodeStats(
-                health.node,
+                health.name,
                 tally.sent,
                 tally.refused,
                 tally.received,

@@ -11,7 +11,7 @@ from .._runtime import clock
 from .._session import Loop, Session, SessionEnded
 from .._transport.cluster.cluster import Cluster
 from .._transport.cluster.pubsub import ClusterSubscriber
-from .._transport.single import Shard, SingleServer
+from .._transport.single import Backend, SingleServer
 from .._transport.subscriber import Subscriber
 from .._watch.events import MessagesDropped
 from ..exceptions import COMMAND_ERRORS, ConnectionLost
@@ -122,21 +122,21 @@ class TopicSession(Session):
         """Return the Pub/Sub connections of a shard."""
         subscriber = self._subscribers.get(shard)
         if subscriber is None:
-            subscriber = self._subscribers[shard] = self._make_subscriber(self.shard(shard))
+            subscriber = self._subscribers[shard] = self._make_subscriber(self.backend(shard))
         return subscriber
 
-    def _make_subscriber(self, shard: Shard) -> Subscriber | ClusterSubscriber:
+    def _make_subscriber(self, backend: Backend) -> Subscriber | ClusterSubscriber:
         in_use = self._members.__contains__
-        if isinstance(shard, Cluster):
-            return ClusterSubscriber(shard, self._published, in_use, self._new_own_topic)
-        assert isinstance(shard, SingleServer)
+        if isinstance(backend, Cluster):
+            return ClusterSubscriber(backend, self._published, in_use, self._new_own_topic)
+        assert isinstance(backend, SingleServer)
         own_topic = self._new_own_topic()
         return Subscriber(
-            shard.node(own_topic),
+            backend.node(own_topic),
             self._published,
             in_use,
             lambda: own_topic,
-            shard.publish,
+            backend.publish,
         )
 
     def _new_own_topic(self) -> bytes:

@@ -25,6 +25,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from .native import RLock, greenlets
 from .scope import Scope
+from .weakly import weakly
 
 #: Seconds until a timer that is not meant to fire; some event loops refuse longer ones.
 _NEVER_S = 10**7
@@ -229,26 +230,31 @@ class LoopStates(Generic[S]):
             alive = {key: one for key, one in self._entries.items() if one() is not None}
             self._entries = {**alive, id(loop): weakref.ref(entry)}
         _here.watch(entry)
-        this = weakref.ref(self)
+        # The loop holds what this is called by, and must not hold the owner with it.
+        forget = weakly(self._forget, None)
 
         def abandon() -> None:
-            states = this()
-            if states is not None:
-                states._forget(entry)
-                states._ending.discard(entry)
+            forget(entry)
             entry.state.scope.abandon()
 
         abandoner = _Abandoner(abandon, loop)
         entry.abandoner = weakref.ref(abandoner)
         if not getattr(loop, "_asyncgens_shutdown_called", False):
-            closer = _closer(self, entry)
+            closer = self._closer(entry)
             # Runs up to the ``yield``, so that the loop knows the generator from now on.
             with contextlib.suppress(StopIteration):
                 closer.asend(None).send(None)
             entry.closer = cast("AsyncGeneratorType[None, None]", closer)
         return entry
 
+    async def _closer(self, entry: _Entry[S]) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self._close(entry)
+
     def _forget(self, entry: _Entry[S]) -> None:
+        self._ending.discard(entry)
         with self._lock:
             known = self._entries.get(id(entry.loop))
             # Once the entry is garbage, nothing refers to it weakly any more.
@@ -269,10 +275,3 @@ class LoopStates(Generic[S]):
         await entry.state.scope.aclose()
         entry.end()
         self._ending.discard(entry)
-
-
-async def _closer(states: LoopStates[S], entry: _Entry[S]) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        await states._close(entry)

@@ -60,7 +60,7 @@ class Multiplexer(Link):
     """A pipelined connection that is made on demand, and made again after a loss."""
 
     def __init__(self, node: Node) -> None:
-        super().__init__(node, f"multiplexer {node.health.node}", Stage.COMMANDS)
+        super().__init__(node, f"multiplexer {node.health.name}", Stage.COMMANDS)
         self._probe = Probe(node, self._ask)
         # A command is in one of these: not written; written; refused, to be written again.
         self._unwritten: deque[Command] = deque()

@@ -222,7 +222,7 @@ class Node:
         found = re.search(rb"redis_version:((\d+)\.(\d+)[^\s]*)", info)
         if found and (int(found[2]), int(found[3])) < OLDEST_SERVER:
             raise ConfigurationError(
-                f"Redis at {self.health.node} is {found[1].decode()}, which is too old: "
+                f"Redis at {self.health.name} is {found[1].decode()}, which is too old: "
                 f"Redis 5.0 or newer is required. For details, run: {self.health.doctor}"
             )
 
@@ -233,7 +233,7 @@ class Node:
         place = (kwargs.get("host", "localhost"), int(kwargs.get("port", 6379)))
         entry = {"sentinels": [place], "master_name": names[0] if names else "..."}
         return ConfigurationError(
-            f"Redis at {self.health.node} is a Sentinel. Its entry of hosts is {entry!r}, with the "
+            f"Redis at {self.health.name} is a Sentinel. Its entry of hosts is {entry!r}, with the "
             "other Sentinels in the list, and all keywords of the primary beside it. "
             f"For details, run: {self.health.doctor}"
         )
@@ -248,7 +248,7 @@ class Node:
                 known = await apart(asking, self.scope.loop, "question to a Sentinel")
                 if pool.service_name not in known:
                     raise ConfigurationError(
-                        f"hosts: the Sentinels of {self.health.node} do not know a master named "
+                        f"hosts: the Sentinels of {self.health.name} do not know a master named "
                         f"{pool.service_name!r}; correct 'master_name' (known: {sorted(known)}); "
                         f"for details, run: {self.health.doctor}"
                     ) from error
@@ -299,7 +299,7 @@ class Node:
         place = f"{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}"
         entry = f'{{"cluster": True, "address": "redis{"s" if tls else ""}://{place}"}}'
         return ConfigurationError(
-            f"Redis at {self.health.node} is one server of a Redis Cluster. Its entry of hosts is "
+            f"Redis at {self.health.name} is one server of a Redis Cluster. Its entry of hosts is "
             f"{entry}, with user name, password and all other keywords beside them. "
             f"For details, run: {self.health.doctor}"
         )
@@ -319,7 +319,7 @@ class Node:
             if advice is not None:
                 refusal = str(cause).rstrip(".")
                 return ConfigurationError(
-                    f"Redis at {self.health.node} refuses: {refusal}; {advice}; "
+                    f"Redis at {self.health.name} refuses: {refusal}; {advice}; "
                     f"for details, run: {self.health.doctor}"
                 )
         return error

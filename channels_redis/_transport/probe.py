@@ -100,7 +100,7 @@ class Probe:
 
     def _try_another(self) -> None:
         assert self._wire is not None  # else there is no question
-        name = f"second dial {self._node.health.node}"
+        name = f"second dial {self._node.health.name}"
         self._trial = self._scope.start(self._replace(self._wire), name)
 
     async def _replace(self, silent: Wire) -> None:

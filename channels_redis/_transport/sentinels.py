@@ -43,7 +43,7 @@ class SentinelWatch(Link):
     """
 
     def __init__(self, node: Node, pool: SentinelConnectionPool) -> None:
-        super().__init__(node, f"sentinel watch {node.health.node}", Stage.COMMANDS)
+        super().__init__(node, f"sentinel watch {node.health.name}", Stage.COMMANDS)
         self._pool = pool
         self._quiet_s = node.command_timeout_s / 2
         self._silence = self._scope.timer(self._ask)

@@ -1,7 +1,7 @@
-"""One entry of ``hosts`` on one event loop: what sends commands for a key, and where to connect.
+"""What stands behind an entry of ``hosts`` on one event loop: its backend.
 
-Here the entry stands for one server, which may be any primary that the Sentinels name. Clusters are
-in :mod:`.cluster`.
+Here that is one server, which may be any primary that the Sentinels name. Clusters are in
+:mod:`.cluster`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 
-class Shard(Protocol):
-    """The interface of an entry of ``hosts`` for a session."""
+class Backend(Protocol):
+    """What a session needs of an entry of ``hosts``."""
 
     @property
     def pending(self) -> int:

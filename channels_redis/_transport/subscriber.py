@@ -49,7 +49,7 @@ class Subscriber(Link):
         verbs: Verbs = CLASSIC,
         on_drop: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(node, f"subscriber {node.health.node}", Stage.RECEIVING)
+        super().__init__(node, f"subscriber {node.health.name}", Stage.RECEIVING)
         self._on_message = on_message
         self._in_use = in_use
         self._on_drop = on_drop

@@ -92,13 +92,14 @@ class Health:
 
     def __init__(
         self,
-        node: str,
+        name: str,
         report: Reporter,
         outage: Outage,
         secrets: Secrets = NO_SECRETS,
         doctor: str = _DOCTOR,
     ) -> None:
-        self.node = node
+        #: As events and log records call it.
+        self.name = name
         self.secrets = secrets
         #: The command line of the doctor for this shard.
         self.doctor = doctor
@@ -126,7 +127,7 @@ class Health:
         """Return an error text: the server, the reason, the effect for the caller, and, if the
         server has never worked, what to check.
         """
-        text = f"Redis at {self.node}: {self.secrets.text(reason).rstrip('.')}; {fate}"
+        text = f"Redis at {self.name}: {self.secrets.text(reason).rstrip('.')}; {fate}"
         return text if self.proven else f"{text}; {_NEVER_WORKED}; for details, run: {self.doctor}"
 
     def lost(self, user: object, reason: str) -> None:
@@ -142,7 +143,7 @@ class Health:
                 self._outage.shard_lost()
         if began:
             self._outage.tell()
-            self._report(NodeLost(self.node, self.secrets.text(reason)))
+            self._report(NodeLost(self.name, self.secrets.text(reason)))
         self.moved()
 
     def works(self, user: object) -> None:
@@ -162,7 +163,7 @@ class Health:
             self._past_s += outage_s
             self._outage.shard_back()
         self._outage.tell()
-        self._report(NodeBack(self.node, outage_s))
+        self._report(NodeBack(self.name, outage_s))
 
     def seconds(self) -> tuple[float, float]:
         """Return the length of the present outage (0.0 if none) and of all outages."""

@@ -292,7 +292,7 @@ async def test_a_translation_that_fails_is_told_to_whom_it_concerns(
     entry = {**cluster_set.host_entry(), "address_remap": remap}
     layer = make_layer("core", hosts=[entry])
     await layer.send("work", SAY)
-    cluster = layer._sessions.get().shard(0)
+    cluster = layer._sessions.get().backend(0)
     slot = slot_of(Keyspace(prefix).queue("work"))
     right = cluster.owner(slot)
     # As after a move that nobody has told of.

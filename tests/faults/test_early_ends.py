@@ -82,7 +82,7 @@ async def test_a_close_in_the_tick_in_which_a_server_left_leaves_nothing(
     layer = make_layer("core", hosts=[{**cluster_set.host_entry(), "client_name": prefix}])
     for number in range(12):
         await layer.send(f"work{number}", numbered(number))
-    cluster = layer._sessions.get().shard(0)
+    cluster = layer._sessions.get().backend(0)
     await wait_for(lambda: cluster.map._task.task is None)
     gone, *others = cluster.map.primaries
     cluster.map.primaries = tuple(others)

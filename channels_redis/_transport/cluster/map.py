@@ -70,7 +70,7 @@ class SlotMap:
         self._outcome: asyncio.Future[None] | None = None
         self._stale = False
         self._failures = 0
-        self._task = SupervisedTask(scope.loop, f"map of {health.node}", self._run, self._is_wanted)
+        self._task = SupervisedTask(scope.loop, f"map of {health.name}", self._run, self._is_wanted)
         self._closed = False
         scope.hold(Stage.COMMANDS, self.aclose, forget=partial(health.gone, self))
 

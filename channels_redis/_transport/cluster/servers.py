@@ -223,7 +223,7 @@ class Servers:
             yield partial(self._ask, address)
 
     async def _ask(self, address: Address) -> Chart:
-        where, remap = self.health.node, self._remap
+        where, remap = self.health.name, self._remap
         server = self._servers.get(address)
         if server is not None and server.multiplexer.connected:
             call = server.multiplexer.call
