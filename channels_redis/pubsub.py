@@ -237,7 +237,7 @@ class RedisPubSubChannelLayer(PubSubNames):
         """Return a published message as an item for many consumers, and the excluded channels, if
         they can be seen without decoding every message; ``receive()`` checks again.
         """
-        item = self._encoding.published(payload, self._keys.topic_place(topic))
+        item = self._encoding.published(payload, topic, self._keys.topic_place)
         if not isinstance(item, Packed) or not item.mentions(EXCLUDE_KEY):
             return item, frozenset()
         message = item.open()

@@ -51,7 +51,7 @@ CEILINGS = {
     ("core", "first receive"): (15, 9),
     ("pubsub", "send"): (45, 21),
     ("pubsub", "group_send"): (46, 21),
-    ("pubsub", "delivery"): (26, 12),
+    ("pubsub", "delivery"): (25, 11),
     ("pubsub", "first receive"): (7, 4),
 }
 

@@ -176,12 +176,12 @@ class Encoding:
             return Packed(serializer.as_bytes(message), serializer.from_bytes)
         return PackedOnce(body or serializer.as_bytes(message), serializer.from_bytes, message)
 
-    def published(self, payload: bytes, place: Place) -> Item:
+    def published(self, payload: bytes, topic: str, place_of: Callable[[str], Place]) -> Item:
         """Return what was published as an item for many: decrypted once, unpacked by each."""
         self.check_frame(payload)
         if not self.separable:
             return Packed(payload, self._deserialize)
         if self._binding is not None:
-            payload = self._binding.decrypt(payload, place)
+            payload = self._binding.decrypt(payload, place_of(topic))
         packed = Packed if self.format is None else PackedOnce
         return packed(payload, self._serializer.from_bytes)
