@@ -128,12 +128,6 @@ def test_the_classifiers_name_every_python_in_the_matrix() -> None:
     assert named == run
 
 
-def test_only_extras_for_users_are_published() -> None:
-    """What work on the package needs is a dependency group, which no wheel carries."""
-    extras = set(SETTINGS["options.extras_require"])
-    assert extras == {"cryptography", "hiredis", "opentelemetry", "server"}
-
-
 def tox_names() -> dict[str, set[str]]:
     """Return the environments of tox.ini that have a section, and those of the matrix."""
     tox = configparser.ConfigParser()
