@@ -204,22 +204,20 @@ class Session:
         there = self._backends.get(shard) or self.backend(shard)
         return there.commands(key)
 
-    def start_reader(self, queue: LocalQueue, shard: int) -> QueueReader | None:
-        """Start the reader of a queue on one shard; None if this session is about to end."""
+    def start_reader(
+        self, queue: LocalQueue, shard: int, before: QueueReader | None
+    ) -> QueueReader | None:
+        """Start the reader of a queue on one shard, in place of one that was deserted, if there is
+        one; None if this session is about to end.
+        """
         if self.closing or self._pauses:
             return None
         there = self.backend(shard)
-        reader = QueueReader(queue, there.node(queue.key), there.commands(queue.key))
+        reader = QueueReader(queue, there.node(queue.key), there.commands(queue.key), before)
         self._readers.add(reader)
         assert reader.task is not None  # it has just begun
         reader.task.add_done_callback(lambda _: self._readers.discard(reader))
         return reader
-
-    def let_go(self, reader: QueueReader, queue: LocalQueue, shard: int) -> None:
-        """Have the server end what a deserted reader of another loop waits for."""
-        if not self.closing:
-            commands = self.backend(shard).commands(queue.key)
-            self.background(reader.let_go(commands), "let go of a reader")
 
     @property
     def readers(self) -> int:

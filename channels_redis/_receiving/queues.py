@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
+from collections.abc import Container
 from functools import partial
 from typing import Any, Protocol
-from weakref import WeakValueDictionary, ref
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 from .._format.keyspace import Keyspace
 from .._runtime import clock
@@ -23,6 +24,7 @@ from ..exceptions import TooManyChannels, WrongKeyType
 from .mailbox import Mailbox
 from .mailboxes import Mailboxes
 from .messages import Held, Recent
+from .silence import SilenceWatch
 from .waiters import Demand
 
 Loop = asyncio.AbstractEventLoop
@@ -40,11 +42,12 @@ class ReaderHost(Protocol):
 
     loop: Loop
 
-    def start_reader(self, queue: LocalQueue, shard: int) -> QueueReader | None:
-        """Start the reader of a queue on one shard; None if the loop is about to end."""
-
-    def let_go(self, reader: QueueReader, queue: LocalQueue, shard: int) -> None:
-        """Have the server end what a deserted reader of another loop waits for."""
+    def start_reader(
+        self, queue: LocalQueue, shard: int, before: QueueReader | None
+    ) -> QueueReader | None:
+        """Start the reader of a queue on one shard, in place of one that was deserted; None if the
+        loop is about to end.
+        """
 
 
 class QueueLayer(Protocol):
@@ -98,6 +101,8 @@ class LocalQueue:
         self._remembers = layer._members_are_unique()
         self._used_at = clock.monotonic()
         self._recent = Recent()
+        #: By the loop that asks.
+        self._watches: WeakKeyDictionary[Loop, SilenceWatch] = WeakKeyDictionary()
         self._smallest_capacity = BATCH
         #: What messages have opened, oldest first.
         self._strangers: OrderedDict[str, Mailbox] = OrderedDict()
@@ -248,26 +253,61 @@ class LocalQueue:
         if home is None:
             portal.call_soon(self._ensure_readers)
             return
+        elsewhere = False
         for shard in self._shards:
             reader = self._reader(shard, home)
             if reader is not None:
+                elsewhere = elsewhere or reader.loop is not loop
                 with contextlib.suppress(RuntimeError):  # Its end will start another.
                     reader.poke(loop)
+        if elsewhere and loop not in self._watches:
+            self._watch_others(loop)
 
-    def _reader(self, shard: int, home: ReaderHost) -> QueueReader | None:
-        """Return the reader of a shard, started if anybody receives and there is none."""
+    def _reader(
+        self, shard: int, home: ReaderHost, silent: Container[Loop] = ()
+    ) -> QueueReader | None:
+        """Return the reader of a shard, started if anybody receives and there is none; in place of
+        one whose loop does not run, or is ``silent``.
+        """
         with self._mailboxes.lock:
             reader = self._readers.get(shard)
-            if reader is not None and reader.loop is not home.loop and not reader.loop.is_running():
-                # A loop that was left standing, or that is about to end.
-                reader.desert()
-                home.let_go(reader, self, shard)
-                reader = None
+            before = None
+            if reader is not None and reader.loop is not home.loop:
+                if reader.loop.is_running() and reader.loop not in silent:
+                    return reader
+                before, reader = reader, None
+                before.desert()
             if reader is None and self.demand():
-                reader = home.start_reader(self, shard)
+                reader = home.start_reader(self, shard, before)
                 if reader is not None:
                     self._readers[shard] = reader
             return reader
+
+    # Loops that are blocked
+
+    def _watch_others(self, loop: Loop) -> None:
+        """Ask the loops of readers for ``loop``, the running one, whether they answer."""
+        # Weakly, as a watch must not keep the queue of a layer that its users have dropped.
+        others, silent = weakly(self._others, set[Loop]()), weakly(self._take_over, None)
+        watch = self._watches[loop] = SilenceWatch(loop, others, silent)
+        watch.ask()
+
+    def _others(self, loop: Loop) -> set[Loop]:
+        """Return the other loops that read for somebody on ``loop``."""
+        others: set[Loop] = set()
+        if self.receivers.concerns(loop):
+            others = {reader.loop for reader in list(self._readers.values())} - {loop}
+        if not others:
+            self._watches.pop(loop, None)
+        return others
+
+    def _take_over(self, loop: Loop, silent: set[Loop]) -> None:
+        """Read on ``loop``, the running one, what loops read that do not answer."""
+        layer = self._layer()
+        home = layer._home(loop) if layer is not None else None
+        if home is not None:
+            for shard in self._shards:
+                self._reader(shard, home, silent)
 
     def _is_new(self, member: bytes) -> bool:
         if not self._remembers:

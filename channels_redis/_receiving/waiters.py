@@ -83,6 +83,10 @@ class Demand:
         loops = (one() for one in self._consumers)
         return [loop for loop in loops if loop is not None and loop.is_running()]
 
+    def concerns(self, loop: Loop) -> bool:
+        """Return whether anybody waits on a loop, or a consumer lives there that may be busy."""
+        return loop in self._loops or ref(loop) in self._consumers
+
     @property
     def alive(self) -> bool:
         """Whether there are consumers, waiting or not, on a running loop."""

@@ -29,7 +29,7 @@ from .node import RENEW_S, Node, Redirected
 from .packing import pack
 from .pops import DEPTH, Popped, Pops, Reply
 from .probe import await_life
-from .wire import NO_ANSWER, Loop, Wire
+from .wire import NO_ANSWER, Leftovers, Loop, Wire
 
 #: How long a message of a general channel waits for the receive() that comes back.
 HOLD_S = 0.1
@@ -37,7 +37,7 @@ HOLD_S = 0.1
 STOP_S = 0.5
 #: Between two looks at a key that holds no queue.
 UNREADABLE_S = 0.5
-#: Between two looks at what else has come from a loop that stands still.
+#: Between two looks at what else a deserted reader's pops have brought.
 RETRY_S = 0.005
 #: Between a redirection and the next dial.
 REDIRECTED_S = 0.01
@@ -85,11 +85,19 @@ class QueueReader(Link):
     """A supervised task that pops while anybody waits, and survives every loss.
 
     Cancelled by somebody else it ends, as one that was stopped: who waits starts another.
+    ``before`` is the reader that was deserted for this one (see :meth:`desert`).
     """
 
-    def __init__(self, owner: QueueOwner, node: Node, commands: Commands) -> None:
+    def __init__(
+        self,
+        owner: QueueOwner,
+        node: Node,
+        commands: Commands,
+        before: QueueReader | None = None,
+    ) -> None:
         super().__init__(node, f"reader {owner.key}", Stage.RECEIVING)
         self._owner = owner
+        self._before = before
         self._commands = commands
         self.loop = loop = node.scope.loop
         # In a cluster, what waits at a server from which the slot is moving away hears nothing.
@@ -102,7 +110,7 @@ class QueueReader(Link):
             doubt_s, suspect = self._block_s + SUSPICIOUS_S, partial(node.suspect, self)
             self._deadlines.append(Deadline(loop, doubt_s, suspect, grace_s=0))
         self._client_id: int | None = None
-        self._pops = Pops(owner.key, owner.expiry_s, self._block_s, specific=owner.specific)
+        self._pops = self._new_pops()
         #: What was popped and is still to be delivered.
         self._popped: deque[Popped] = deque()
         #: What the server refused, raised once all other replies are in.
@@ -117,6 +125,10 @@ class QueueReader(Link):
         self._unblocking: asyncio.Task[None] | None = None
         self._helpers: set[asyncio.Task[None]] = set()
         self._task.start()
+
+    def _new_pops(self) -> Pops:
+        owner = self._owner
+        return Pops(owner.key, owner.expiry_s, self._block_s, specific=owner.specific)
 
     @property
     def task(self) -> asyncio.Task[None] | None:
@@ -179,42 +191,47 @@ class QueueReader(Link):
             await asyncio.wait({self.task})
 
     def desert(self) -> None:
-        """End when the reader's loop, which stands still, runs again; and deliver what it has."""
+        """End when the reader's loop goes on, which stands still or does not answer; another
+        reader has taken its place by then.  Called on any thread.
+        """
         self._deserted = True
-        self._deliver_popped(None)
+        self._node.health.gone(self)
         with contextlib.suppress(RuntimeError):  # Closed this moment.
             self.loop.call_soon_threadsafe(self._wake)
 
-    async def let_go(self, commands: Commands) -> None:
-        """Have the server end the pops of a deserted reader, asked from another loop: what they
-        bring would lie in the socket of a loop that may never run again.
-        """
-        wire, client_id = self._wire, self._client_id
-        if wire is None:
-            return
-        # Else there is no name, or no server, by which to ask.
-        asked = client_id is not None and not self._node.in_cluster
-        if not (asked and await _unblock_all(commands, client_id)):
-            wire.shut()
-        if self._owner.specific:
-            await self._read_elsewhere(wire)
+    async def _take_over(self, before: QueueReader) -> None:
+        """Deliver what a deserted reader has popped, and have the server end its pops.
 
-    async def _read_elsewhere(self, wire: Wire) -> None:
-        """Take what the last pops of a loop that stands still have brought into its socket.
-
-        A message may have come there before anybody else received in this process.
+        Before anything is popped here, as that is newer.  What can't be read here (over TLS,
+        without hiredis) the deserted reader delivers itself, if its loop ever goes on.
         """
-        for _ in range(int(STOP_S / RETRY_S)):
-            if self.loop.is_running():
-                return  # It reads for itself again, and delivers.
-            for reply in wire.arrived_unread():
-                self._take(self._pops.take(reply, clock.monotonic()))
-            self._deliver_popped(None)
-            if not self._pops.pending:
-                break
+        before._deliver_popped(self.loop)
+        wire, client_id = before._wire, before._client_id
+        left = wire.take_over() if wire is not None else None
+        try:
+            # What its loop was just doing, if it went on this very moment, is done after this.
             await asyncio.sleep(RETRY_S)
-        if not self.loop.is_running():
-            wire.shut()
+            pops, before._pops = before._pops, before._new_pops()
+            asked = client_id is not None and not self._node.in_cluster
+            if not (asked and await _unblock_all(self._commands, client_id)) and wire is not None:
+                # There is no name, or no server, by which to ask.
+                (left or wire).shut()
+            for _ in range(int(STOP_S / RETRY_S)):
+                if left is None or not pops.pending:
+                    break
+                self._take_late(left, pops)
+                await asyncio.sleep(RETRY_S)
+        finally:
+            if left is not None:
+                left.close()
+
+    def _take_late(self, left: Leftovers, pops: Pops) -> None:
+        for reply in left.arrived():
+            if pops.pending:
+                late = pops.take(reply, clock.monotonic())
+                if late.error is None:
+                    self._take(late)
+        self._deliver_popped(self.loop)
 
     def _forget(self) -> None:
         """Deliver what was popped, though the loop was closed without warning."""
@@ -230,6 +247,11 @@ class QueueReader(Link):
     async def _run(self) -> None:
         try:
             await turn()
+            before, self._before = self._before, None
+            if before is not None:
+                # What a broken connection brings is no reason not to read on.
+                with contextlib.suppress(Exception):
+                    await self._take_over(before)
             # Replies that are still to come are read before all else, by a reader that was stopped
             # too: what they bring is in no queue any more.
             while self._pops.pending or await self._wait_for_demand():
@@ -387,7 +409,11 @@ class QueueReader(Link):
         """Put what was popped into mailboxes; return whether ``limit_s`` seconds are over."""
         end = clock.monotonic() + limit_s
         while self._popped:
-            self._owner.deliver(self, [self._popped.popleft()], running)
+            try:
+                message = self._popped.popleft()
+            except IndexError:  # A reader that takes over does the same on its own loop.
+                break
+            self._owner.deliver(self, [message], running)
             if clock.monotonic() >= end:
                 return True
         return False

@@ -173,10 +173,13 @@ class Replies(Inbox, asyncio.Protocol):
         self._wake()
 
     def read_socket(self, descriptor: int) -> None:
-        """Read and parse the content of the socket, for a stopped loop that does not read it."""
+        """Parse what lies in a socket that was taken away from the loop, and wake nobody there."""
         with contextlib.suppress(OSError):  # there is no more of it, for one
             while data := os.read(descriptor, READ_BYTES):
-                self.data_received(data)
+                self._parser.feed(data)
+        while (reply := self._parser.gets()) is not False:
+            if not is_unasked(reply):
+                self._offer(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Notify the reader, and the stream, whose end redis-py awaits."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -217,15 +219,23 @@ class Wire:
         """Return the replies that nobody has read and that need no wait."""
         return self._replies.arrived() if self._replies is not None else []
 
-    def arrived_unread(self) -> list[Any]:
-        """The same with what lies in the socket, as far as it can be read here: not TLS, and not
-        without hiredis.  Only while the loop of this connection stands still.
+    def take_over(self) -> Leftovers | None:
+        """Take the socket away from the loop of this connection, which stands still or does not
+        answer: it finds the connection closed when it goes on.  None where nobody else can read
+        what comes: over TLS, and without hiredis.
         """
+        replies, descriptors = self._replies, self.descriptors()
         is_plain = self._transport.get_extra_info("ssl_object") is None
-        if isinstance(self._replies, Replies) and is_plain:
-            for descriptor in self.descriptors():
-                self._replies.read_socket(descriptor)
-        return self.arrived()
+        if not (isinstance(replies, Replies) and descriptors and is_plain):
+            return None
+        (descriptor,) = descriptors
+        taken = socket.socket(fileno=os.dup(descriptor))
+        closed, other = socket.socketpair()
+        other.close()
+        # In one step, so that no byte is read by both.
+        os.dup2(closed.fileno(), descriptor)
+        closed.close()
+        return Leftovers(taken, replies)
 
     async def hand_over(self, take: Take) -> None:
         """Call ``take`` with each reply, as soon as it is there, until ``take`` returns False.
@@ -295,6 +305,28 @@ class Wire:
                 transport._call_connection_lost(None)
             transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
         self._connection._reader = self._connection._writer = None
+
+
+class Leftovers:
+    """What comes over a connection that was taken away from its loop."""
+
+    def __init__(self, taken: socket.socket, replies: Replies) -> None:
+        self._socket = taken
+        self._replies = replies
+
+    def arrived(self) -> list[Any]:
+        """Return the replies that have come."""
+        self._replies.read_socket(self._socket.fileno())
+        return self._replies.arrived()
+
+    def shut(self) -> None:
+        """Let the server see the end, and read what it has sent by then."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
 
 
 def _reading_method(connection: AbstractConnection) -> Callable[..., Awaitable[Any]]:

@@ -123,9 +123,8 @@ class FakeWire:
     def arrived(self) -> list[Any]:
         return self._inbox.arrived()
 
-    def arrived_unread(self) -> list[Any]:
-        self.deliver()
-        return self.arrived()
+    def take_over(self) -> None:
+        """Can't be read by another loop."""
 
     async def ask(self, *args: bytes | str | int) -> Any:
         self.write(pack(*args))
