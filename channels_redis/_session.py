@@ -19,14 +19,14 @@ from ._format.slots import Address
 from ._receiving.queues import LocalQueue
 from ._runtime.portal import portal
 from ._runtime.scope import Scope, Stage
-from ._transport import flushing, scripts
+from ._transport import deletion, scripts
+from ._transport.backend import Backend, SingleServer
 from ._transport.cluster.cluster import Cluster
 from ._transport.cluster.servers import Entry as ClusterEntry
 from ._transport.commands import Commands
 from ._transport.credentials import ClusterClient
 from ._transport.node import NodeContext
 from ._transport.reader import QueueReader
-from ._transport.single import Backend, SingleServer
 from ._transport.wire import hold_client
 from ._watch.events import Reporter, SenderClockUsed
 from ._watch.outages import Health
@@ -292,9 +292,9 @@ class Session:
         keyspace, at = self._context.keyspace, backend.commands
         if names is None:
             nodes = await backend.everywhere()
-            await asyncio.gather(*[flushing.delete_owned(node, at, keyspace) for node in nodes])
+            await asyncio.gather(*[deletion.delete_owned(node, at, keyspace) for node in nodes])
         else:
-            await flushing.delete_keys(at, [keyspace.queue(name).encode() for name in names])
+            await deletion.delete_keys(at, [keyspace.queue(name).encode() for name in names])
 
     @contextlib.asynccontextmanager
     async def without_readers(self) -> AsyncIterator[None]:

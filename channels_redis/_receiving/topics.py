@@ -9,9 +9,9 @@ from weakref import ref
 
 from .._runtime import clock
 from .._session import Loop, Session, SessionEnded
+from .._transport.backend import Backend, SingleServer
 from .._transport.cluster.cluster import Cluster
 from .._transport.cluster.pubsub import ClusterSubscriber
-from .._transport.single import Backend, SingleServer
 from .._transport.subscriber import Subscriber
 from .._watch.events import MessagesDropped
 from ..exceptions import COMMAND_ERRORS, ConnectionLost

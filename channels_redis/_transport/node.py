@@ -104,7 +104,7 @@ class NodeContext(NamedTuple):
 
 class Node:
     """A server that can be dialled, as one event loop sees it: here the one behind an entry of
-    ``hosts``; in :mod:`.cluster.nodes` those of a cluster.
+    ``hosts``; in :mod:`.cluster.servers` those of a cluster.
 
     ``client`` returns the loop's ``redis.asyncio.Redis`` of this entry: connections come from
     its pool, so that subclasses which override it are obeyed.  ``first_dialled`` is told when

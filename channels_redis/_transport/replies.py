@@ -24,7 +24,7 @@ from redis.exceptions import (
 )
 
 from .._config.secrets import NO_SECRETS, Secrets
-from .refusals import error_reply
+from .handshake import error_reply
 
 if TYPE_CHECKING:
     from redis._parsers.base import BaseParser

@@ -28,9 +28,9 @@ from .._runtime.scope import Part, Scope, Stage, shut
 from .._runtime.tasks import ended, started
 from .._runtime.timers import Deadline
 from .credentials import Credentials, renewals_of
-from .foreign import ForeignStream, is_stream
+from .handshake import error_reply, handshake_error, loss
+from .other_streams import ForeignStream, is_stream
 from .packing import pack
-from .refusals import error_reply, handshake_error, loss
 from .replies import ERROR_REPLIES, UNASKED, Replies, Take, is_unasked, short_way, take_push
 
 if TYPE_CHECKING:

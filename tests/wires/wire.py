@@ -14,9 +14,9 @@ from redis.exceptions import ConnectionError, MovedError
 from channels_redis._config.secrets import NO_SECRETS
 from channels_redis._runtime.scope import Scope
 from channels_redis._runtime.tasks import turn
+from channels_redis._transport.handshake import loss
 from channels_redis._transport.node import Node, NodeContext
 from channels_redis._transport.packing import pack
-from channels_redis._transport.refusals import loss
 from channels_redis._transport.replies import Inbox, Take
 from channels_redis._transport.wire import NO_ANSWER
 from channels_redis._watch.outages import Health, Outage

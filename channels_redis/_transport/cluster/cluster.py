@@ -12,8 +12,8 @@ from ..._format.slots import Address, Served, slot_of
 from ..commands import Commands
 from ..node import Node, NodeContext
 from ..packing import pack
-from .nodes import Route, SlotNode
 from .servers import Entry, Servers
+from .slot import Route, SlotNode
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

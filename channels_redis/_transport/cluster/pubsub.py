@@ -18,7 +18,7 @@ from ..packing import pack
 from ..subscriber import Subscriber
 from ..subscriptions import CLASSIC, SHARDED, Verbs
 from .cluster import MARK_BYTES, Cluster
-from .nodes import AnyNode
+from .slot import AnyNode
 
 #: Names that are tried for a topic in the slots of one server.
 _TRIES = 200_000

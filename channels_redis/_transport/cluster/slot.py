@@ -1,4 +1,4 @@
-"""A slot of a cluster, for those who dial for it and for those who send to it."""
+"""The server of a slot: where readers and subscribers dial for it, and where commands go."""
 
 from __future__ import annotations
 
