@@ -211,7 +211,10 @@ class QueueReader(Link):
         try:
             # What its loop was just doing, if it went on this very moment, is done after this.
             await asyncio.sleep(RETRY_S)
-            pops, before._pops = before._pops, before._new_pops()
+            pops = before._pops
+            if left is not None:
+                # Else the replies are still to come to the deserted reader, which counts on them.
+                before._pops = before._new_pops()
             asked = client_id is not None and not self._node.in_cluster
             if not (asked and await _unblock_all(self._commands, client_id)) and wire is not None:
                 # There is no name, or no server, by which to ask.
