@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -117,4 +118,6 @@ class _Talk(asyncio.Protocol):
 def _end(transport: asyncio.Transport) -> None:
     # Until Python 3.11 a TLS transport that was only aborted counts as left open.
     transport.close()
-    transport.abort()
+    # Until Python 3.11.4 one whose connection was lost can't be aborted.
+    with contextlib.suppress(AttributeError):
+        transport.abort()
