@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import math
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -81,6 +83,17 @@ class QueueOwner(Protocol):
         """Note the end of a reader, and start another if somebody waits by now."""
 
 
+@dataclass(eq=False)
+class Late:
+    """What is still to come over the connection of a reader that was deserted."""
+
+    left: Leftovers
+    pops: Pops
+    client_id: int | None
+    #: Whether the server was asked to end the pops.
+    ended: bool = False
+
+
 class QueueReader(Link):
     """A supervised task that pops while anybody waits, and survives every loss.
 
@@ -98,6 +111,8 @@ class QueueReader(Link):
         super().__init__(node, f"reader {owner.key}", Stage.RECEIVING)
         self._owner = owner
         self._before = before
+        #: What is still to come over connections of readers that were deserted.
+        self._late: list[Late] = []
         self._commands = commands
         self.loop = loop = node.scope.loop
         # In a cluster, what waits at a server from which the slot is moving away hears nothing.
@@ -199,51 +214,77 @@ class QueueReader(Link):
         with contextlib.suppress(RuntimeError):  # Closed this moment.
             self.loop.call_soon_threadsafe(self._wake)
 
+    def move_out(self, running: Loop) -> list[Late]:
+        """Return what a reader that was deserted is still to receive, and deliver what it has.
+
+        All at once, as the loop of the reader that asks for it may stop at any await.
+        """
+        late, self._late = self._late, []
+        earlier, self._before = self._before, None
+        if earlier is not None:
+            late += earlier.move_out(running)
+        self._deliver_popped(running)
+        left = self._wire.take_over() if self._wire is not None else None
+        if left is not None:
+            late.append(Late(left, self._pops, self._client_id))
+            # From here on it expects nothing, and takes nothing.
+            self._pops = self._new_pops()
+        return late
+
     async def _take_over(self, before: QueueReader) -> None:
         """Deliver what a deserted reader has popped, and have the server end its pops.
 
         Before anything is popped here, as that is newer.  What can't be read here (over TLS,
         without hiredis) the deserted reader delivers itself, if its loop ever goes on.
         """
-        before._deliver_popped(self.loop)
-        wire, client_id = before._wire, before._client_id
-        left = wire.take_over() if wire is not None else None
-        try:
-            # What its loop was just doing, if it went on this very moment, is done after this.
+        wire, expects = before._wire, before._pops
+        self._late += before.move_out(self.loop)
+        if wire is not None and before._pops is expects:
+            await self._end_pops(before._client_id, wire.shut)
+        for late in self._late:
+            if not late.ended:
+                await self._end_pops(late.client_id, late.left.shut)
+                late.ended = True
+        for _ in range(int(STOP_S / RETRY_S)):
+            self._take_late(self.loop)
+            if not self._late:
+                return
             await asyncio.sleep(RETRY_S)
-            pops = before._pops
-            if left is not None:
-                # Else the replies are still to come to the deserted reader, which counts on them.
-                before._pops = before._new_pops()
-            asked = client_id is not None and not self._node.in_cluster
-            if not (asked and await _unblock_all(self._commands, client_id)) and wire is not None:
-                # There is no name, or no server, by which to ask.
-                (left or wire).shut()
-            for _ in range(int(STOP_S / RETRY_S)):
-                if left is None or not pops.pending:
-                    break
-                self._take_late(left, pops)
-                await asyncio.sleep(RETRY_S)
-        finally:
-            if left is not None:
-                left.close()
+        self._close_late()
 
-    def _take_late(self, left: Leftovers, pops: Pops) -> None:
-        for reply in left.arrived():
-            if pops.pending:
-                late = pops.take(reply, clock.monotonic())
-                if late.error is None:
-                    self._take(late)
-        self._deliver_popped(self.loop)
+    async def _end_pops(self, client_id: int | None, shut: Callable[[], object]) -> None:
+        """Have the server end the pops of another connection."""
+        asked = client_id is not None and not self._node.in_cluster
+        if not (asked and await _unblock_all(self._commands, client_id)):
+            shut()  # There is no name, or no server, by which to ask.
+
+    def _take_late(self, running: Loop | None) -> None:
+        """Deliver what has come over connections that were taken over."""
+        for late in self._late:
+            for reply in late.left.arrived() if late.pops.pending else ():
+                brought = late.pops.take(reply, clock.monotonic())
+                if brought.error is None:
+                    self._take(brought)
+            if not late.pops.pending:
+                late.left.close()
+        self._late = [late for late in self._late if late.pops.pending]
+        self._deliver_popped(running)
+
+    def _close_late(self) -> None:
+        for late in self._late:
+            late.left.close()
+        self._late = []
 
     def _forget(self) -> None:
         """Deliver what was popped, though the loop was closed without warning."""
         super()._forget()
         self._stopping = True
-        for reply in self._wire.arrived() if self._wire is not None else ():
+        arrived = self._wire.arrived() if self._wire is not None and self._pops.pending else ()
+        for reply in arrived:
             with contextlib.suppress(RuntimeError):  # of timers, as the loop is closed
                 self._take(self._pops.take(reply, clock.monotonic()))
-        self._deliver_popped(None)
+        self._take_late(None)
+        self._close_late()
         self._helpers.clear()
         self._owner.ended(self)
 
@@ -487,7 +528,8 @@ class QueueReader(Link):
 
     async def _finish(self) -> None:
         self._stopping = True
-        self._deliver_popped(self.loop)
+        self._take_late(self.loop)
+        self._close_late()
         if self._hold.running:
             self._hold.cancel()
             self._give_back()
