@@ -78,9 +78,9 @@ def leases(server: RedisServer, prefix: str) -> dict[str, float]:
 
 
 async def settled(layer: Any) -> None:
-    """Return when all that was written is confirmed."""
+    """Return when all that was written is confirmed, by a renewal after it."""
     for keeper in layer._keepers._all:
-        await wait_for(partial(is_settled, keeper.told))
+        await wait_for(partial(is_settled, keeper.told), 60)
 
 
 def is_settled(told: Any) -> bool:
@@ -545,6 +545,7 @@ def owns(cluster: ClusterSet, server: RedisServer, prefix: str, group: str) -> b
     return cluster.owner(Keyspace(prefix).group(group).decode()) is server
 
 
+@pytest.mark.usefixtures("often")
 async def test_a_prefix_in_braces_needs_one_lease(
     make_layer: Callable[..., Any], bare_cluster: ClusterSet, prefix: str
 ) -> None:
