@@ -61,7 +61,7 @@ layer = make()
 """
 
 
-async def wait_for(condition: Callable[[], Any], timeout_s: float = 10) -> Any:
+async def wait_for(condition: Callable[[], Any], timeout_s: float = 30) -> Any:
     """Return the first true value of ``condition``, a plain or a coroutine function.
 
     Fails with the source of the condition when ``timeout_s`` seconds have passed.
