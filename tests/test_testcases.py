@@ -148,5 +148,9 @@ def test_the_recipe_passes_with_pytest(tmp_path: Path) -> None:
     """With pytest-django, which makes the database."""
     pytest.importorskip("pytest_django")
     make_project(tmp_path, "core")
-    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:valkey -p no:cacheprovider\n")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\n"
+        "addopts = -p no:valkey -p no:cacheprovider\n"
+        "asyncio_default_fixture_loop_scope = function\n"
+    )
     assert "2 passed" in run(tmp_path, "spawn", "pytest", "-q")
