@@ -196,6 +196,9 @@ class QueueReader(Link):
         if self._pops.pending and self._wire is not None:
             # Not cancelled: the server may have answered the pop already.
             self._unblocking = self._help(self._unblock(self._wire), "unblock")
+        elif self.task is not None and self._late:
+            # What the server has popped for another reader may be on its way here.
+            self.loop.call_later(STOP_S, self.task.cancel)
         elif self.task is not None:
             self.task.cancel()
 
@@ -224,7 +227,9 @@ class QueueReader(Link):
         if earlier is not None:
             late += earlier.move_out(running)
         self._deliver_popped(running)
-        left = self._wire.take_over() if self._wire is not None else None
+        left = None
+        with contextlib.suppress(OSError):  # No free descriptor: its own loop reads it.
+            left = self._wire.take_over() if self._wire is not None else None
         if left is not None:
             late.append(Late(left, self._pops, self._client_id))
             # From here on it expects nothing, and takes nothing.
@@ -260,11 +265,16 @@ class QueueReader(Link):
 
     def _take_late(self, running: Loop | None) -> None:
         """Deliver what has come over connections that were taken over."""
+        brought = [
+            late.pops.take(reply, clock.monotonic())
+            for late in self._late
+            for reply in (late.left.arrived() if late.pops.pending else ())
+        ]
+        for reply in brought:
+            with contextlib.suppress(RuntimeError):  # of timers, where the loop is closed
+                if reply.error is None:
+                    self._take(reply)
         for late in self._late:
-            for reply in late.left.arrived() if late.pops.pending else ():
-                brought = late.pops.take(reply, clock.monotonic())
-                if brought.error is None:
-                    self._take(brought)
             if not late.pops.pending:
                 late.left.close()
         self._late = [late for late in self._late if late.pops.pending]

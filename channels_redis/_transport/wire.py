@@ -222,19 +222,19 @@ class Wire:
     def take_over(self) -> Leftovers | None:
         """Take the socket away from the loop of this connection, which stands still or does not
         answer: it finds the connection closed when it goes on.  None where nobody else can read
-        what comes: over TLS, and without hiredis.
+        what comes: over TLS, and without hiredis.  Raises OSError where no descriptor is left.
         """
         replies, descriptors = self._replies, self.descriptors()
         is_plain = self._transport.get_extra_info("ssl_object") is None
         if not (isinstance(replies, Replies) and descriptors and is_plain):
             return None
         (descriptor,) = descriptors
-        taken = socket.socket(fileno=os.dup(descriptor))
         closed, other = socket.socketpair()
         other.close()
-        # In one step, so that no byte is read by both.
-        os.dup2(closed.fileno(), descriptor)
-        closed.close()
+        with closed:
+            taken = socket.socket(fileno=os.dup(descriptor))
+            # In one step, so that no byte is read by both.
+            os.dup2(closed.fileno(), descriptor)
         return Leftovers(taken, replies)
 
     async def hand_over(self, take: Take) -> None:
