@@ -31,6 +31,10 @@ class ForeignChannelError(ChannelsRedisError, AssertionError, RuntimeError):
     """The operation needs a channel of this process, but the channel belongs to another one."""
 
 
+class InvalidPosition(ChannelsRedisError, ValueError):
+    """A position in the history of a group is malformed, or belongs to another group."""
+
+
 class ConnectionLost(ChannelsRedisError, redis.exceptions.ConnectionError):
     """A server could not be reached in time, or the connection was lost before its reply was read.
 

@@ -35,6 +35,11 @@ NONCE_KEY = "__asgi_nonce__"
 #: The key of a published group message with the excluded channels.
 EXCLUDE_KEY = "__asgi_exclude__"
 
+#: The keys of a received message of a group with history: its position, and the name of its group,
+#: as a consumer may be in several. Neither is in the bytes that are sent.
+POSITION_KEY = "__position__"
+GROUP_KEY = "__group__"
+
 _CHANNEL_NAME = r"[a-zA-Z\d\-_.]+(\![\d\w\-_.]*)?"
 _GROUP_NAME = r"[a-zA-Z\d\-_.]+"
 
