@@ -235,14 +235,20 @@ class Session:
 
     async def send(self, channel: str, frame: Frame) -> None:
         """Add a message for a channel to its queue; raise ``ChannelFull`` if that is full."""
-        commands, adding = self._issue(*frame)
+        shard, key, member, bound = frame
+        commands = self.commands(shard, key)
+        adding = scripts.send(commands, key, member, self._context.expiry_s, bound)
         commands.push()
-        if not self._added(frame.shard, await adding):
+        if not self._added(shard, await adding):
             raise ChannelFull(channel)
 
     async def send_all(self, frames: list[Frame]) -> list[bool | Exception]:
         """Add messages to many queues, all in one tick; tell which were added, or why not."""
-        issued = [self._issue(*frame) for frame in frames]
+        issued: list[tuple[Commands, asyncio.Future[Any]]] = []
+        for shard, key, member, bound in frames:
+            commands = self.commands(shard, key)
+            adding = scripts.send(commands, key, member, self._context.expiry_s, bound)
+            issued.append((commands, adding))
         for commands, _ in issued:
             commands.push()
         outcomes: list[bool | Exception] = []
@@ -257,12 +263,6 @@ class Session:
                 if not self.loop.is_closed():
                     adding.cancel()  # takes a command back that was not written yet
         return outcomes
-
-    def _issue(
-        self, shard: int, key: str, member: bytes, bound: scripts.Bound
-    ) -> tuple[Commands, asyncio.Future[Any]]:
-        commands = self.commands(shard, key)
-        return commands, scripts.send(commands, key, member, self._context.expiry_s, bound)
 
     def _added(self, shard: int, result: int) -> bool:
         if result & scripts.SENDER_CLOCK:

@@ -7,6 +7,10 @@ listens to events. A lambda and a property count as functions. A comprehension a
 expression count as parts of the function in which they stand. Each operation is done several times,
 and what was entered each time counts, so that timers that happen to be due do not.
 
+For the code that became 5.0.0, this way of counting gives 47 functions in 19 files for a send on
+core, 60 in 20 for a group_send, 37 in 13 for a delivery; on pubsub 39 in 18 for a group_send, and
+19 in 9 for a delivery.
+
 ===============  =========================================================================
 operation        from, to
 ===============  =========================================================================
@@ -45,12 +49,12 @@ TIMES = 5
 
 #: Functions and files. What was reached; these numbers only become smaller.
 CEILINGS = {
-    ("core", "send"): (56, 23),
-    ("core", "group_send"): (72, 24),
-    ("core", "delivery"): (57, 19),
+    ("core", "send"): (47, 21),
+    ("core", "group_send"): (63, 23),
+    ("core", "delivery"): (56, 19),
     ("core", "first receive"): (15, 9),
-    ("pubsub", "send"): (45, 21),
-    ("pubsub", "group_send"): (46, 21),
+    ("pubsub", "send"): (38, 19),
+    ("pubsub", "group_send"): (39, 19),
     ("pubsub", "delivery"): (25, 11),
     ("pubsub", "first receive"): (7, 4),
 }

@@ -14,32 +14,33 @@ Loop = asyncio.AbstractEventLoop
 class Timer:
     """Calls ``callback`` once, ``delay_s`` seconds after the last :meth:`start`."""
 
-    __slots__ = ("__weakref__", "_callback", "_handle", "_loop")
+    __slots__ = ("__weakref__", "_callback", "_handle", "_loop", "running")
 
     def __init__(self, loop: Loop, callback: Callable[..., object]) -> None:
         self._loop = loop
         self._callback = callback
         self._handle: asyncio.TimerHandle | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether the callback will still be called."""
-        return self._handle is not None
+        #: Whether the callback will still be called.
+        self.running = False
 
     def start(self, delay_s: float, *args: Any) -> None:
         """Call the callback with ``args`` after ``delay_s`` seconds; a start before is void."""
-        self.cancel()
+        if self._handle is not None:
+            self._handle.cancel()
         self._handle = self._loop.call_later(delay_s, self._fire, *args)
+        self.running = True
 
     def cancel(self) -> None:
         """Call nothing until the next start."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        self.running = False
 
     def _fire(self, *args: Any) -> None:
         # Before the callback, which may start it again.
         self._handle = None
+        self.running = False
         self._callback(*args)
 
 

@@ -45,6 +45,9 @@ _CLASSES = {
     "TRYAGAIN": TryAgainError,
 }
 
+Arg = bytes | str | int | float
+"""An argument of a command."""
+
 #: What a command takes in memory besides its bytes, about.
 _OVERHEAD_BYTES = 1024
 
@@ -59,7 +62,14 @@ class Script:
         self._by_hash = b"$7\r\nEVALSHA\r\n$40\r\n%s\r\n" % self._sha
         self._by_source = b"$4\r\nEVAL\r\n$%d\r\n%s\r\n" % (len(source), source)
 
-    def packed(self, key: bytes | str, *args: bytes | str | float) -> bytes:
+    def call(
+        self, commands: Commands, key: bytes | str, *args: Arg, repeatable: bool = False
+    ) -> asyncio.Future[Any]:
+        """Queue a call of the script; return the future of its reply."""
+        data = pack(b"EVALSHA", self._sha, 1, key, *args)
+        return commands.call(data, repeatable, script=self, key=key)
+
+    def packed(self, key: bytes | str, *args: Arg) -> bytes:
         """Return the packed EVALSHA."""
         return pack(b"EVALSHA", self._sha, 1, key, *args)
 
@@ -84,6 +94,7 @@ class Command:
         "may_have_run",
         "repeatable",
         "script",
+        "size_bytes",
         "slot",
         "written_at",
     )
@@ -100,6 +111,8 @@ class Command:
         key: bytes | str | None = None,
     ) -> None:
         self.data = data
+        #: The memory that it takes, about.
+        self.size_bytes = len(data) + _OVERHEAD_BYTES
         self.future = future
         self.asked_at = now
         self.written_at = now
@@ -110,11 +123,6 @@ class Command:
         self.hops = 0
         #: Whether it was written to a connection that was lost before the reply came.
         self.may_have_run = False
-
-    @property
-    def size_bytes(self) -> int:
-        """The approximate memory that it takes."""
-        return len(self.data) + _OVERHEAD_BYTES
 
     def fail(self, error: Exception) -> None:
         """Raise an error in the caller, unless it has been cancelled."""

@@ -32,7 +32,7 @@ from ..exceptions import ConnectionLost
 from .commands import Command, Script, is_hash_refused, is_refusal, told
 from .link import Link
 from .node import RENEW_S, Node
-from .probe import Probe, await_life
+from .probe import IDLE_S, Probe, await_life
 from .wire import NO_ANSWER, Wire
 
 #: Bytes written and not yet answered, above which further commands wait for replies.
@@ -107,9 +107,8 @@ class Multiplexer(Link):
         not yet written.
         """
         future, now = self._loop.create_future(), clock.monotonic()
-        command = Command(data, future, now, repeatable, script=script, key=key)
-        self.issue(command)
-        return command.future
+        self.issue(Command(data, future, now, repeatable, script=script, key=key))
+        return future
 
     def push(self) -> None:
         """Write what is queued, not only at the end of the tick, if nothing is on its way."""
@@ -118,18 +117,25 @@ class Multiplexer(Link):
 
     def issue(self, *commands: Command) -> None:
         """Queue commands that nothing must come between, which may be older ones that come from
-        another server.
+        another server.  They are written at the latest at the end of the tick.
         """
-        reason = "the layer was closed" if self._closed else ""
-        if self._backlog_bytes > BACKLOG_BYTES:
-            reason = f"{len(self._unwritten)} commands wait to be sent already"
-        for command in commands:
-            if reason:
+        if self._closed or self._backlog_bytes > BACKLOG_BYTES:
+            waiting = f"{len(self._unwritten)} commands wait to be sent already"
+            reason = "the layer was closed" if self._closed else waiting
+            for command in commands:
                 command.fail(self._given_up(reason, maybe_executed=command.may_have_run))
-            else:
-                self._queue(command)
-        if not reason:
-            self._schedule_write()
+            return
+        for command in commands:
+            self._queue(command)
+        if self._task.task is None:
+            self._task.start()
+        if self._wire is not None and self._backlog_bytes > PIECE_BYTES:
+            self._write_waiting()
+        elif self._wire is not None and not self._writing_due:
+            self._writing_due = True
+            self._loop.call_soon(self._write_waiting)
+        if not self._watch.running:
+            self._watch.start(self._watch_s)
 
     def _queue(self, command: Command) -> None:
         self._backlog_bytes += command.size_bytes
@@ -139,17 +145,6 @@ class Multiplexer(Link):
             waiting.insert(len(waiting) - later, command)
         else:
             waiting.append(command)
-
-    def _schedule_write(self) -> None:
-        """See to it that what waits is written, at the latest at the end of the tick."""
-        self._task.start()
-        if self._wire is not None and self._backlog_bytes > PIECE_BYTES:
-            self._write_waiting()
-        elif self._wire is not None and not self._writing_due:
-            self._writing_due = True
-            self._loop.call_soon(self._write_waiting)
-        if not self._watch.running:
-            self._watch.start(self._watch_s)
 
     def hand_on(self) -> None:
         """Give away what other servers of a cluster serve by now."""
@@ -194,13 +189,14 @@ class Multiplexer(Link):
         if self._wire.lost:
             return  # The reading task is about to see it, and what was not written stays so.
         now = clock.monotonic()
-        if self._unwritten and not self._written and self._probe.is_due(now):
+        if self._unwritten and not self._written and now - self._probe.heard_at > IDLE_S:
             self._ask()
         if self._probe.question is not None:
             return  # The answer to it has the rest written.
         chunks = []
         while self._unwritten and self._in_flight_bytes < WINDOW_BYTES:
-            command = self._next_unwritten()
+            command = self._unwritten.popleft()
+            self._backlog_bytes -= command.size_bytes
             if command.future.done():
                 continue
             command.written_at = now
@@ -287,29 +283,28 @@ class Multiplexer(Link):
         if not self._written:
             raise ConnectionError("an unexpected reply")
         command = self._written.popleft()
-        try:
-            self._settle(command, reply)
-        except Exception as error:
-            # A user's address_remap, asked where a refused command is to go.
-            reason = f"{type(error).__name__}: {error}"
-            command.fail(self._given_up(reason, maybe_executed=False))
-            raise
-        if (self._refused or self._retiring) and not self._written:
-            raise ConnectionError(self._trouble)
-        return True
-
-    def _settle(self, command: Command, reply: Any) -> None:
         self._in_flight_bytes -= len(command.data)
         if not self._written:
             self._probe.heard(command)
         if isinstance(reply, Exception):
+            self._take_error(command, reply)
+        else:
+            if not command.future.done():
+                command.future.set_result(reply)
+            self._works()
+        if self._unwritten and not self._writing_due:
+            self._write_waiting()
+        if (self._refused or self._retiring) and not self._written:
+            raise ConnectionError(self._trouble)
+        return True
+
+    def _take_error(self, command: Command, reply: Exception) -> None:
+        """Send a command again that did not run, here or elsewhere; else raise in its caller."""
+        try:
             if self._node.redirects(command, reply):
-                self._write_waiting()
                 return
-            wrong_from_the_start = (
-                isinstance(reply, AuthenticationError) and not self._node.health.proven
-            )
-            if is_refusal(reply) and not wrong_from_the_start:
+            proven = self._node.health.proven
+            if is_refusal(reply) and (proven or not isinstance(reply, AuthenticationError)):
                 self._trouble = str(reply)
                 self._refused.append(command)
                 return
@@ -317,13 +312,13 @@ class Multiplexer(Link):
                 self._repeat_with_source(command, command.script, reply)
             else:
                 command.fail(told(self._node.explain(reply), command.key))
-        elif not command.future.done():
-            command.future.set_result(reply)
-        proof = self._node.health.proven or not isinstance(reply, Exception)
-        if proof:
+        except Exception as error:
+            # A user's address_remap, asked where a refused command is to go.
+            reason = f"{type(error).__name__}: {error}"
+            command.fail(self._given_up(reason, maybe_executed=False))
+            raise
+        if proven:
             self._works()
-        if self._unwritten and not self._writing_due:
-            self._write_waiting()
 
     def _with_source(self, script: Script, data: bytes) -> bytes:
         """Return the call of a script that is not loaded yet.
@@ -398,14 +393,10 @@ class Multiplexer(Link):
 
     def _fail_unwritten(self, error: Exception | None, asked_before: float = math.inf) -> None:
         while self._unwritten and self._unwritten[0].asked_at <= asked_before:
-            command = self._next_unwritten()
+            command = self._unwritten.popleft()
+            self._backlog_bytes -= command.size_bytes
             maybe_executed = command.may_have_run
             command.fail(error or self._given_up(self._trouble, maybe_executed=maybe_executed))
-
-    def _next_unwritten(self) -> Command:
-        command = self._unwritten.popleft()
-        self._backlog_bytes -= command.size_bytes
-        return command
 
     def _given_up(self, reason: str, *, maybe_executed: bool) -> ConnectionLost:
         fate = "it may have been executed" if maybe_executed else "it was not executed"

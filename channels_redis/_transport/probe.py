@@ -42,7 +42,8 @@ class Probe:
         self._scope = node.scope
         self._ask = ask
         self._wire: Wire | None = None
-        self._heard_at = math.inf
+        #: When the last reply came; never idle while there is no connection.
+        self.heard_at = math.inf
         #: The command whose answer has to come before all else is written.
         self.question: Command | None = None
         self._patience = self._scope.timer(self._try_another)
@@ -52,20 +53,16 @@ class Probe:
     def start(self, wire: Wire) -> None:
         """Start checking a new connection."""
         self._wire = wire
-        self._heard_at = clock.monotonic()
+        self.heard_at = clock.monotonic()
         if wire.health_check_s:
             self._next.start(wire.health_check_s, wire)
 
     def stop(self) -> None:
         """Stop checking."""
         self._wire = None
-        self._heard_at = math.inf
+        self.heard_at = math.inf
         self._end()
         self._next.cancel()
-
-    def is_due(self, now: float) -> bool:
-        """Return whether the connection was idle."""
-        return now - self._heard_at > IDLE_S
 
     def begin(self) -> Command:
         """Return the PING to write, whose reply is awaited from now on."""
@@ -80,7 +77,7 @@ class Probe:
 
         Any reply shows that the connection works, even an error, as where PING is forbidden.
         """
-        self._heard_at = clock.monotonic()
+        self.heard_at = clock.monotonic()
         if command is self.question:
             self._end()
 
@@ -92,7 +89,7 @@ class Probe:
 
     def _check(self, wire: Wire) -> None:
         """Send PING at the configured interval while no other command is sent."""
-        idle_s = clock.monotonic() - self._heard_at
+        idle_s = clock.monotonic() - self.heard_at
         if idle_s >= wire.health_check_s * 0.99:
             self._ask()
             idle_s = 0.0

@@ -11,10 +11,8 @@ from typing import Any, NamedTuple, cast
 
 from .._runtime.clock import unix_time
 from .._runtime.tasks import ignore
-from .commands import Commands, Script
+from .commands import Arg, Commands, Script
 from .packing import pack
-
-Arg = bytes | str | int | float
 
 #: What :func:`send` returns: bits of an integer.
 ADDED = 1
@@ -34,15 +32,9 @@ _REJOIN = Script("rejoin")
 _RENEW = Script("renew")
 
 
-def _issue(
-    commands: Commands, script: Script, key: bytes | str, *args: Arg, repeatable: bool = False
-) -> asyncio.Future[Any]:
-    return commands.call(script.packed(key, *args), repeatable, script=script, key=key)
-
-
 async def _run(commands: Commands, script: Script, key: bytes | str, *args: Arg) -> Any:
     """Run a script that may be repeated; it is written at once if no command is in flight."""
-    reply = _issue(commands, script, key, *args, repeatable=True)
+    reply = script.call(commands, key, *args, repeatable=True)
     commands.push()
     return await reply
 
@@ -61,7 +53,7 @@ def send(
 ) -> asyncio.Future[Any]:
     """Add a message to a queue; the result has bits :data:`ADDED` and :data:`SENDER_CLOCK`."""
     messages, size_bytes = bound
-    return _issue(commands, _SEND, queue, member, expiry_s, messages, unix_time(), size_bytes)
+    return _SEND.call(commands, queue, member, expiry_s, messages, unix_time(), size_bytes)
 
 
 def pop(queue: str, limit: int, expiry_s: float, *, by_hash: bool) -> bytes:
@@ -95,7 +87,7 @@ async def members(commands: Commands, group: bytes, group_expiry_s: float) -> li
     They are listed with ZRANGE, after a script that removes expired ones, because a script takes
     seven times as long to return a long list.
     """
-    pruned = _issue(commands, _PRUNE, group, group_expiry_s, unix_time(), repeatable=True)
+    pruned = _PRUNE.call(commands, group, group_expiry_s, unix_time(), repeatable=True)
     list_all = pack(b"ZRANGE", group, 0, -1)
     listed = commands.call(list_all, True)
     listed.add_done_callback(ignore)  # where the wait for the first one ends otherwise
@@ -145,7 +137,7 @@ async def renew(
 
     Never repeated: a repetition would return an end that the caller never got.
     """
-    reply = _issue(commands, _RENEW, leases, process, lease_s, kept_s, unix_time())
+    reply = _RENEW.call(commands, leases, process, lease_s, kept_s, unix_time())
     commands.push()
     end_s, known_s = await reply
     return float(end_s), None if known_s is None else float(known_s)
