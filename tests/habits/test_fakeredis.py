@@ -17,6 +17,8 @@ from channels_redis.exceptions import ConnectionLost
 from tests.conftest import class_of
 from tests.helpers import receive, receive_until_marker, wait_for
 
+pytest.importorskip("lupa", reason="fakeredis runs no scripts without lupa")
+
 SAY = {"type": "x"}
 
 
