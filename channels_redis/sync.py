@@ -20,7 +20,7 @@ from channels.layers import BaseChannelLayer
 from ._config.options import check_seconds
 from ._runtime import fork
 from ._runtime.loops import running_loop_or_none
-from ._runtime.plans import Decide, Plan
+from ._runtime.plans import Plan
 from ._runtime.portal import out_of_time
 from .exceptions import LoopRunning
 
@@ -40,10 +40,11 @@ class SyncFace:
         self,
         layer: BaseChannelLayer,
         prepare: Callable[..., Plan],
-        run: Callable[[str, Decide, float | None], Any],
+        run: Callable[..., Any],
     ) -> None:
         self._layer = layer
-        #: ``prepare(name, ...)`` is the first part of an operation, ``run(name, ...)`` does it all.
+        #: ``prepare(name, ...)`` is the first part of an operation; ``run(name, timeout_s, ...)``
+        #: does it all.
         self._prepare = prepare
         self._run = run
 
@@ -132,7 +133,7 @@ class SyncFace:
         method = getattr(self._layer, name)
         if not _is_ours(method):
             return _run_overriding(partial(method, *args, **keywords), timeout_s)
-        return self._run(name, partial(self._prepare, name, *args, **keywords), timeout_s)
+        return self._run(name, timeout_s, *args, **keywords)
 
 
 def when_committed(send: Callable[[], None], *, using: str | None, robust: bool) -> None:

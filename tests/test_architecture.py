@@ -17,7 +17,10 @@ PACKAGE = ROOT / "channels_redis"
 # The floors of docs/architecture.rst, from the top. A module may import from its own folder, from
 # its own floor and from those below. A folder owns what lies in it.
 FLOORS = [
-    ["__main__", "apps", "checks", "management", "opentelemetry", "doctor", "testing"],
+    [
+        *("__main__", "apps", "checks", "management", "opentelemetry", "tracing"),
+        *("doctor", "testing"),
+    ],
     ["core", "pubsub", "consumers", "layers", "sync", "_layer", "_broadcast", "_compat"],
     ["_receiving", "_groups"],
     ["_session"],

@@ -20,6 +20,7 @@ from .._receiving.messages import Item
 from .._receiving.sinks import Sink, Task, Unfinished, context_of
 from .._receiving.waiters import Waiter
 from .._runtime.loops import running_loop
+from .._watch.traces import TRACEPARENT_KEY, Handlers, HandlerTracer
 from . import databases, frames
 from .frames import Frame, Maker
 from .inbox import inbox_of
@@ -156,14 +157,24 @@ class Attending:
         """Dispatch a message of the channel to the consumer."""
         maker = self._maker_for(message)
         try:
-            if maker is None:
+            if maker is not None:
+                await self._broadcast(message, item, maker)
+            elif Handlers.tracer is None:
                 await self._dispatch(message)
             else:
-                await self._broadcast(message, item, maker)
+                await self._trace(Handlers.tracer, message)
         except Exception as error:
             if maker is None and not isinstance(error, OSError):
                 raise
             await self._fail(error)
+
+    async def _trace(self, tracer: HandlerTracer, message: Message) -> None:
+        """Dispatch a message of the channel, with a span if it has a trace."""
+        if TRACEPARENT_KEY not in message:
+            await self._dispatch(message)
+            return
+        with tracer(message, self._consumer, get_handler_name(message)):
+            await self._dispatch(message)
 
     def _maker_for(self, message: Message) -> Maker | None:
         if not self._ways.makers:

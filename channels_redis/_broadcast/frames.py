@@ -16,6 +16,7 @@ from .._receiving.messages import Item
 from .._receiving.sinks import Unfinished
 from .._runtime import clock
 from .._runtime.loops import running_loop
+from .._watch.traces import TRACEPARENT_KEY, Handlers
 
 logger = logging.getLogger("channels_redis.consumers")
 
@@ -55,7 +56,8 @@ class Maker:
         """
         context = Context()
         try:
-            content = context.run(self._handler, self.kind, message)
+            handler = self._handler if Handlers.tracer is None else self._traced
+            content = context.run(handler, self.kind, message)
             if content is None:
                 return NOTHING
             if not isinstance(content, str | bytes):
@@ -66,6 +68,14 @@ class Maker:
         except Exception as error:  # noqa: BLE001 (whatever users' code raises)
             self._failed(error)
             return NOTHING
+
+    def _traced(self, kind: type[Any], message: dict[str, Any]) -> Any:
+        """Call the handler, with a span for a message that has a trace."""
+        tracer = Handlers.tracer
+        if tracer is None or TRACEPARENT_KEY not in message:
+            return self._handler(kind, message)
+        with tracer(message, kind, self._handler.__name__):
+            return self._handler(kind, message)
 
     async def made(self, message: dict[str, Any]) -> Frame:
         """Wait for the frame of a message and return it."""

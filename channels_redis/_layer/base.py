@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,12 +24,13 @@ from .._receiving.mailboxes import Mailboxes
 from .._receiving.queues import LocalQueue
 from .._runtime import fork
 from .._runtime.loops import LoopStates
-from .._runtime.plans import Decide, Plan, run, run_blocking, submit
+from .._runtime.plans import Plan, run, run_blocking, submit
 from .._runtime.weakly import weakly
 from .._session import Context, Session
 from .._watch.events import Event, Hooks, Operation, Reporter, timed
 from .._watch.outages import Health, Outage
 from .._watch.tally import Tallies
+from .._watch.traces import SendTracer
 from ..exceptions import ConfigurationError, InvalidName, LayerClosed, MessageTooLarge
 from ..stats import LayerStats, NodeStats
 from ..sync import SyncFace
@@ -418,6 +419,7 @@ class BaseRedisLayer(ReceivingLayer):
     def _take_no_hooks(self) -> None:
         self._on_event: Hooks[Event] = Hooks(self._logger)
         self._on_operation: Hooks[Operation] = Hooks(self._logger)
+        self._send_tracer: SendTracer | None = None
 
     def stats(self) -> LayerStats:
         """Return the statistics of the layer in this process.
@@ -476,24 +478,53 @@ class BaseRedisLayer(ReceivingLayer):
         """
         return self._on_operation.add(callback)
 
+    def trace_sending(self, tracer: SendTracer) -> Callable[[], None]:
+        """Enter ``tracer(operation, arguments)``, a context manager, around each operation, and use
+        the arguments that it yields; return the function that ends this.
+
+        For ``send()`` and ``group_send()`` the arguments are the channel or group and the message.
+        There is one tracer; a new one replaces it. See :func:`channels_redis.tracing.trace`.
+        """
+        self._send_tracer = tracer
+
+        def end() -> None:
+            if self._send_tracer is tracer:
+                self._send_tracer = None
+
+        return end
+
     async def _run(self, operation: str, prepare: Callable[..., Plan], *args: Any) -> Any:
         """Do an operation: ``prepare(*args)`` is its first part."""
         fork.check()
-        if not self._on_operation.callbacks:
+        if not (self._on_operation.callbacks or self._send_tracer):
             return await run(partial(prepare, *args), self._sessions)
+        with self._watched(operation, args) as traced:
+            return await run(partial(prepare, *traced), self._sessions)
+
+    @contextmanager
+    def _watched(self, operation: str, args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        """Time and trace an operation; yield the arguments to use."""
         with timed(operation, self._on_operation):
-            return await run(partial(prepare, *args), self._sessions)
+            if self._send_tracer is None:
+                yield args
+                return
+            with self._send_tracer(operation, args) as traced:
+                yield traced
 
     def _prepare(self, operation: str, *args: Any, **keywords: Any) -> Plan:
         """Do the first part of an operation."""
         plan: Plan = getattr(self, f"_{operation}_plan")(*args, **keywords)
         return plan
 
-    def _run_blocking(self, operation: str, decide: Decide, timeout_s: float | None) -> Any:
+    def _run_blocking(
+        self, operation: str, timeout_s: float | None, *args: Any, **keywords: Any
+    ) -> Any:
         """Do an operation in a thread without an event loop."""
-        hooks = self._on_operation
-        with timed(operation, hooks) if hooks.callbacks else nullcontext():
-            return run_blocking(decide, self._sessions, timeout_s)
+        prepare = partial(self._prepare, operation, **keywords)
+        if not (self._on_operation.callbacks or self._send_tracer):
+            return run_blocking(partial(prepare, *args), self._sessions, timeout_s)
+        with self._watched(operation, args) as traced:
+            return run_blocking(partial(prepare, *traced), self._sessions, timeout_s)
 
     # The first parts of operations, which both layers define
 
