@@ -242,10 +242,9 @@ class RedisChannelLayer(CoreNames):
         """Return a unique member of a queue for a message; ``own`` are the layer's own keys."""
         if not self._encoding.separable or self.random_prefix_length <= 0:
             own[NONCE_KEY] = random_hex()
-        place = self._keys.queue_place(name)
         if isinstance(message, bytes):
-            return self._encoding.encode_more(message, own, place)
-        return self._encoding.encode({**message, **own}, place)
+            return self._encoding.encode_more(message, own, name, self._keys.queue_place)
+        return self._encoding.encode({**message, **own}, name, self._keys.queue_place)
 
     def _members_are_unique(self) -> bool:
         return self._encoding.separable and self.random_prefix_length >= 8
@@ -282,7 +281,8 @@ class RedisChannelLayer(CoreNames):
 
     def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
         try:
-            addresses, item = self._encoding.read_frame(member, self._keys.queue_place(queue.name))
+            place_of = self._keys.queue_place
+            addresses, item = self._encoding.read_frame(member, queue.name, place_of)
             channels = [addresses] if isinstance(addresses, str) else addresses
             if not all(channel.startswith(queue.name) for channel in channels):
                 raise ValueError("addressed to another process")

@@ -73,7 +73,7 @@ class RedisPubSubChannelLayer(PubSubNames):
     ) -> Plan:
         check_message(message)
         frame = {**message, EXCLUDE_KEY: sorted(excluded)} if excluded else message
-        payload = self._encoding.encode(frame, self._keys.topic_place(topic))
+        payload = self._encoding.encode(frame, topic, self._keys.topic_place)
         self._encoding.check_size(message, len(payload))
         shard = self.consistent_hash(topic)
         return partial(Session.publish, shard=shard, topic=topic, payload=payload)
@@ -252,12 +252,12 @@ class RedisPubSubChannelLayer(PubSubNames):
 
     def _member(self, name: str, message: Any) -> bytes:
         """Return the member of a general channel's queue, with the bytes of the core layer."""
-        place, length = self._keys.queue_place(name), self._random_bytes()
+        place_of, length = self._keys.queue_place, self._random_bytes()
         if length:
-            return os.urandom(length) + self._encoding.encode(message, place)
+            return os.urandom(length) + self._encoding.encode(message, name, place_of)
         if isinstance(message, dict):
             message = {**message, NONCE_KEY: random_hex()}
-        return self._encoding.encode(message, place)
+        return self._encoding.encode(message, name, place_of)
 
     def _unpack_queued(self, name: str, member: bytes) -> Any:
         return super()._unpack_queued(name, member[self._random_bytes() :])

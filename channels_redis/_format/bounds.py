@@ -52,9 +52,9 @@ class Unacceptable(SerializationError):
 
 def unpack_msgpack(data: bytes) -> Any:
     """Unpack msgpack bytes; raises msgpack's exceptions, and ``ValueError`` for too many parts."""
-    limit = _parts_allowed(len(data))
-    if len(data) <= limit:
+    if len(data) <= PARTS:
         return msgpack.unpackb(data)
+    limit = _parts_allowed(len(data))
     # The first check is very cheap, and text contains no such byte.
     if data.count(b"\xff") > limit and sum(map(data.count, _MSGPACK_TIMES)) > limit:
         raise _too_many(limit)
@@ -66,8 +66,10 @@ def unpack_msgpack(data: bytes) -> Any:
 
 def check_json(text: str) -> None:
     """Raise ``ValueError`` for JSON with too many lists and dicts."""
+    if len(text) <= PARTS:
+        return
     limit = _parts_allowed(len(text))
-    if len(text) <= limit or text.count("[") + text.count("{") <= limit:
+    if text.count("[") + text.count("{") <= limit:
         return
     bare = _JSON_STRING.sub("", text)
     if bare.count("[") + bare.count("{") > limit:

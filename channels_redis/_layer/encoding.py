@@ -16,6 +16,9 @@ from .._receiving.messages import SMALL_BYTES, Item, Original, Packed, PackedOnc
 from ..exceptions import ConfigurationError, MessageTooLarge, SerializationError
 from ..serializers import BaseMessageSerializer, JSONSerializer, MsgPackSerializer
 
+PlaceOf = Callable[[str], Place]
+"""Returns the place of a queue's or a topic's name, which only encryption asks for."""
+
 #: The formats of which everything is known, as none of a subclass's code runs.
 _FORMATS: dict[type, frames.Format] = {
     MsgPackSerializer: frames.MSGPACK,
@@ -69,38 +72,37 @@ class Encoding:
         #: How to edit encoded messages; None where a user's serializer has to encode them.
         self.format = _FORMATS.get(type(serializer)) if self.separable else None
 
-    def encode(self, message: Any, place: Place) -> bytes:
-        """Return a message as the bytes to send to a place."""
+    def encode(self, message: Any, name: str, place_of: PlaceOf) -> bytes:
+        """Return a message as the bytes to send to the place of a name."""
         if self._binding is None:
             return self._serialize(message)
-        return self._sealed(self._serializer.as_bytes(message), place)
+        return self._sealed(self._serializer.as_bytes(message), name, place_of)
 
-    def encode_more(self, body: bytes, own: dict[str, Any], place: Place) -> bytes:
+    def encode_more(self, body: bytes, own: dict[str, Any], name: str, place_of: PlaceOf) -> bytes:
         """The same for an already encoded message, with additional keys after its own."""
         assert self.format is not None
-        return self._sealed(self.format.extended(body, own), place)
+        return self._sealed(self.format.extended(body, own), name, place_of)
 
-    def _sealed(self, body: bytes, place: Place) -> bytes:
-        data: bytes = self._serializer._sealed(body, self._crypter_at(place))
+    def _sealed(self, body: bytes, name: str, place_of: PlaceOf) -> bytes:
+        crypter = None if self._binding is None else CrypterAt(self._binding, place_of(name))
+        data: bytes = self._serializer._sealed(body, crypter)
         return data
 
-    def _unsealed(self, data: bytes, place: Place) -> bytes:
-        body: bytes = self._serializer._unsealed(data, self._crypter_at(place))
+    def _unsealed(self, data: bytes, name: str, place_of: PlaceOf) -> bytes:
+        crypter = None if self._binding is None else CrypterAt(self._binding, place_of(name))
+        body: bytes = self._serializer._unsealed(data, crypter)
         return body
 
-    def _crypter_at(self, place: Place) -> CrypterAt | None:
-        return None if self._binding is None else CrypterAt(self._binding, place)
-
-    def decode(self, data: bytes, place: Place) -> Any:
+    def decode(self, data: bytes, name: str, place_of: PlaceOf) -> Any:
         """Decode the bytes of :meth:`encode`; raises :class:`Unacceptable` for bytes that must not
         be read.
         """
-        self.check_frame(data)
+        self._check_frame(data)
         if self._binding is None:
             return self._deserialize(data)
-        return self._serializer._decoded(self._unsealed(data, place))
+        return self._serializer._decoded(self._unsealed(data, name, place_of))
 
-    def check_frame(self, data: bytes) -> None:
+    def _check_frame(self, data: bytes) -> None:
         """Raise :class:`Unacceptable` for frames longer than the limit."""
         if len(data) > self._longest_frame_bytes:
             raise Unacceptable("too_large", f"A frame of {len(data)} bytes was received.")
@@ -129,17 +131,16 @@ class Encoding:
             )
         return body
 
-    def read_frame(self, data: bytes, place: Place) -> tuple[Any, Item]:
+    def read_frame(self, data: bytes, name: str, place_of: PlaceOf) -> tuple[Any, Item]:
         """Return the addresses in a frame, and the message as it is stored in their mailboxes;
         raises the exceptions of decoding.
         """
-        self.check_frame(data)
         # A short frame takes longer to divide than to decode, and perhaps encode, as a whole.
-        parts = self._divided(data, place) if len(data) > SMALL_BYTES else None
+        parts = self._divided(data, name, place_of) if len(data) > SMALL_BYTES else None
         if parts is not None:
             addresses, message, body = parts
         else:
-            message, body = self.decode(data, place), None
+            message, body = self.decode(data, name, place_of), None
             addresses = message.pop(ADDRESS_KEY)
             message.pop(NONCE_KEY, None)
         has_one_receiver = isinstance(addresses, str) or len(addresses) == 1
@@ -148,13 +149,14 @@ class Encoding:
             return addresses, Whole(message, len(data))
         return addresses, self.for_many(message, len(data), body)
 
-    def _divided(self, data: bytes, place: Place) -> tuple[Any, Any, bytes] | None:
+    def _divided(self, data: bytes, name: str, place_of: PlaceOf) -> tuple[Any, Any, bytes] | None:
         """Return the addresses in a frame, the message, and its bytes, which need not be encoded
         again; None with a custom serializer, or if the addresses are not at the end.
         """
+        self._check_frame(data)
         if self.format is None:
             return None
-        parts = self.format.divided(self._unsealed(data, place))
+        parts = self.format.divided(self._unsealed(data, name, place_of))
         if parts is None:
             return None
         try:
@@ -176,9 +178,9 @@ class Encoding:
             return Packed(serializer.as_bytes(message), serializer.from_bytes)
         return PackedOnce(body or serializer.as_bytes(message), serializer.from_bytes, message)
 
-    def published(self, payload: bytes, topic: str, place_of: Callable[[str], Place]) -> Item:
+    def published(self, payload: bytes, topic: str, place_of: PlaceOf) -> Item:
         """Return what was published as an item for many: decrypted once, unpacked by each."""
-        self.check_frame(payload)
+        self._check_frame(payload)
         if not self.separable:
             return Packed(payload, self._deserialize)
         if self._binding is not None:

@@ -106,7 +106,7 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
 
     def _unpack_queued(self, name: str, member: bytes) -> Any:
         """Return the message inside a member of a queue, without the layer's own keys."""
-        message = self._encoding.decode(member, self._keys.queue_place(name))
+        message = self._encoding.decode(member, name, self._keys.queue_place)
         if isinstance(message, dict):
             message.pop(ADDRESS_KEY, None)
             message.pop(NONCE_KEY, None)
