@@ -1,6 +1,7 @@
-"""WebSocket consumers whose handlers run once for all sockets of a process.
+"""WebSocket consumers whose handlers run once for all sockets of a process (:doc:`broadcast`), and
+whose clients get what they missed (:doc:`history`).
 
-See :doc:`broadcast`.  Importing this module does not need Django's settings.
+Importing this module does not need Django's settings.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from asgiref.sync import async_to_sync
-from channels.consumer import AsyncConsumer, SyncConsumer
+from channels.consumer import AsyncConsumer, SyncConsumer, get_handler_name
 from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
@@ -21,8 +22,12 @@ from channels.layers import get_channel_layer
 from ._broadcast.attending import Attending
 from ._broadcast.frames import Frame, Maker, shared
 from ._receiving.messages import Item
+from ._resume import joining, naming, steps
+from ._resume.joining import Joined
+from ._resume.naming import Named
+from ._resume.steps import Steps
 
-__all__ = ["BroadcastMixin", "broadcast"]
+__all__ = ["BroadcastMixin", "ResumeMixin", "broadcast"]
 
 C = TypeVar("C")
 
@@ -152,6 +157,179 @@ class BroadcastMixin:
         return await maker.made(message)
 
 
+class ResumeMixin:
+    """A mixin for WebSocket consumers of Channels, sync or async, whose clients name what they have
+    seen when they come back, and then get what they missed.
+
+    It needs a layer with the option ``history`` for the groups.  With :class:`BroadcastMixin`, in
+    any order, but before the consumer.  ``groups`` are joined from the client's position, and all
+    others with :meth:`join`.
+    """
+
+    # Channels' attributes of a consumer.
+    _sync: ClassVar[bool]
+    scope: Any
+    channel_layer: Any
+    channel_name: str
+
+    #: What the client named, and the groups that were joined, by name.
+    _named: Named = naming.NOTHING
+    _joined: dict[str, Joined]
+    #: What it was not told yet, as it is not accepted.
+    _untold: list[Joined]
+    _is_accepted = False
+
+    def may_resume(self, group: str) -> Any:
+        """Return whether the client may join a group that it names and the consumer has not joined
+        by itself.  No by default.  May be a coroutine function in async consumers.
+        """
+        return False
+
+    def resume_failed(self, group: str) -> Any:
+        """Called when messages that the client missed can't be had: load the state of the group and
+        send it.  Live messages follow.  May be a coroutine function in async consumers.
+        """
+
+    def join(self, group: str, *, since: str | None = None) -> Any:
+        """Join a group, instead of ``channel_layer.group_add()``; to be awaited in async consumers.
+
+        If the client has named a position in the group, what it missed since then is received
+        first.  A client that has named none, or whose position is too old, gets what is kept after
+        ``since``, such as ``"start"``; by default nothing.
+        """
+        return self._run(self._join(group, since))
+
+    def resume_missed(self, message: dict[str, Any]) -> Any:
+        """Tell the client of the groups in a message of the option ``on_reconnect`` of which it
+        missed messages, and call :meth:`resume_failed` for each; to be awaited in async consumers.
+        """
+        return self._run(self._tell_missed(message))
+
+    @staticmethod
+    def positioned(content: Any, message: dict[str, Any]) -> Any:
+        """Return the content of a frame, a dict, with the position of its message.
+
+        Needed in ordinary handlers: ``send_json(self.positioned(content, message))``, for the last
+        frame that is sent for a message.  The content of a broadcast has it already.
+        """
+        return naming.positioned(content, message)
+
+    # Channels' methods of a consumer.
+
+    def accept(self, *arguments: Any, **options: Any) -> Any:
+        """Accept the client, and tell it of its groups."""
+        return self._run(self._accept(partial(self._parent.accept, *arguments, **options)))
+
+    def websocket_connect(self, message: dict[str, Any]) -> Any:
+        """Join ``groups`` from the client's positions, and connect."""
+        return self._run(self._connect(partial(self._parent.websocket_connect, message)))
+
+    def websocket_receive(self, message: dict[str, Any]) -> Any:
+        """Join the groups that the client names in a frame; pass on all other frames."""
+        named = naming.named_in_frame(message.get("text"))
+        if named is None:
+            return self._parent.websocket_receive(message)
+        self._named = named
+        return self._run(self._join_named())
+
+    def websocket_disconnect(self, message: dict[str, Any]) -> Any:
+        """Leave all groups, and disconnect."""
+        return self._run(self._disconnect(partial(self._parent.websocket_disconnect, message)))
+
+    @property
+    def _parent(self) -> Any:
+        return super()
+
+    def _run(self, work: Steps) -> Any:
+        return steps.run_in_thread(work) if self._sync else steps.run(work)
+
+    def _connect(self, connect: Callable[[], Any]) -> Steps:
+        self._named = naming.named_in_query(self.scope.get("query_string", b""))
+        self._joined, self._untold = {}, []
+        # Channels would join its groups without a position.
+        consumer: Any = self
+        groups, consumer.groups = consumer.groups, []
+        try:
+            for group in groups:
+                yield from self._join(group, None)
+            yield connect
+        finally:
+            consumer.groups = groups
+        if self._is_accepted:
+            yield from self._join_named()
+
+    def _disconnect(self, disconnect: Callable[[], Any]) -> Steps:
+        consumer: Any = self
+        for group in self._joined:
+            if group not in consumer.groups:
+                yield partial(self.channel_layer.group_discard, group, self.channel_name)
+        yield disconnect
+
+    def _accept(self, accept: Callable[[], Any]) -> Steps:
+        yield accept
+        self._is_accepted = True
+        yield from self._tell()
+
+    def _join_named(self) -> Steps:
+        """Join the groups that the client names and the application allows."""
+        for group in self._named.positions:
+            if group in self._joined:
+                continue
+            if (yield partial(self.may_resume, group)):
+                yield from self._join(group, None)
+            else:
+                yield partial(self._send_text, naming.refusal(group))
+
+    def _join(self, group: str, since: str | None) -> Steps:
+        if group in self._joined:
+            return
+        named = self._named.positions.get(group, "")
+        joined = yield partial(
+            joining.join,
+            self.channel_layer,
+            self.channel_name,
+            group,
+            named=named,
+            since=since,
+            formerly=self._named.formerly,
+        )
+        self._joined[group] = joined
+        self._untold.append(joined)
+        if self._is_accepted:
+            yield from self._tell()
+
+    def _tell(self) -> Steps:
+        """Tell the client how its groups were joined; before any message of these."""
+        while self._untold:
+            joined = self._untold.pop(0)
+            yield partial(self._send_text, naming.notice(joined, self.channel_name))
+            if joined.failed:
+                yield partial(self.resume_failed, joined.group)
+            for message in joined.kept:
+                yield partial(getattr(self, get_handler_name(message)), message)
+
+    def _tell_missed(self, message: dict[str, Any]) -> Steps:
+        for group in message.get("missed", ()):
+            if group in self._joined:
+                told = naming.notice(Joined(group, failed=True, position=None), self.channel_name)
+                yield partial(self._send_text, told)
+                yield partial(self.resume_failed, group)
+
+    def _send_text(self, text: str) -> Any:
+        consumer: Any = self
+        return consumer.send(text_data=text)
+
+
+def _positioned(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a broadcast handler whose content has the position of its message."""
+
+    @wraps(handler)
+    def with_position(kind: type[Any], message: dict[str, Any]) -> Any:
+        return naming.positioned(handler(kind, message), message)
+
+    return with_position
+
+
 class Ways:
     """How messages are dispatched to the consumers of one class."""
 
@@ -162,8 +340,10 @@ class Ways:
         self.is_quick = (
             dispatches[0] in (AsyncConsumer, SyncConsumer) and calls[0] is BroadcastMixin
         )
+        resumes = issubclass(kind, ResumeMixin)
         self.makers = {
-            name: Maker(kind, found.handler) for name, found in _broadcasts_of(kind).items()
+            name: Maker(kind, _positioned(found.handler) if resumes else found.handler)
+            for name, found in _broadcasts_of(kind).items()
         }
         if self.makers:
             self._check()

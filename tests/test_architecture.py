@@ -21,7 +21,10 @@ FLOORS = [
         *("__main__", "apps", "checks", "management", "opentelemetry", "tracing"),
         *("doctor", "testing"),
     ],
-    ["core", "pubsub", "consumers", "layers", "sync", "_layer", "_broadcast", "_compat"],
+    [
+        *("core", "pubsub", "consumers", "views", "layers", "sync"),
+        *("_layer", "_broadcast", "_resume", "_compat"),
+    ],
     ["_receiving", "_groups"],
     ["_session"],
     ["_transport"],

@@ -89,6 +89,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(sdist: Path, wheel: Path) 
     assert shipped == {f"channels_redis/{name}" for name in files_in(sdist / "channels_redis")}
     assert "channels_redis/py.typed" in shipped
     assert "channels_redis/_transport/lua/send.lua" in shipped
+    assert "channels_redis/static/channels_redis/resume.js" in shipped
 
 
 def test_the_wheel_loads_its_scripts(wheel: Path, tmp_path: Path) -> None:

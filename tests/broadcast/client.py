@@ -22,10 +22,9 @@ class Client:
         self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.incoming.put_nowait({"type": "websocket.connect"})
         self.consumer = kind()
+        self.scope: dict[str, Any] = {"type": "websocket"}
         self._sending = sending
-        self.task = asyncio.create_task(
-            self.consumer({"type": "websocket"}, self.incoming.get, self._send)
-        )
+        self.task = asyncio.create_task(self.consumer(self.scope, self.incoming.get, self._send))
 
     async def _send(self, message: dict[str, Any]) -> None:
         if self._sending is not None:

@@ -1,0 +1,105 @@
+"""What a client names when it comes back, and where positions are in the frames that it gets.
+
+A place is ``group:position``, as names of groups have no colon.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+from .._format.keyspace import GROUP_KEY, POSITION_KEY
+from .joining import Joined
+
+#: The key of frames that are not the application's, in both directions.
+RESUME_KEY = "__resume__"
+FORMERLY_KEY = "formerly"
+#: How many groups and former channels one client may name, and how long each may be.
+MAX_GROUPS = 100
+MAX_FORMERLY = 20
+MAX_CHARS = 250
+
+
+class Named(NamedTuple):
+    """The positions by group, empty for a client that has none; and former channel names."""
+
+    positions: dict[str, str]
+    formerly: list[str]
+
+
+NOTHING = Named({}, [])
+
+
+def named_in_query(query: bytes) -> Named:
+    """Return what ``?resume=group:position&formerly=channel`` names; both may be repeated."""
+    if b"resume=" not in query:
+        return NOTHING
+    try:
+        fields = parse_qs(query.decode(), max_num_fields=2 * MAX_GROUPS)
+    except ValueError:  # not UTF-8, or too many
+        return NOTHING
+    return _named(fields.get("resume", []), fields.get(FORMERLY_KEY, []))
+
+
+def named_in_frame(text: str | None) -> Named | None:
+    """Return what ``{"__resume__": ["group:position"], "formerly": ["channel"]}`` names; None for
+    any other frame.
+    """
+    if not text or RESUME_KEY not in text[:40]:
+        return None
+    try:
+        frame = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(frame, dict) or RESUME_KEY not in frame:
+        return None
+    return _named(frame[RESUME_KEY], frame.get(FORMERLY_KEY))
+
+
+def _named(places: Any, formerly: Any) -> Named:
+    positions = {}
+    for place in _texts(places, MAX_GROUPS):
+        group, colon, position = place.partition(":")
+        if colon:
+            positions[group] = position
+    return Named(positions, list(_texts(formerly, MAX_FORMERLY)))
+
+
+def _texts(found: Any, limit: int) -> Iterable[str]:
+    """Return the short strings among the last items of a list."""
+    if not isinstance(found, list):
+        return []
+    return [text for text in found[-limit:] if isinstance(text, str) and len(text) <= MAX_CHARS]
+
+
+def place(group: str, position: str) -> str:
+    """Return a position with its group, as clients name it."""
+    return f"{group}:{position}"
+
+
+def positioned(content: Any, message: dict[str, Any]) -> Any:
+    """Return the content of a frame with the place of the message; only a dict has room for it."""
+    position, group = message.get(POSITION_KEY), message.get(GROUP_KEY)
+    if position is None or group is None or not isinstance(content, dict):
+        return content
+    rest = {key: value for key, value in content.items() if key != GROUP_KEY}
+    return {**rest, POSITION_KEY: place(group, position)}
+
+
+def notice(joined: Joined, channel: str) -> str:
+    """Return the frame that tells a client how it has joined a group.
+
+    It has no position if messages are still to come that were missed: each of these has its own.
+    """
+    told = {"group": joined.group, "channel": channel, "complete": not joined.failed}
+    frame: dict[str, Any] = {RESUME_KEY: told}
+    if joined.position is not None and not joined.pending:
+        frame[POSITION_KEY] = place(joined.group, joined.position)
+    return json.dumps(frame)
+
+
+def refusal(group: str) -> str:
+    """Return the frame that tells a client that it may not join a group."""
+    return json.dumps({RESUME_KEY: {"group": group, "refused": True}})

@@ -1,0 +1,82 @@
+"""Layers with history, and clients that come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.broadcast.client import Client
+from tests.broadcast.conftest import as_default
+from tests.helpers import wait_for
+from tests.resume.memory import MemoryLayer
+
+#: As many messages as a log keeps.
+SIZE = 20
+
+
+class Page(Client):
+    """A client that keeps positions as resume.js does, for ``?resume=`` of the next."""
+
+    def __init__(self, kind: type[Any], before: Page | None = None, query: str = "") -> None:
+        self.positions: dict[str, str] = dict(before.positions) if before else {}
+        self.formerly: list[str] = list(before.formerly) if before else []
+        self.notices: list[dict[str, Any]] = []
+        self.texts: list[Any] = []
+        super().__init__(kind)
+        places = [f"{group}:{position}" for group, position in self.positions.items()]
+        fields = {"resume": places, "formerly": self.formerly}
+        self.scope["query_string"] = (query or urlencode(fields, doseq=True)).encode()
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        await super()._send(message)
+        if message["type"] != "websocket.send" or not message.get("text"):
+            return
+        frame = json.loads(message["text"])
+        group, _, position = frame.pop("__position__", "").partition(":")
+        if group:
+            self.positions[group] = position
+        if "__resume__" in frame:
+            self.notices.append(frame["__resume__"])
+            self.formerly.append(frame["__resume__"].get("channel", ""))
+        else:
+            self.texts.append(frame)
+
+    async def has(self, *texts: Any) -> None:
+        """Wait for exactly these frames of the application, after all that came before."""
+        await wait_for(lambda: self.texts[-1:] == [texts[-1]] or self.task.done())
+        assert self.texts == list(texts)
+
+
+@pytest.fixture(params=["memory"])
+async def layer(
+    request: pytest.FixtureRequest, make_layer: Callable[..., Any]
+) -> AsyncIterator[Any]:
+    """The layer of all consumers of a test."""
+    if request.param == "memory":
+        layer: Any = MemoryLayer(SIZE)
+    else:
+        layer = make_layer(request.param, history={"room.*": {"size": SIZE, "ttl": 300}})
+    with as_default(layer) as layer:
+        yield layer
+
+
+@pytest.fixture
+async def open_page() -> AsyncIterator[Callable[..., Any]]:
+    """A coroutine function ``(kind, before=None, query="")`` that returns an accepted client."""
+    pages: list[Page] = []
+
+    async def open_page(kind: type[Any], before: Page | None = None, query: str = "") -> Page:
+        page = Page(kind, before, query)
+        pages.append(page)
+        await page.accepted()
+        return page
+
+    yield open_page
+    for page in pages:
+        page.task.cancel()
+    await asyncio.gather(*(page.task for page in pages), return_exceptions=True)
