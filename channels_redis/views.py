@@ -5,10 +5,11 @@ Needs Django under an ASGI server.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -30,6 +31,22 @@ _HEADERS = {
     "Content-Encoding": "identity",
     "X-Accel-Buffering": "no",
 }
+
+
+class EventStream(StreamingHttpResponse):  # type: ignore[misc]  # Django has no annotations
+    """A response that ends its generator at once when the client has gone.
+
+    Django closes only what it wraps around it.
+    """
+
+    def __init__(self, parts: AsyncGenerator[str, None]) -> None:
+        super().__init__(parts, content_type="text/event-stream; charset=utf-8", headers=_HEADERS)
+        self._parts = parts
+
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(self._parts):
+            async for part in super().__aiter__():
+                yield part
 
 
 class GroupEventsView(View):  # type: ignore[misc]  # Django has no annotations
@@ -97,13 +114,9 @@ class GroupEventsView(View):  # type: ignore[misc]  # Django has no annotations
             )
         headers: Any = request.headers  # a cached_property, which pyright does not look through
         named = str(headers.get("Last-Event-ID") or request.GET.get("since", ""))
-        return StreamingHttpResponse(
-            self._stream(Feed(layer, group), named),
-            content_type="text/event-stream; charset=utf-8",
-            headers=_HEADERS,
-        )
+        return EventStream(self._stream(Feed(layer, group), named))
 
-    async def _stream(self, feed: Feed, named: str) -> AsyncIterator[str]:
+    async def _stream(self, feed: Feed, named: str) -> AsyncGenerator[str, None]:
         """Yield the events until the client has gone: Django cancels this then."""
         yield events.retry(random.randint(self.retry_ms // 2, self.retry_ms))
         try:
