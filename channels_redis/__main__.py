@@ -8,8 +8,9 @@ import sys
 from typing import Any
 
 from .core import RedisChannelLayer
-from .doctor.command import Output, add_commands, run
+from .doctor.command import add_commands, run
 from .doctor.config import Setup, read_settings
+from .doctor.output import JSONOutput, Output
 from .pubsub import RedisPubSubChannelLayer
 
 _LAYERS = {"core": RedisChannelLayer, "pubsub": RedisPubSubChannelLayer}
@@ -26,6 +27,9 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         "--sentinel", action="append", metavar="HOST:PORT", help="a Sentinel; may be repeated"
     )
     parser.add_argument("--master-name", help="the name of the primary at the Sentinels")
+    parser.add_argument(
+        "--cluster", action="store_true", help="the servers belong to Redis Clusters"
+    )
     parser.add_argument("--layer", choices=_LAYERS, default="core", help="default: core")
     parser.add_argument("--prefix", default="asgi", help="the layer's prefix (default: asgi)")
 
@@ -37,6 +41,8 @@ def _setups(options: argparse.Namespace) -> list[Setup]:
         hosts = [*hosts, {"sentinels": pairs, "master_name": options.master_name}]
     if not hosts:
         hosts = [os.environ.get("REDIS_URL", "redis://localhost:6379")]
+    if options.cluster:
+        hosts = [{"cluster": True, "address": url} for url in hosts]
     layer = _LAYERS[options.layer]
     config = {"hosts": hosts, "prefix": options.prefix}
     return read_settings(
@@ -49,9 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m channels_redis")
     add_commands(parser, _add_target)
     options = vars(parser.parse_args(arguments))
+    if options["cluster"] and options["sentinel"]:
+        parser.error("--cluster and --sentinel exclude each other: a cluster has no Sentinels")
     setups = _setups(argparse.Namespace(**options))
     wanted = {name: options[name] for name in ("fail_level", "limit") if name in options}
-    return run(options["action"], setups, Output(_write), **wanted)
+    output = JSONOutput(_write) if options["json"] else Output(_write)
+    return run(options["action"], setups, output, **wanted)
 
 
 def _write(line: str) -> None:

@@ -1,10 +1,11 @@
-"""What it costs to watch a layer: the same messages with metrics off and on, by turns."""
+"""What it costs to watch a layer: the same messages with metrics and traces, by turns."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -53,9 +54,53 @@ def watch(layers: dict[str, Any], *, durations: bool) -> Callable[[], None]:
     return end
 
 
-@scenario("metrics", n=9000, quick_n=3000, headline="on_us", notes=("off_us", "counts_us"))
+def trace_all(layers: dict[str, Any], *, sampled: bool) -> Callable[[], None]:
+    """Turn on traces, with an exporter that keeps nothing."""
+    if not hasattr(next(iter(layers.values())), "trace_sending"):
+        return lambda: None
+
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+
+    from channels_redis.tracing import trace
+
+    class Nowhere(SpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider(sampler=ALWAYS_ON if sampled else ALWAYS_OFF)
+    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
+    end_traces = trace(layers, provider)
+
+    def end() -> None:
+        end_traces()
+        provider.shutdown()
+
+    return end
+
+
+#: Ways to watch, by the names of their figures.
+WAYS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
+    "off_us": lambda layers: lambda: None,
+    "counts_us": partial(watch, durations=False),
+    "on_us": partial(watch, durations=True),
+    "unsampled_us": partial(trace_all, sampled=False),
+    "traced_us": partial(trace_all, sampled=True),
+}
+
+
+@scenario(
+    "metrics",
+    n=15000,
+    quick_n=5000,
+    headline="on_us",
+    notes=("off_us", "counts_us", "unsampled_us", "traced_us"),
+)
 async def metrics(bench: Bench, n: int) -> Figures:
-    """Client CPU of a message to one of 100 consumers: metrics off, counts only, all, by turns."""
+    """Client CPU of a message to one of 100 consumers: metrics off, counts only, all, then traces
+    that are not sampled, and all spans, by turns.
+    """
     layers = {name: bench.layer(capacity=NO_LIMIT) for name in ("sender", "receiver")}
     consumers = bench.crowd_of(CONSUMERS)
     channels = [await layers["receiver"].new_channel() for _ in range(consumers)]
@@ -63,7 +108,7 @@ async def metrics(bench: Bench, n: int) -> Figures:
     for channel in channels:
         crowd.add(layers["receiver"], channel)
     await bench.settle()
-    share = max(1, n // (3 * TURNS))
+    share = max(1, n // (len(WAYS) * TURNS))
 
     async def slice_us(messages: int = share) -> float:
         crowd.expect(messages)
@@ -73,23 +118,15 @@ async def metrics(bench: Bench, n: int) -> Figures:
         await crowd.received()
         return 1e6 * (process_cpu_s() - before_s) / messages
 
-    async def watched_us(*, durations: bool) -> float:
-        with contextlib.ExitStack() as stack:
-            stack.callback(watch(layers, durations=durations))
-            await slice_us(WARM_UP)
-            return await slice_us()
-
-    off, counts, on = [], [], []
+    found: dict[str, list[float]] = {name: [] for name in WAYS}
     with bench.meter as meter:
-        for _ in range(TURNS):
-            await slice_us(WARM_UP)
-            off.append(await slice_us())
-            counts.append(await watched_us(durations=False))
-            on.append(await watched_us(durations=True))
+        for name, turn_on in TURNS * [*WAYS.items()]:
+            with contextlib.ExitStack() as stack:
+                stack.callback(turn_on(layers))
+                await slice_us(WARM_UP)
+                found[name].append(await slice_us())
     await crowd.leave()
     return meter.figures(
-        3 * TURNS * share,
-        on_us=round(median(on), 1),
-        off_us=round(median(off), 1),
-        counts_us=round(median(counts), 1),
+        len(WAYS) * TURNS * share,
+        **{name: round(median(figures), 1) for name, figures in found.items()},
     )

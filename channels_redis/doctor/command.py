@@ -1,44 +1,25 @@
 """The commands ``doctor`` and ``queues``, used by ``manage.py`` and ``python -m channels_redis``.
 
-Prints one finding after the other, and returns an exit status for scripts.
+Prints one finding after the other, or all as JSON, and returns an exit status for scripts.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 from .._config.hosts import describe_host
 from .._layer.base import BaseRedisLayer
 from ..exceptions import COMMAND_ERRORS
-from .census import Count, count_shard
+from .census import count_shard
 from .config import Setup, examine, examine_for_deployment
 from .findings import Finding, Level, worst
 from .judge import Wishes, judge_shard
+from .output import SHOWN, Output
 from .probe import look_at_shard
 from .trouble import first_line
-
-Style = Callable[[str], str]
-
-#: Default number of lines of ``queues`` for each kind and layer.
-SHOWN = 20
-
-
-@dataclass(frozen=True)
-class Output:
-    """Where lines are written, and how the name of a level is coloured."""
-
-    write: Callable[[str], object]
-    styles: Mapping[Level, Style] = field(default_factory=dict)
-
-    def show(self, finding: Finding) -> None:
-        """Write a finding and its advice."""
-        word = self.styles.get(finding.level, str)(finding.level.name)
-        self.write(f"{word} {finding.where}: {finding.text} [{finding.id}]")
-        if finding.advice and finding.level is not Level.OK:
-            self.write(f"    {finding.advice}")
 
 
 def add_commands(
@@ -57,9 +38,12 @@ def add_commands(
     text = "List queues by depth, and groups by size."
     queues = commands.add_parser("queues", help=text, description=text)
     queues.add_argument(
-        "--limit", type=int, default=SHOWN, help=f"lines of each kind (default: {SHOWN})"
+        "--limit",
+        type=int,
+        help=f"queues and groups of each server (default: {SHOWN}; all with --json)",
     )
     for command in (doctor, queues):
+        command.add_argument("--json", action="store_true", help="write one JSON document")
         add_target(command)
 
 
@@ -69,7 +53,7 @@ def run(
     output: Output,
     *,
     fail_level: str = "ERROR",
-    limit: int = SHOWN,
+    limit: int | None = None,
 ) -> int:
     """Run an action; return the exit status."""
     if action == "queues":
@@ -89,7 +73,7 @@ async def _doctor(setups: list[Setup], output: Output, fail_level: Level) -> int
         sum(finding.level is level for finding in findings)
         for level in (Level.ERROR, Level.WARNING)
     )
-    output.write(f"{errors} errors, {warnings} warnings.")
+    output.end_findings(errors, warnings)
     return int(worst(findings) >= fail_level)
 
 
@@ -104,7 +88,7 @@ async def _look_at(setup: Setup) -> AsyncIterator[Finding]:
                 yield finding.without(setup.secrets)
 
 
-async def _queues(setups: list[Setup], output: Output, limit: int) -> int:
+async def _queues(setups: list[Setup], output: Output, limit: int | None) -> int:
     status = 0
     for setup in setups:
         for refusal in setup.refusals:
@@ -112,36 +96,20 @@ async def _queues(setups: list[Setup], output: Output, limit: int) -> int:
             output.show(refusal.without(setup.secrets))
         if setup.layer is not None and not await _count(setup, setup.layer, output, limit):
             status = 1
+    output.end_counts()
     return status
 
 
-async def _count(setup: Setup, layer: BaseRedisLayer, output: Output, limit: int) -> bool:
+async def _count(setup: Setup, layer: BaseRedisLayer, output: Output, limit: int | None) -> bool:
     """Write the queues and groups of each shard; return whether all shards replied."""
-    complete = True
+    complete, clean = True, setup.secrets.text
     for index in range(layer.ring_size):
         try:
             counts = await count_shard(layer, index, is_pubsub=setup.is_pubsub)
         except (*COMMAND_ERRORS, OSError) as error:
             complete = False
-            reason = setup.secrets.text(first_line(error))
-            output.write(f"{setup.alias}: {reason}; run the doctor for details.")
+            output.show_failure(setup.alias, clean(first_line(error)))
             continue
-        shard = describe_host(layer.hosts[index])
-        for line in _lines(setup.alias, shard, counts, limit):
-            output.write(setup.secrets.text(line))
+        shown = [replace(one, name=clean(one.name)) for one in counts]
+        output.show_counts(setup.alias, clean(describe_host(layer.hosts[index])), shown, limit)
     return complete
-
-
-def _lines(alias: str, shard: str, counts: list[Count], limit: int) -> Iterator[str]:
-    """Yield lines that a shell can split into words: kind, number, unit, name."""
-    queues = [one for one in counts if not one.is_group]
-    groups = [one for one in counts if one.is_group]
-    for kind, some in (("queue", queues), ("group", groups)):
-        for one in some[:limit]:
-            unit = "messages" if kind == "queue" else "loops" if one.is_topic else "members"
-            yield f"{kind} {one.number} {unit} {one.name} ({alias}, {shard})"
-        if len(some) > limit:
-            rest = sum(one.number for one in some[limit:])
-            yield f"{len(some) - limit} more {kind}s with {rest} in total ({alias}, {shard})"
-    if not counts:
-        yield f"nothing on {shard} ({alias})"

@@ -16,7 +16,7 @@ from channels_redis.consumers import BroadcastMixin, broadcast
 from channels_redis.tracing import TracingMixin, trace
 from tests.broadcast.client import Client
 from tests.helpers import wait_for
-from tests.traced import Spans, ids, recorded
+from tests.traces.spans import Spans, ids, recorded
 
 
 @pytest.fixture

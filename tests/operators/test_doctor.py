@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -16,12 +17,14 @@ from typing import Any
 
 import pytest
 
+import channels_redis
 from channels_redis import __main__ as door
 from channels_redis.doctor import judge, probe
-from channels_redis.doctor.command import Output, run
+from channels_redis.doctor.command import run
 from channels_redis.doctor.config import read_settings
 from channels_redis.doctor.endpoints import Endpoint
 from channels_redis.doctor.findings import Finding, Level
+from channels_redis.doctor.output import JSONOutput, Output
 from channels_redis.doctor.rights import QUEUES, TOPICS, acl_line
 from channels_redis.testing.servers import ClusterSet, RedisServer, SentinelSet
 from channels_redis.utils import describe_host
@@ -443,6 +446,80 @@ def test_sentinels_can_be_given_on_the_command_line(
     words = [f"--sentinel={host}:{port}" for host, port in sentinel_set.sentinels]
     assert door.main(["doctor", *words, "--master-name", sentinel_set.master_name]) == 0
     assert "3 of 3 Sentinels" in capsys.readouterr().out
+
+
+def test_a_cluster_can_be_given_on_the_command_line(
+    cluster_set: ClusterSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of its servers is enough, and Sentinels make no sense with it."""
+    seed = cluster_set.primaries[0].url
+    assert door.main(["doctor", "--cluster", "--url", seed]) == 0
+    said = capsys.readouterr().out
+    assert all(f":{server.port} " in said for server in cluster_set.primaries)
+    assert door.main(["queues", "--cluster", "--url", seed]) == 0
+    with pytest.raises(SystemExit):
+        door.main(["doctor", "--cluster", "--sentinel", "localhost:26379"])
+
+
+# As JSON
+
+
+def as_json(action: str, kind: str, **config: Any) -> tuple[dict[str, Any], int]:
+    """Return the document that an action writes, and its status."""
+    layer = class_of(kind)
+    backend = f"{layer.__module__}.{layer.__name__}"
+    written: list[str] = []
+    settings = {"chat": {"BACKEND": backend, "CONFIG": config}}
+    status = run(action, read_settings(settings), JSONOutput(written.append))
+    (document,) = written
+    assert PASSWORD not in document
+    return json.loads(document), status
+
+
+def test_findings_are_written_as_one_document(
+    kind: str, redis_url: str, dead_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that the lines say, for programs; with the same status."""
+    good, status = as_json("doctor", kind, hosts=[redis_url])
+    assert status == 0
+    assert (good["errors"], good["warnings"]) == (0, 0)
+    assert {found["level"] for found in good["findings"]} == {"OK"}
+    url = f"redis://:{PASSWORD}@127.0.0.1:{dead_port}"
+    bad, status = as_json("doctor", kind, hosts=[url], connect_wait_s=1)
+    assert (status, bad["errors"]) == (1, 1)
+    (found,) = (found for found in bad["findings"] if found["level"] == "ERROR")
+    assert found["id"] == "unreachable"
+    assert found["where"] == f"127.0.0.1:{dead_port}"
+    assert found["text"] and found["advice"]
+    assert door.main(["doctor", "--json", "--url", redis_url]) == 0
+    assert json.loads(capsys.readouterr().out)["channels_redis"] == channels_redis.__version__
+
+
+def test_queues_are_written_as_one_document(
+    make_layer_blocking: Callable[..., Any], redis_url: str, prefix: str
+) -> None:
+    """All of them: there may be more than a person wants to read."""
+    layer = make_layer_blocking("core")
+    for number in range(30):
+        layer.sync.send(f"work{number}", {"type": "x"})
+    layer.sync.group_add("room", "member")
+    said, status = as_json("queues", "core", hosts=[redis_url], prefix=prefix)
+    place = {"layer": "chat", "server": describe_host(redis_url)}
+    assert status == 0
+    assert len(said["queues"]) == 30
+    assert {"name": "work7", "messages": 1, **place} in said["queues"]
+    assert said["groups"] == [{"name": "room", "members": 1, **place}]
+    assert said["failures"] == said["findings"] == []
+
+
+def test_servers_and_settings_that_fail_are_in_the_document(dead_port: int) -> None:
+    """With a status that says so."""
+    said, status = as_json("queues", "core", hosts=[("127.0.0.1", dead_port)], connect_wait_s=1)
+    assert status == 1
+    assert said["failures"][0]["layer"] == "chat"
+    said, status = as_json("queues", "core", capcity=3)
+    assert status == 1
+    assert said["findings"][0]["id"] == "E001"
 
 
 # Queues

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from channels_redis.doctor.command import Output, run
+from channels_redis.doctor.command import run
 from channels_redis.doctor.config import read_settings
+from channels_redis.doctor.output import Output
 from tests.conftest import class_of
 from tests.secrets.canary import KEY, Ears
 

@@ -7,9 +7,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from channels_redis.doctor.command import Output, add_commands, run
+from channels_redis.doctor.command import add_commands, run
 from channels_redis.doctor.config import read_settings
 from channels_redis.doctor.findings import Level
+from channels_redis.doctor.output import JSONOutput, Output
 
 
 class Command(BaseCommand):  # type: ignore[misc]  # Django has no annotations
@@ -40,7 +41,8 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no annotations
         if not setups:
             raise CommandError("CHANNEL_LAYERS has no layer of channels_redis.", returncode=2)
         wanted = {name: options[name] for name in ("fail_level", "limit") if name in options}
-        status = run(options["action"], setups, self._output(), **wanted)
+        output = JSONOutput(self.stdout.write) if options["json"] else self._output()
+        status = run(options["action"], setups, output, **wanted)
         if status:
             raise CommandError("There are problems; see above.", returncode=status)
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from channels.exceptions import ChannelFull, StopConsumer
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
+from redis.asyncio import Redis
 
 from channels_redis.exceptions import InvalidMessage, MessageTooLarge
 from channels_redis.serializers import JSONSerializer, registry
 from channels_redis.tracing import process_span, trace
 from tests.helpers import receive
-from tests.traced import Spans, ids, recorded
+from tests.traces.spans import Spans, ids, recorded
 
 Make = Callable[..., Any]
 KEYS = {"__asgi_traceparent__", "__asgi_tracestate__", "__asgi_traced_group__"}
@@ -268,3 +269,23 @@ async def test_durations_and_traces_may_be_used_together(traced: Any, spans: Spa
     remove()
     assert seen == ["group_add", "group_send", "send", "send", "send"]
     assert spans.names() == ["group_send chat.message", *["send chat.message"] * 3]
+
+
+async def test_agents_that_watch_commands_of_redis_py_see_nothing_of_the_layer(
+    make_layer: Make, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/tracing.rst says, which names what to use instead."""
+    seen: list[Any] = []
+
+    async def watched(self: Any, *arguments: Any, **keywords: Any) -> None:
+        seen.append(arguments)
+
+    monkeypatch.setattr(Redis, "execute_command", watched)
+    layer = make_layer(kind)
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.group_send("room", SAY)
+    assert await receive(layer, channel) == SAY
+    await layer.send("work", SAY)
+    assert await receive(layer, "work") == SAY
+    assert seen == []
