@@ -16,7 +16,6 @@ from ._config.hosts import is_cluster
 from ._config.pools import startup_nodes
 from ._format.keyspace import Keyspace
 from ._format.slots import Address
-from ._receiving.queues import LocalQueue
 from ._runtime.portal import portal
 from ._runtime.scope import Scope, Stage
 from ._transport import deletion, scripts
@@ -26,7 +25,7 @@ from ._transport.cluster.servers import Entry as ClusterEntry
 from ._transport.commands import Commands
 from ._transport.credentials import ClusterClient
 from ._transport.node import NodeContext
-from ._transport.reader import QueueReader
+from ._transport.reader import QueueOwner, QueueReader
 from ._transport.wire import hold_client
 from ._watch.events import Reporter, SenderClockUsed
 from ._watch.outages import Health
@@ -205,7 +204,7 @@ class Session:
         return there.commands(key)
 
     def start_reader(
-        self, queue: LocalQueue, shard: int, before: QueueReader | None
+        self, queue: QueueOwner, shard: int, before: QueueReader | None
     ) -> QueueReader | None:
         """Start the reader of a queue on one shard, in place of one that was deserted, if there is
         one; None if this session is about to end.

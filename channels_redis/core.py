@@ -22,15 +22,15 @@ from ._format.keyspace import (
     without,
 )
 from ._groups.leases import Keepers
-from ._layer.base import Loop
 from ._receiving.mailbox import Mailbox
 from ._receiving.messages import (
     Message,
     check_message,
 )
-from ._receiving.queues import LocalQueue
+from ._receiving.queues import LocalQueue, OwnQueue, QueueContext
 from ._runtime import fork
 from ._runtime.plans import Plan, Then
+from ._runtime.weakly import weakly
 from ._session import Frame, Session, failure_of
 from ._transport import scripts
 from ._transport.scripts import Bound
@@ -92,8 +92,17 @@ class RedisChannelLayer(CoreNames):
         return self._open_own(channel)
 
     def _open_own(self, channel: str) -> Mailbox:
-        name = non_local_name(channel)
-        return self._queue(name, specific=True, shards=[self.consistent_hash(name)]).open(channel)
+        return self._queue(non_local_name(channel), self._make_own_queue).open(channel)
+
+    def _make_own_queue(self, context: QueueContext, name: str) -> LocalQueue:
+        return OwnQueue(
+            context,
+            name,
+            self.consistent_hash(name),
+            partial(self._encoding.read_frame, name=name, place_of=self._keys.queue_place),
+            weakly(self._undecodable, None),
+            unique=self._encoding.separable and self.random_prefix_length >= 8,
+        )
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a new channel name on which only this layer in this process can receive.
@@ -246,9 +255,6 @@ class RedisChannelLayer(CoreNames):
             return self._encoding.encode_more(message, own, name, self._keys.queue_place)
         return self._encoding.encode({**message, **own}, name, self._keys.queue_place)
 
-    def _members_are_unique(self) -> bool:
-        return self._encoding.separable and self.random_prefix_length >= 8
-
     def _queue_bound(self, channels: list[str], frame_bytes: int) -> Bound:
         """Return when the queue of these channels is full.
 
@@ -278,19 +284,6 @@ class RedisChannelLayer(CoreNames):
 
     def _is_own(self, channel: str) -> bool:
         return non_local_name(channel).endswith(f".{self.client_prefix}!")
-
-    def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
-        try:
-            place_of = self._keys.queue_place
-            addresses, item = self._encoding.read_frame(member, queue.name, place_of)
-            channels = [addresses] if isinstance(addresses, str) else addresses
-            if not all(channel.startswith(queue.name) for channel in channels):
-                raise ValueError("addressed to another process")
-            boxes = queue.open_all(channels)
-        except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
-            self._undecodable(queue.name, error)
-            return
-        self._mailboxes.put_all(boxes, item, running)
 
     # Memberships that the servers may forget
 

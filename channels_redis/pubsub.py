@@ -15,7 +15,6 @@ from ._format.keyspace import EXCLUDE_KEY, NO_BEGINNING, NONCE_KEY, random_hex
 from ._layer.base import CLOSED, Loop
 from ._receiving.mailbox import Mailbox
 from ._receiving.messages import Item, Packed, check_message
-from ._receiving.queues import LocalQueue
 from ._receiving.topics import TopicSession
 from ._runtime import fork
 from ._runtime.plans import Plan, run, submit
@@ -262,15 +261,9 @@ class RedisPubSubChannelLayer(PubSubNames):
     def _unpack_queued(self, name: str, member: bytes) -> Any:
         return super()._unpack_queued(name, member[self._random_bytes() :])
 
-    def _members_are_unique(self) -> bool:
-        return False
-
     def _publications_are_unique(self) -> bool:
         """Return whether no two publications of any sender are the same bytes: tokens are not."""
         return self._encoding.separable and self._serializer.crypter is not None
-
-    def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
-        raise AssertionError("no queue of this layer is process-specific")
 
     def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
         assert isinstance(session, TopicSession)

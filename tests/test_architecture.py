@@ -38,7 +38,6 @@ BESIDE = ("testing", "doctor")
 # What is still imported from above, or in a circle. Nothing may be added.
 STILL_UP = {
     ("_receiving.topics", "pubsub"),
-    ("_session", "_receiving.queues"),
 }
 STILL_CIRCLES = [
     {"_compat", "_receiving.topics", "pubsub"},
@@ -67,7 +66,6 @@ PRIVATE_ACCESSES = {
     "_compat": (1, "two classes of 4.3.0 that showed each other"),
     "_groups.leases": (4, "writes the memberships of a layer"),
     "_layer.encoding": (3, "has a serializer bind what it encrypts to its place"),
-    "_receiving.queues": (11, "asks the layer that it receives for"),
     "_receiving.topics": (7, "asks the layer that it receives for"),
     "_runtime.fork": (1, "tells who is watched that it was forked"),
     "_runtime.tasks": (1, "asyncio's, so that it does not complain of a task that a loop left"),

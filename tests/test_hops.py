@@ -49,13 +49,13 @@ TIMES = 5
 
 #: Functions and files. What was reached; these numbers only become smaller.
 CEILINGS = {
-    ("core", "send"): (47, 21),
-    ("core", "group_send"): (63, 23),
-    ("core", "delivery"): (56, 19),
-    ("core", "first receive"): (15, 9),
-    ("pubsub", "send"): (38, 19),
-    ("pubsub", "group_send"): (39, 19),
-    ("pubsub", "delivery"): (25, 11),
+    ("core", "send"): (45, 21),
+    ("core", "group_send"): (60, 23),
+    ("core", "delivery"): (50, 17),
+    ("core", "first receive"): (14, 9),
+    ("pubsub", "send"): (36, 19),
+    ("pubsub", "group_send"): (37, 19),
+    ("pubsub", "delivery"): (23, 11),
     ("pubsub", "first receive"): (7, 4),
 }
 

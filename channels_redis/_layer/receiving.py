@@ -6,7 +6,8 @@ import asyncio
 import copy
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, ClassVar
 from weakref import ref
 
@@ -17,11 +18,11 @@ from .._format.keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY, Keyspace
 from .._receiving.mailbox import Mailbox
 from .._receiving.mailboxes import Mailboxes
 from .._receiving.messages import Item, Whole
-from .._receiving.queues import READERS, LocalQueue
+from .._receiving.queues import GeneralQueue, LocalQueue, QueueContext
 from .._runtime import clock, fork
 from .._runtime.loops import LoopStates, running_loop, running_loop_or_none
-from .._runtime.portal import portal
 from .._runtime.tasks import BREATH_S, turn
+from .._runtime.weakly import weakly
 from .._session import Session
 from .._watch.events import MessagesDropped, Reporter
 from .encoding import Encoding
@@ -58,51 +59,38 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
     #: The event loop on which opening a message took long in the present turn.
     _slow_loop: ref[Loop] | None = None
 
-    def _members_are_unique(self) -> bool:
-        """Return whether no two messages of any sender are the same bytes."""
-        raise NotImplementedError
-
     # Queues
 
-    def _queue(self, name: str, *, specific: bool, shards: list[int]) -> LocalQueue:
+    def _queue(self, name: str, make: Callable[[QueueContext, str], LocalQueue]) -> LocalQueue:
         with self._mailboxes.lock:
             queue = self._queues.get(name)
             if queue is None:
-                queue = LocalQueue(self, name, specific=specific, shards=shards)
-                self._queues[name] = queue
+                queue = self._queues[name] = make(self._queue_context(), name)
             return queue
 
-    def _home(self, loop: Loop) -> Session | None:
-        """Return the session that runs readers for receivers on ``loop``, the running one; None
-        if the portal was asked to run them.
-        """
-        if not portal.serves(loop):
-            session: Session = self._sessions.get()
-            return session
-        return None
-
-    def _is_used_on(self, loop: Loop) -> bool:
-        """Return whether the layer has a session on a loop."""
-        return self._sessions.find(loop) is not None
-
-    def _may_read_more(self) -> bool:
-        """Return whether another reader may be started in this process."""
-        running: int = sum(session.readers for session in self._sessions.all().values())
-        return running < READERS
+    def _queue_context(self) -> QueueContext:
+        return QueueContext(
+            expiry_s=self.expiry,
+            block_s=self._block_s,
+            keyspace=self._keys,
+            mailboxes=self._mailboxes,
+            report=self._report,
+            sessions=self._sessions,
+        )
 
     def _general_queue(self, name: str) -> LocalQueue:
         """Return a queue that many processes read: on every shard, because senders use them in
         turn.
         """
-        return self._queue(name, specific=False, shards=list(range(self.ring_size)))
+        return self._queue(name, self._make_general_queue)
+
+    def _make_general_queue(self, context: QueueContext, name: str) -> LocalQueue:
+        unpack = partial(weakly(self._unpack_queued, None), name)
+        return GeneralQueue(context, name, list(range(self.ring_size)), unpack)
 
     def _next_shard(self) -> int:
         """Return the shard for the next direct message to a general channel."""
         return next(self._turn) % self.ring_size
-
-    def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
-        """Put a message of a process-specific queue into the mailboxes it is for."""
-        raise NotImplementedError
 
     def _unpack_queued(self, name: str, member: bytes) -> Any:
         """Return the message inside a member of a queue, without the layer's own keys."""

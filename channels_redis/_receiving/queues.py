@@ -8,22 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Container
-from functools import partial
-from typing import Any, Protocol
-from weakref import WeakKeyDictionary, WeakValueDictionary, ref
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from .._format.keyspace import Keyspace
 from .._runtime import clock
+from .._runtime.loops import LoopStates
 from .._runtime.portal import portal
 from .._runtime.weakly import weakly
+from .._session import Session
 from .._transport.pops import Popped
 from .._transport.reader import QueueReader
 from .._watch.events import MessagesDropped, QueueUnreadable, Reporter
 from ..exceptions import TooManyChannels, WrongKeyType
 from .mailbox import Mailbox
 from .mailboxes import Mailboxes
-from .messages import Held, Recent
+from .messages import Held, Item, Recent
 from .silence import SilenceWatch
 from .waiters import Demand
 
@@ -37,137 +39,60 @@ STRANGERS = 1000
 READERS = 1000
 
 
-class ReaderHost(Protocol):
-    """Where readers run: what a layer has on one event loop."""
+@dataclass(frozen=True)
+class QueueContext:
+    """What a queue knows of its layer, which it does not hold."""
 
-    loop: Loop
-
-    def start_reader(
-        self, queue: LocalQueue, shard: int, before: QueueReader | None
-    ) -> QueueReader | None:
-        """Start the reader of a queue on one shard, in place of one that was deserted; None if the
-        loop is about to end.
-        """
-
-
-class QueueLayer(Protocol):
-    """The layer that the queues belong to."""
-
-    expiry: float
-    _block_s: float | None
-    _keys: Keyspace
-    _mailboxes: Mailboxes
-    _report: Reporter
-
-    def _home(self, loop: Loop) -> ReaderHost | None:
-        """Return where the readers for receivers on ``loop`` run; None for the portal."""
-
-    def _is_used_on(self, loop: Loop) -> bool:
-        """Return whether the layer has connections on a loop, or may have."""
-        ...
-
-    def _may_read_more(self) -> bool:
-        """Return whether there may be another reader in this process."""
-        ...
-
-    def _hand_over(self, queue: LocalQueue, member: bytes, running: Loop | None) -> None:
-        """Put a message of a process-specific queue into the mailboxes it is for."""
-
-    def _unpack_queued(self, name: str, member: bytes) -> Any:
-        """Return the message inside a member of a queue."""
-
-    def _members_are_unique(self) -> bool:
-        """Return whether no two messages of any sender are the same bytes."""
-        ...
+    expiry_s: float
+    #: How long a pop may wait on the server; None for half of ``command_timeout_s``.
+    block_s: float | None
+    keyspace: Keyspace
+    mailboxes: Mailboxes
+    report: Reporter
+    #: Where readers run.
+    sessions: LoopStates[Any]
 
 
 class LocalQueue:
-    """One queue as this process reads it: the owner of its readers, at most one per shard."""
+    """One queue as this process reads it: the owner of its readers, at most one per shard.
 
-    def __init__(self, layer: QueueLayer, name: str, *, specific: bool, shards: list[int]) -> None:
+    See :class:`GeneralQueue` and :class:`OwnQueue` for what becomes of its messages.
+    """
+
+    specific: bool
+
+    def __init__(self, context: QueueContext, name: str, shards: list[int]) -> None:
         self.name = name
-        self.key = layer._keys.queue(name)
-        self.specific = specific
-        self.expiry_s = layer.expiry
-        self.block_s = layer._block_s
+        self.key = context.keyspace.queue(name)
+        self.expiry_s = context.expiry_s
+        self.block_s = context.block_s
         self.receivers = Demand(self._ensure_readers)
-        self._layer = ref(layer)
-        self._report = layer._report
-        self._unpack = partial(weakly(layer._unpack_queued, None), name)
-        self._mailboxes = layer._mailboxes
+        self._sessions = context.sessions
+        self._report = context.report
+        self._mailboxes = context.mailboxes
         self._shards = shards
         # A weak reference: they belong to event loops, which may be dropped.
         self._readers: WeakValueDictionary[int, QueueReader] = WeakValueDictionary()
-        self._remembers = layer._members_are_unique()
-        self._used_at = clock.monotonic()
-        self._recent = Recent()
         #: By the loop that asks.
         self._watches: WeakKeyDictionary[Loop, SilenceWatch] = WeakKeyDictionary()
-        self._smallest_capacity = BATCH
-        #: What messages have opened, oldest first.
-        self._strangers: OrderedDict[str, Mailbox] = OrderedDict()
 
     def open(self, channel: str) -> Mailbox:
         """Return the mailbox of a channel that this queue feeds."""
-        self._used_at = clock.monotonic()
-        box = self._mailboxes.open(channel, self.receivers)
-        if box.capacity is not None and box.capacity < self._smallest_capacity:
-            self._smallest_capacity = box.capacity
-        return box
-
-    def open_all(self, channels: list[str]) -> list[Mailbox]:
-        """Return the mailboxes of many channels; of those that nobody here has made or received
-        on, the last :data:`STRANGERS` at most.
-        """
-        # Anybody may have written the addresses: each counts once.
-        channels = list(dict.fromkeys(channels))
-        boxes = self._mailboxes.boxes
-        unknown = [one for one in channels if one not in boxes]
-        lost = unknown[:-STRANGERS]
-        if lost:
-            self.dropped("abandoned", len(lost))
-        for channel in unknown[len(lost) :]:
-            self._strangers[channel] = self.open(channel)
-        while len(self._strangers) > STRANGERS:
-            self._give_up(*self._strangers.popitem(last=False))
-        return [box for one in channels if (box := boxes.get(one)) is not None]
-
-    def _give_up(self, channel: str, box: Mailbox) -> None:
-        """End a mailbox that a message has opened, unless somebody has come for it."""
-        with self._mailboxes.lock:
-            if box.is_strange() and self._mailboxes.boxes.get(channel) is box:
-                unread = len(box.items or ())
-                self._mailboxes.discard(box)
-                self.dropped("abandoned", unread)
+        return self._mailboxes.open(channel, self.receivers)
 
     # What the readers ask for (see QueueOwner)
 
     def demand(self) -> int:
-        """Return how many receivers wait; for a process's own queue, at least 1 while consumers
-        live that may all be busy: they must not fill the queue for each other.
-        """
-        if self.specific and not self.receivers.waiting:
-            return int(self.receivers.alive)
+        """Return how many receivers wait."""
         return self.receivers.waiting
 
     def limit(self) -> int:
-        """Return how many messages there is use or room for: a batch must fit a mailbox."""
-        return self._smallest_capacity if self.specific else self.demand()
+        """Return how many messages there is use or room for."""
+        return self.receivers.waiting
 
     def deliver(self, reader: QueueReader, messages: list[Popped], running: Loop | None) -> None:
         """Put popped messages into mailboxes."""
-        if self.specific:
-            layer = self._layer()
-            for member, _ in messages:
-                # Without a layer nobody is there to receive.
-                if layer is not None and self._is_new(member):
-                    layer._hand_over(self, member, running)
-            return
-        box = self.open(self.name)
-        now = clock.monotonic()
-        for member, score in messages:
-            held = Held(reader, now, member, score, self._unpack)
-            self._mailboxes.put(box, held, running)
+        raise NotImplementedError
 
     def dropped(self, reason: str, count: int) -> None:
         """Count messages that will not be delivered."""
@@ -175,20 +100,7 @@ class LocalQueue:
 
     def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
         """Hand back what it delivered ``before`` and nobody took; return whether more is left."""
-        box = self._mailboxes.boxes.get(self.name)
-        if self.specific or box is None:
-            return [], False
-
-        # A mailbox may hold what other readers brought, and what was published to a group.
-        def is_mine(item: Any) -> bool:
-            return isinstance(item, Held) and item.origin is reader
-
-        with self._mailboxes.lock:
-            mine: list[Held] = self._mailboxes.reclaim(
-                box, lambda item: is_mine(item) and item.since <= before
-            )
-            left = any(is_mine(item) for _, item, _ in box.items or ())
-        return [(item.member, item.score) for item in mine], left
+        return [], False
 
     def failed(self, error: Exception) -> None:
         """Raise in those who wait: no retry will help."""
@@ -208,12 +120,8 @@ class LocalQueue:
         self.resume()
 
     def unused(self) -> bool:
-        """Return whether nothing is lost by forgetting the queue: nobody reads it any more, and
-        no server will offer again what came from it.
-        """
+        """Return whether nothing is lost by forgetting the queue: nobody reads it any more."""
         if self._readers or self.receivers.waiting:
-            return False
-        if self.specific and clock.monotonic() - self._used_at < self.expiry_s:
             return False
         return not any(box.demand is self.receivers for box in self._mailboxes.boxes.values())
 
@@ -238,10 +146,9 @@ class LocalQueue:
 
     def _ensure_readers(self, loop: Loop) -> None:
         """See to it that a reader runs on every shard; ``loop`` is the running one."""
-        layer = self._layer()
-        if layer is None or not (self.receivers.waiting or layer._is_used_on(loop)):
+        if not (self.receivers.waiting or self._sessions.find(loop)):
             return  # The layer was closed there, or is gone; the next receive() starts anew.
-        if not (self.specific or self._readers or layer._may_read_more()):
+        if not (self.specific or self._readers or self._may_read_more()):
             self.failed(
                 TooManyChannels(
                     f"receive() of {self.name!r}: this process reads {READERS} queues at once "
@@ -249,10 +156,10 @@ class LocalQueue:
                 )
             )
             return
-        home = layer._home(loop)
-        if home is None:
+        if portal.serves(loop):
             portal.call_soon(self._ensure_readers)
             return
+        home: Session = self._sessions.get()
         elsewhere = False
         for shard in self._shards:
             reader = self._reader(shard, home)
@@ -263,8 +170,13 @@ class LocalQueue:
         if elsewhere and loop not in self._watches:
             self._watch_others(loop)
 
+    def _may_read_more(self) -> bool:
+        """Return whether another reader may be started in this process."""
+        running: int = sum(session.readers for session in self._sessions.all().values())
+        return running < READERS
+
     def _reader(
-        self, shard: int, home: ReaderHost, silent: Container[Loop] = ()
+        self, shard: int, home: Session, silent: Container[Loop] = ()
     ) -> QueueReader | None:
         """Return the reader of a shard, started if anybody receives and there is none; in place of
         one whose loop does not run, or is ``silent``.
@@ -303,16 +215,140 @@ class LocalQueue:
 
     def _take_over(self, loop: Loop, silent: set[Loop]) -> None:
         """Read on ``loop``, the running one, what loops read that do not answer."""
-        layer = self._layer()
-        home = layer._home(loop) if layer is not None else None
-        if home is not None:
+        home: Session | None = self._sessions.find(loop)
+        if home is not None:  # the layer was not closed there meanwhile
             for shard in self._shards:
                 self._reader(shard, home, silent)
 
-    def _is_new(self, member: bytes) -> bool:
-        if not self._remembers:
-            return True
-        if self._recent.has(member):
-            self.dropped("repeated", 1)
-            return False
-        return True
+
+class GeneralQueue(LocalQueue):
+    """The queue of a general channel, which other processes may read too: what no receiver takes
+    goes back.
+    """
+
+    specific = False
+
+    def __init__(
+        self, context: QueueContext, name: str, shards: list[int], unpack: Callable[[bytes], Any]
+    ) -> None:
+        super().__init__(context, name, shards)
+        self._unpack = unpack
+
+    def deliver(self, reader: QueueReader, messages: list[Popped], running: Loop | None) -> None:
+        """Put popped messages into the mailbox of the channel."""
+        box = self.open(self.name)
+        now = clock.monotonic()
+        for member, score in messages:
+            held = Held(reader, now, member, score, self._unpack)
+            self._mailboxes.put(box, held, running)
+
+    def reclaim(self, reader: QueueReader, before: float) -> tuple[list[Popped], bool]:
+        """Hand back what it delivered ``before`` and nobody took; return whether more is left."""
+        box = self._mailboxes.boxes.get(self.name)
+        if box is None:
+            return [], False
+
+        # A mailbox may hold what other readers brought, and what was published to a group.
+        def is_mine(item: Any) -> bool:
+            return isinstance(item, Held) and item.origin is reader
+
+        with self._mailboxes.lock:
+            mine: list[Held] = self._mailboxes.reclaim(
+                box, lambda item: is_mine(item) and item.since <= before
+            )
+            left = any(is_mine(item) for _, item, _ in box.items or ())
+        return [(item.member, item.score) for item in mine], left
+
+
+class OwnQueue(LocalQueue):
+    """The queue of a process, with the messages of all its channels (core).
+
+    ``read(member)`` returns the addresses of a message and its item; ``undecodable(name, error)``
+    is called with what it raises.  Where all members are unique (``unique``), one that comes again
+    was popped twice.
+    """
+
+    specific = True
+
+    def __init__(
+        self,
+        context: QueueContext,
+        name: str,
+        shard: int,
+        read: Callable[[bytes], tuple[Any, Item]],
+        undecodable: Callable[[str, Exception], None],
+        *,
+        unique: bool,
+    ) -> None:
+        super().__init__(context, name, [shard])
+        self._read = read
+        self._undecodable = undecodable
+        self._recent = Recent() if unique else None
+        self._used_at = clock.monotonic()
+        self._smallest_capacity = BATCH
+        #: What messages have opened, oldest first.
+        self._strangers: OrderedDict[str, Mailbox] = OrderedDict()
+
+    def open(self, channel: str) -> Mailbox:
+        """Return the mailbox of a channel that this queue feeds."""
+        self._used_at = clock.monotonic()
+        box = super().open(channel)
+        if box.capacity is not None and box.capacity < self._smallest_capacity:
+            self._smallest_capacity = box.capacity
+        return box
+
+    def _open_all(self, channels: list[str]) -> list[Mailbox]:
+        """Return the mailboxes of many channels; of those that nobody here has made or received
+        on, the last :data:`STRANGERS` at most.
+        """
+        # Anybody may have written the addresses: each counts once.
+        channels = list(dict.fromkeys(channels))
+        boxes = self._mailboxes.boxes
+        unknown = [one for one in channels if one not in boxes]
+        lost = unknown[:-STRANGERS]
+        if lost:
+            self.dropped("abandoned", len(lost))
+        for channel in unknown[len(lost) :]:
+            self._strangers[channel] = self.open(channel)
+        while len(self._strangers) > STRANGERS:
+            self._give_up(*self._strangers.popitem(last=False))
+        return [box for one in channels if (box := boxes.get(one)) is not None]
+
+    def _give_up(self, channel: str, box: Mailbox) -> None:
+        """End a mailbox that a message has opened, unless somebody has come for it."""
+        with self._mailboxes.lock:
+            if box.is_strange() and self._mailboxes.boxes.get(channel) is box:
+                unread = len(box.items or ())
+                self._mailboxes.discard(box)
+                self.dropped("abandoned", unread)
+
+    def demand(self) -> int:
+        """Return how many receivers wait; at least 1 while consumers live that may all be busy:
+        they must not fill the queue for each other.
+        """
+        return self.receivers.waiting or int(self.receivers.alive)
+
+    def limit(self) -> int:
+        """Return how many messages there is room for: a batch must fit a mailbox."""
+        return self._smallest_capacity
+
+    def deliver(self, reader: QueueReader, messages: list[Popped], running: Loop | None) -> None:
+        """Put popped messages into the mailboxes that they are for."""
+        for member, _ in messages:
+            if self._recent is not None and self._recent.has(member):
+                self.dropped("repeated", 1)
+                continue
+            try:
+                addresses, item = self._read(member)
+                channels = [addresses] if isinstance(addresses, str) else addresses
+                if not all(channel.startswith(self.name) for channel in channels):
+                    raise ValueError("addressed to another process")
+                boxes = self._open_all(channels)
+            except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
+                self._undecodable(self.name, error)
+                continue
+            self._mailboxes.put_all(boxes, item, running)
+
+    def unused(self) -> bool:
+        """Return the same; and no server will offer again what came from the queue."""
+        return clock.monotonic() - self._used_at >= self.expiry_s and super().unused()

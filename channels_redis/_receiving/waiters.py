@@ -78,11 +78,6 @@ class Demand:
             del consumers[loop]
         self._consumers = consumers
 
-    def _homes(self) -> list[Loop]:
-        """Return the running loops with consumers."""
-        loops = (one() for one in self._consumers)
-        return [loop for loop in loops if loop is not None and loop.is_running()]
-
     def concerns(self, loop: Loop) -> bool:
         """Return whether anybody waits on a loop, or a consumer lives there that may be busy."""
         return loop in self._loops or ref(loop) in self._consumers
@@ -90,12 +85,14 @@ class Demand:
     @property
     def alive(self) -> bool:
         """Whether there are consumers, waiting or not, on a running loop."""
-        return bool(self._homes())
+        loops = (one() for one in self._consumers)
+        return any(loop is not None and loop.is_running() for loop in loops)
 
     def loop(self) -> Loop | None:
         """Return the open loop of a waiting call, if there is any: preferably a running one;
         otherwise a running loop with a consumer.
         """
         loops = [loop for loop in tuple(self._loops) if not loop.is_closed()]
-        running = [loop for loop in loops if loop.is_running()] or self._homes() or loops
-        return running[0] if running else None
+        consumers = [loop for one in self._consumers if (loop := one()) is not None]
+        running = [loop for loop in (*loops, *consumers) if loop.is_running()]
+        return next(iter(running or loops), None)

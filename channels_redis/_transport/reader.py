@@ -391,7 +391,7 @@ class QueueReader(Link):
             # What went back is older than what a pop would bring now.
             await asyncio.wait({self._returning})
             self._returning = None
-        leaving = self._leaving or self._refusal or self._renewal
+        leaving = self._stopping or self._deserted or self._refusal or self._renewal
         if not leaving and self._owner.demand():
             asked = self._pops.ask(self._owner.limit())
             if asked:

@@ -199,16 +199,16 @@ class Subscriber(Link):
             self._wire.write(command)
 
     def _take(self, reply: Any) -> bool:
-        self._handle(reply)
-        return bool(self.topics)
-
-    def _handle(self, reply: Any) -> None:
         if isinstance(reply, list) and reply[0] == self._verbs.message:
             self._loopback.heard()
             if reply[1] != self._own_topic:
                 self._node.tally.received += 1
                 self._on_message(reply[1], reply[2])
-            return
+        else:
+            self._take_answer(reply)
+        return bool(self.topics)
+
+    def _take_answer(self, reply: Any) -> None:
         self._loopback.replied()
         if isinstance(reply, list) and reply[0] == self._verbs.subscribed:
             self._confirm(self._verbs.subscribe, reply[1])

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from channels_redis._layer import receiving
 from channels_redis._receiving import mailboxes, queues
 from channels_redis.exceptions import TooManyChannels
 from tests.helpers import bounded, cancel, numbered, receive, wait_for
@@ -18,7 +17,7 @@ async def test_general_channels_are_read_up_to_a_number(
     make_layer: Callable[..., Any], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each takes a connection; what is read already goes on, and the rest when there is room."""
-    monkeypatch.setattr(receiving, "READERS", 5)
+    monkeypatch.setattr(queues, "READERS", 5)
     layer = make_layer(kind, command_timeout_s=2)
     own = asyncio.create_task(layer.receive(await layer.new_channel()))
     # One of core's five reads the channel of the process itself.
