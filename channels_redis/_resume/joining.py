@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._format.keyspace import POSITION_KEY
@@ -40,27 +40,34 @@ async def join(
         return Joined(group, failed=bool(named), position=None)
     if named and named != START:
         try:
-            return await _resumed(layer, channel, group, named, since, formerly)
+            return await _joined(layer, channel, group, named, since, formerly, is_named=True)
         except InvalidPosition:
             pass  # Nothing was joined yet.
     # The position first, so that a client has one even if nothing is sent before it comes back.
     begin = since or (await layer.group_history(group, limit=0)).position
-    resumed = await layer.group_add(group, channel, since=begin)
-    return Joined(group, bool(named), resumed.position, pending=resumed.count)
+    joined = await _joined(layer, channel, group, begin, since, formerly, is_named=False)
+    return replace(joined, failed=bool(named))
 
 
-async def _resumed(
-    layer: Any, channel: str, group: str, named: str, since: str | None, formerly: list[str]
+async def _joined(
+    layer: Any,
+    channel: str,
+    group: str,
+    begin: str,
+    since: str | None,
+    formerly: list[str],
+    *,
+    is_named: bool,
 ) -> Joined:
-    resumed = await layer.group_add(group, channel, since=named, formerly=formerly)
+    resumed = await layer.group_add(group, channel, since=begin, formerly=formerly)
     if resumed.complete:
         return Joined(group, failed=False, position=resumed.position, pending=resumed.count)
     kept = []
     if since is not None:
         # It is in the group already, so what is later than that comes live.
-        messages = (await layer.group_history(group, since=since)).messages
+        messages = (await layer.group_history(group)).messages
         kept = [one for one in messages if _offset(one) <= resumed.position[:OFFSET_DIGITS]]
-    return Joined(group, failed=True, position=resumed.position, kept=kept)
+    return Joined(group, failed=is_named, position=resumed.position, kept=kept)
 
 
 def _offset(message: dict[str, Any]) -> str:

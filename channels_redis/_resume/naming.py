@@ -6,7 +6,7 @@ A place is ``group:position``, as names of groups have no colon.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -16,10 +16,12 @@ from .joining import Joined
 #: The key of frames that are not the application's, in both directions.
 RESUME_KEY = "__resume__"
 FORMERLY_KEY = "formerly"
-#: How many groups and former channels one client may name, and how long each may be.
+#: How many groups and former channels one client may name.
 MAX_GROUPS = 100
 MAX_FORMERLY = 20
-MAX_CHARS = 250
+
+_PLACE = re.compile(r"([a-zA-Z\d\-_.]{1,99}):(\S{0,99})", re.ASCII)
+_CHANNEL = re.compile(r"[a-zA-Z\d\-_.]{1,99}(![a-zA-Z\d\-_.]{0,99})?", re.ASCII)
 
 
 class Named(NamedTuple):
@@ -59,19 +61,17 @@ def named_in_frame(text: str | None) -> Named | None:
 
 
 def _named(places: Any, formerly: Any) -> Named:
-    positions = {}
-    for place in _texts(places, MAX_GROUPS):
-        group, colon, position = place.partition(":")
-        if colon:
-            positions[group] = position
-    return Named(positions, list(_texts(formerly, MAX_FORMERLY)))
+    """Return what is well-formed, of the last items of two lists."""
+    found = [_PLACE.fullmatch(text) for text in _texts(places, MAX_GROUPS)]
+    positions = {match[1]: match[2] for match in found if match}
+    channels = [text for text in _texts(formerly, MAX_FORMERLY) if _CHANNEL.fullmatch(text)]
+    return Named(positions, channels)
 
 
-def _texts(found: Any, limit: int) -> Iterable[str]:
-    """Return the short strings among the last items of a list."""
+def _texts(found: Any, limit: int) -> list[str]:
     if not isinstance(found, list):
         return []
-    return [text for text in found[-limit:] if isinstance(text, str) and len(text) <= MAX_CHARS]
+    return [text for text in found[-limit:] if isinstance(text, str)]
 
 
 def place(group: str, position: str) -> str:

@@ -200,15 +200,16 @@ async def test_a_client_gets_no_group_that_the_application_does_not_allow(
 ) -> None:
     """By default none but those that the consumer joins; it is told which it did not get."""
     monkeypatch.setattr(room, "allowed", ("room.2",))
-    query = f"resume=room.2:{FOREIGN}&resume=room.3:{FOREIGN}&resume=:x&resume=nothing"
+    query = f"resume=room.2:{FOREIGN}&resume=room.3:{FOREIGN}"
+    query += "&resume=:x&resume=nothing&resume=a%20b:c&formerly=no%20name"
     page = await open_page(room, query=query)
-    await wait_for(lambda: len(page.notices) == 4)
+    await wait_for(lambda: len(page.notices) == 3)
     await note(layer, 3, group="room.3")
     await note(layer, 2, group="room.2")
     await note(layer, 1)
     await page.has({"failed": "room.2"}, *notes(2, 1))
     assert {one["group"] for one in page.notices if "refused" not in one} == {GROUP, "room.2"}
-    assert {one["group"] for one in page.notices if "refused" in one} == {"room.3", ""}
+    assert {one["group"] for one in page.notices if "refused" in one} == {"room.3"}
 
 
 async def test_no_group_is_allowed_by_default() -> None:
