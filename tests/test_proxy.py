@@ -61,4 +61,4 @@ def test_connections_that_are_made_as_the_proxy_ends_are_closed(
             for _ in range(10):
                 address = proxy.host, proxy.port
                 stack.enter_context(socket.create_connection(address)).sendall(b"PING\r\n")
-        gc.collect()
+    gc.collect()
