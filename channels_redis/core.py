@@ -22,11 +22,9 @@ from ._format.keyspace import (
     without,
 )
 from ._groups.leases import Keepers
+from ._layer.encoding import check_message
 from ._receiving.mailbox import Mailbox
-from ._receiving.messages import (
-    Message,
-    check_message,
-)
+from ._receiving.messages import Message
 from ._receiving.queues import LocalQueue, OwnQueue, QueueContext
 from ._runtime import fork
 from ._runtime.plans import Plan, Then
@@ -75,7 +73,6 @@ class RedisChannelLayer(CoreNames):
         name = non_local_name(channel)
         specific = self._is_specific(channel)
         member = self._member(name, message, {ADDRESS_KEY: channel} if specific else {})
-        self._encoding.check_size(message, len(member))
         shard = self.consistent_hash(name) if specific else self._next_shard()
         bound = self._queue_bound([channel], len(member))
         frame = Frame(shard, self._keys.queue(name), member, bound)
@@ -253,7 +250,7 @@ class RedisChannelLayer(CoreNames):
             own[NONCE_KEY] = random_hex()
         if isinstance(message, bytes):
             return self._encoding.encode_more(message, own, name, self._keys.queue_place)
-        return self._encoding.encode({**message, **own}, name, self._keys.queue_place)
+        return self._encoding.encode(message, own, name, self._keys.queue_place)
 
     def _queue_bound(self, channels: list[str], frame_bytes: int) -> Bound:
         """Return when the queue of these channels is full.

@@ -13,8 +13,9 @@ from ._compat import PubSubNames, RedisPubSubLoopLayer, RedisSingleShardConnecti
 from ._config.options import given
 from ._format.keyspace import EXCLUDE_KEY, NO_BEGINNING, NONCE_KEY, random_hex
 from ._layer.base import CLOSED, Loop
+from ._layer.encoding import check_message
 from ._receiving.mailbox import Mailbox
-from ._receiving.messages import Item, Packed, check_message
+from ._receiving.messages import Item, Packed
 from ._receiving.topics import TopicSession
 from ._runtime import fork
 from ._runtime.plans import Plan, run, submit
@@ -61,7 +62,6 @@ class RedisPubSubChannelLayer(PubSubNames):
         if not self._lets_pass(channel, message):
             check_message(message)
         member = self._member(channel, message)
-        self._encoding.check_size(message, len(member))
         self._remember(channel)
         bound = Bound(self.get_capacity(channel))
         frame = Frame(self._next_shard(), self._keys.queue(channel), member, bound)
@@ -71,9 +71,8 @@ class RedisPubSubChannelLayer(PubSubNames):
         self, topic: str, message: Any, excluded: frozenset[str] = frozenset()
     ) -> Plan:
         check_message(message)
-        frame = {**message, EXCLUDE_KEY: sorted(excluded)} if excluded else message
-        payload = self._encoding.encode(frame, topic, self._keys.topic_place)
-        self._encoding.check_size(message, len(payload))
+        own = {EXCLUDE_KEY: sorted(excluded)} if excluded else {}
+        payload = self._encoding.encode(message, own, topic, self._keys.topic_place)
         shard = self.consistent_hash(topic)
         return partial(Session.publish, shard=shard, topic=topic, payload=payload)
 
@@ -253,10 +252,9 @@ class RedisPubSubChannelLayer(PubSubNames):
         """Return the member of a general channel's queue, with the bytes of the core layer."""
         place_of, length = self._keys.queue_place, self._random_bytes()
         if length:
-            return os.urandom(length) + self._encoding.encode(message, name, place_of)
-        if isinstance(message, dict):
-            message = {**message, NONCE_KEY: random_hex()}
-        return self._encoding.encode(message, name, place_of)
+            return os.urandom(length) + self._encoding.encode(message, {}, name, place_of)
+        own = {NONCE_KEY: random_hex()} if isinstance(message, dict) else {}
+        return self._encoding.encode(message, own, name, place_of)
 
     def _unpack_queued(self, name: str, member: bytes) -> Any:
         return super()._unpack_queued(name, member[self._random_bytes() :])

@@ -49,12 +49,12 @@ TIMES = 5
 
 #: Functions and files. What was reached; these numbers only become smaller.
 CEILINGS = {
-    ("core", "send"): (45, 21),
-    ("core", "group_send"): (60, 23),
+    ("core", "send"): (44, 20),
+    ("core", "group_send"): (60, 22),
     ("core", "delivery"): (50, 17),
     ("core", "first receive"): (14, 9),
-    ("pubsub", "send"): (36, 19),
-    ("pubsub", "group_send"): (37, 19),
+    ("pubsub", "send"): (35, 18),
+    ("pubsub", "group_send"): (36, 18),
     ("pubsub", "delivery"): (23, 11),
     ("pubsub", "first receive"): (7, 4),
 }

@@ -72,10 +72,6 @@ def _is_protocol(value: Any) -> bool:
     return isinstance(value, (int, str)) and value in (2, 3, "2", "3")
 
 
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and "\0" not in value
 

@@ -526,19 +526,7 @@ class BaseRedisLayer(ReceivingLayer):
         with self._watched(operation, args) as traced:
             return run_blocking(partial(prepare, *traced), self._sessions, timeout_s)
 
-    # The first parts of operations, which both layers define
-
-    def _send_plan(self, channel: str, message: Any) -> Plan:
-        raise NotImplementedError
-
-    def _group_add_plan(self, group: str, channel: str) -> Plan:
-        raise NotImplementedError
-
-    def _group_discard_plan(self, group: str, channel: str) -> Plan:
-        raise NotImplementedError
-
-    def _group_send_plan(self, group: str, message: Any, exclude: Iterable[str] = ()) -> Plan:
-        raise NotImplementedError
+    # The first parts of operations, which both layers define, beside those of their own methods
 
     def _group_channels_plan(self, group: str) -> Plan:
         raise NotImplementedError

@@ -10,10 +10,15 @@ from typing import Any
 from .._format import frames
 from .._format.bounds import ADDRESSES_BYTES, Unacceptable, longest_frame_bytes
 from .._format.encryption import OFF, Binding, CrypterAt, Place, is_ours
-from .._format.keyspace import ADDRESS_KEY, NONCE_KEY
+from .._format.keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY
 from .._format.plain import is_flat
 from .._receiving.messages import SMALL_BYTES, Item, Original, Packed, PackedOnce, Whole
-from ..exceptions import ConfigurationError, MessageTooLarge, SerializationError
+from ..exceptions import (
+    ConfigurationError,
+    InvalidMessage,
+    MessageTooLarge,
+    SerializationError,
+)
 from ..serializers import BaseMessageSerializer, JSONSerializer, MsgPackSerializer
 
 PlaceOf = Callable[[str], Place]
@@ -24,6 +29,15 @@ _FORMATS: dict[type, frames.Format] = {
     MsgPackSerializer: frames.MSGPACK,
     JSONSerializer: frames.JSON,
 }
+
+
+def check_message(message: Any) -> None:
+    """Raise :class:`InvalidMessage` if a message is not a dict, or uses a reserved key."""
+    if not isinstance(message, dict):
+        raise InvalidMessage(f"A message must be a dict, not {type(message).__name__}.")
+    for key in (ADDRESS_KEY, NONCE_KEY, EXCLUDE_KEY):
+        if key in message:
+            raise InvalidMessage(f"The key {key!r} of a message is reserved for the channel layer.")
 
 
 def is_separable(serializer: Any) -> bool:
@@ -72,14 +86,21 @@ class Encoding:
         #: How to edit encoded messages; None where a user's serializer has to encode them.
         self.format = _FORMATS.get(type(serializer)) if self.separable else None
 
-    def encode(self, message: Any, name: str, place_of: PlaceOf) -> bytes:
-        """Return a message as the bytes to send to the place of a name."""
+    def encode(self, message: Any, own: dict[str, Any], name: str, place_of: PlaceOf) -> bytes:
+        """Return a message, with the layer's ``own`` keys after its own, as the bytes to send to
+        the place of a name; raise :class:`MessageTooLarge` if it is too large.
+        """
+        frame = {**message, **own} if own else message
         if self._binding is None:
-            return self._serialize(message)
-        return self._sealed(self._serializer.as_bytes(message), name, place_of)
+            data = self._serialize(frame)
+        else:
+            data = self._sealed(self._serializer.as_bytes(frame), name, place_of)
+        if len(data) > self._max_message_bytes:
+            self._check_size(message, len(data))
+        return data
 
     def encode_more(self, body: bytes, own: dict[str, Any], name: str, place_of: PlaceOf) -> bytes:
-        """The same for an already encoded message, with additional keys after its own."""
+        """The same for an already encoded message, whose size was checked."""
         assert self.format is not None
         return self._sealed(self.format.extended(body, own), name, place_of)
 
@@ -107,12 +128,11 @@ class Encoding:
         if len(data) > self._longest_frame_bytes:
             raise Unacceptable("too_large", f"A frame of {len(data)} bytes was received.")
 
-    def check_size(self, message: Any, wire_bytes: int) -> None:
-        """Raise :class:`MessageTooLarge` for a message of ``wire_bytes``, including everything
-        around it.
+    def _check_size(self, message: Any, wire_bytes: int) -> None:
+        """Raise :class:`MessageTooLarge` if the message itself is too large, or the names in its
+        frame of ``wire_bytes`` are.
         """
-        if wire_bytes > self._max_message_bytes:
-            self.body(message)
+        self.body(message)
         if wire_bytes > self._longest_frame_bytes:
             raise MessageTooLarge(
                 f"The names in a frame of {wire_bytes} bytes take more than "

@@ -11,9 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from .._format.keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY
 from .._format.plain import is_flat
-from ..exceptions import InvalidMessage
 
 Message = dict[str, Any]
 
@@ -176,12 +174,3 @@ class Recent:
         if len(self._marks) > REMEMBERED:
             self._marks.popitem(last=False)
         return False
-
-
-def check_message(message: Any) -> None:
-    """Raise :class:`InvalidMessage` if a message is not a dict, or uses a reserved key."""
-    if not isinstance(message, dict):
-        raise InvalidMessage(f"A message must be a dict, not {type(message).__name__}.")
-    for key in (ADDRESS_KEY, NONCE_KEY, EXCLUDE_KEY):
-        if key in message:
-            raise InvalidMessage(f"The key {key!r} of a message is reserved for the channel layer.")
