@@ -190,10 +190,7 @@ class RedisChannelLayer(CoreNames):
         await self._send_frames(session, group, self._frames(body, members), len(members))
 
     async def _members(self, session: Session, group: str) -> list[str]:
-        key = self._group_key(group)
-        node = session.commands(self.consistent_hash(group), key)
-        members = await scripts.members(node, key, self.group_expiry)
-        return [member.decode("utf-8", "replace") for member in members]
+        return await self._keepers.of(group).members(session, group)
 
     def _frames(self, message: Message | bytes, members: list[str]) -> list[Frame]:
         """Return the frames for the members of a group: one per queue, unless there are very many
@@ -230,8 +227,7 @@ class RedisChannelLayer(CoreNames):
 
     def _group_size_plan(self, group: str) -> Plan:
         self._check_group(group)
-        key, shard = self._group_key(group), self.consistent_hash(group)
-        return lambda session: scripts.size(session.commands(shard, key), key, self.group_expiry)
+        return partial(self._keepers.of(group).size, group=group)
 
     # Called by the common parts
 
@@ -292,6 +288,8 @@ class RedisChannelLayer(CoreNames):
         self._keepers.leave(session, boxes)
 
     def _sweep(self, session: Session) -> None:
+        if self._keepers.stands_by(session):
+            return
         super()._sweep(session)
         self._keepers.tick(session)
 

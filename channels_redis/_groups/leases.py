@@ -2,15 +2,19 @@
 
 Does the I/O for :mod:`.memberships`: joining, leaving, renewing leases, and writing memberships
 again.  The latter two are done by one task at a time, on the first event loop of the layer that
-can do it.
+can do it.  If synchronous code blocks all others, that is the portal's.
+
+The renewal of a lease also tells which other processes are dead (:mod:`.deaths`).  Their members
+are left out, and removed from the groups that are read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 from weakref import ref
 
@@ -19,25 +23,31 @@ from .._receiving.mailbox import Mailbox
 from .._receiving.mailboxes import Mailboxes
 from .._runtime import clock
 from .._runtime.loops import LoopStates, running_loop_or_none
+from .._runtime.portal import portal
 from .._runtime.tasks import ignore
 from .._runtime.weakly import weakly
 from .._session import Session
 from .._transport import scripts
 from .._watch.outages import Health
-from ..exceptions import COMMAND_ERRORS, ConnectionLost
-from .memberships import Lease, Look, Memberships
+from ..exceptions import COMMAND_ERRORS, ConnectionLost, LayerClosed
+from .deaths import Deaths, process_of
+from .memberships import Lease, Look, Memberships, Writes
 
 #: The maximum time between two renewals: a third of a lease.
 RENEWAL_S = 10.0
 LEASE_S = 30.0
-#: How long a server keeps a lease after its end.  A process that was stopped for less than this can
-#: still find out that nothing was lost.
+#: How long a server keeps a lease after its end, at least.  A process that was stopped for less
+#: than this can still find out that nothing was lost.  The members of a dead process are known as
+#: such until they expire, so it is never less than ``group_expiry``.
 KEPT_S = 3600.0
+#: A consumers' event loop that has not run for this time is blocked, or has ended.
+BLOCKED_S = 5.0
 #: After a loss, processes start to write at random times within this time.
 SPREAD_S = 0.5
 #: If a server has lost data, a time of joining that is older by more than this is replaced.
 PRECISION_S = 1.0
-#: Larger than any age, for a server that has lost nothing.
+#: Larger than any age, for a server that has lost nothing; with a minus sign, every time of joining
+#: is replaced.
 ANY_AGE_S = 1e12
 #: The maximum number of memberships in one batch.
 BATCH = 1000
@@ -64,7 +74,14 @@ class Keepers:
 
     def __init__(self, layer: Remembering, logger: logging.Logger) -> None:
         self._hash = weakly(layer.consistent_hash, 0)
-        self._all = [Keeper(layer, shard, logger) for shard in range(layer.ring_size)]
+        self._layer = ref(layer)
+        self._sessions = layer._sessions
+        find = self._sessions.find
+        self._all = [Keeper(layer, shard, find, logger) for shard in range(layer.ring_size)]
+        # The session on the portal's loop.
+        self._stand_in: ref[Session] | None = None
+        # When a loop of consumers was last seen running, on the monotonic clock.
+        self._beat_at: float | None = None
 
     def of(self, group: str) -> Keeper:
         """Return the keeper of a group."""
@@ -77,9 +94,35 @@ class Keepers:
                 self.of(group).owe(session, group, box.name)
 
     def tick(self, session: Session) -> None:
-        """Start the work that is due on any shard."""
+        """Start the work that is due on any shard; called every few seconds on each loop."""
+        if not portal.is_portal(session.loop):
+            self._beat_at = clock.monotonic()
+            self._stand_by()
         for keeper in self._all:
             keeper.tick(session)
+
+    def stands_by(self, session: Session) -> bool:
+        """Return whether a session has nothing to do, because it is the portal's and consumers'
+        event loops run.
+        """
+        if self._beat_at is None or not portal.is_portal(session.loop):
+            return False
+        return clock.monotonic() - self._beat_at < BLOCKED_S
+
+    def _stand_by(self) -> None:
+        """Have a session on the portal's loop, which opens no connection unless it is needed."""
+        if not any(keeper.told.is_told for keeper in self._all):
+            return
+        session = self._stand_in() if self._stand_in is not None else None
+        if session is None or session.closing:
+            # At the exit of the interpreter no thread can be started.
+            with contextlib.suppress(LayerClosed):
+                portal.call_soon(weakly(self._open_stand_in, None))
+
+    def _open_stand_in(self, _: asyncio.AbstractEventLoop) -> None:
+        layer = self._layer()  # kept while its session is opened
+        if layer is not None:
+            self._stand_in = ref(self._sessions.get())
 
     async def forget(self, session: Session) -> None:
         """Forget what was written to the servers, and delete the leases on them."""
@@ -94,7 +137,13 @@ class Keepers:
 class Keeper:
     """The memberships of a layer at one entry of ``hosts``, on all its event loops."""
 
-    def __init__(self, layer: Remembering, shard: int, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        layer: Remembering,
+        shard: int,
+        session_of: Callable[[asyncio.AbstractEventLoop], Session | None],
+        logger: logging.Logger,
+    ) -> None:
         shard_of = weakly(layer.consistent_hash, shard)
 
         def is_here(group: str) -> bool:
@@ -108,10 +157,14 @@ class Keeper:
         #: The name of the leases.
         self._process = layer.client_prefix
         self._group_expiry_s = layer.group_expiry
-        self._session_of = layer._sessions.find
+        self._session_of = session_of
+        self._kept_s = max(KEPT_S, layer.group_expiry)
         self.told = Memberships(layer._mailboxes, self._keys, is_here, layer.group_expiry)
+        #: What is known of other processes.
+        self.deaths = Deaths(LEASE_S)
         # A weak reference, because tasks reference their loops, which may be dropped.
         self._task: ref[asyncio.Task[None]] | None = None
+        self._began_at = 0.0
         self._due_at = 0.0
         self._requested = False
         self._refused_with = ""
@@ -161,6 +214,55 @@ class Keeper:
         self._health.gone(self)
         return self.told.forget()
 
+    async def members(self, session: Session, group: str) -> list[str]:
+        """Return the members of a group in all processes, in the order of joining, except those of
+        dead processes.
+        """
+        key = self._keys.group(group)
+        commands = session.commands(self._shard, key)
+        found = await scripts.members(commands, key, self._group_expiry_s)
+        names = [name.decode("utf-8", "replace") for name in found]
+        if self.told.has_leases and self.deaths.is_clean(group):
+            return names
+        leases = self.told.lease_key(group, session.backend(self._shard).served())
+        if leases is None:
+            return names
+        with contextlib.suppress(*COMMAND_ERRORS):  # What is known then has to do.
+            if self.deaths.asks(leases, LEASE_S / 2):
+                await self._ask(session, leases)
+            if not self.deaths.is_clean(group):
+                return await self._living(session, group, leases, names)
+        return names
+
+    async def _living(
+        self, session: Session, group: str, leases: str, names: list[str]
+    ) -> list[str]:
+        """Return the names without those of dead processes, and remove these from the group."""
+        suspects = self.deaths.suspects(group, names)
+        if not suspects:
+            return names
+        key = self._keys.group(group)
+        commands = session.commands(self._shard, key)
+        # First the members, then the marks: a process that returns removes its mark before it
+        # writes its members again, and these are not those that are removed.
+        members = await scripts.members_with_times(commands, key)
+        there = session.commands(self._shard, leases)
+        asked = scripts.Judgement()  # about all that were ever marked
+        answer = await scripts.renew(there, leases, self._process, 0, self._kept_s, asked)
+        dead = set(answer.dead)
+        self.deaths.returned(suspects - dead)
+        gone = [member for member in members if process_of(member[0]) in dead]
+        if gone:
+            await scripts.remove_dead(commands, key, gone)
+        return [name for name, _ in members if process_of(name) not in dead]
+
+    async def size(self, session: Session, group: str) -> int:
+        """Return the number of these members."""
+        if not self.deaths.is_clean(group):
+            return len(await self.members(session, group))
+        key = self._keys.group(group)
+        return await scripts.size(session.commands(self._shard, key), key, self._group_expiry_s)
+
     # Called for changes of the shard (see Recovery)
 
     def is_needed(self) -> bool:
@@ -170,10 +272,14 @@ class Keeper:
     def connected(self) -> None:
         """Check the server, because it may be another one, or a restarted one."""
         self.told.reconnected()
-        self.moved()
+        self._check()
 
     def moved(self) -> None:
         """Check the server, because something has changed."""
+        self.deaths.unsettle()
+        self._check()
+
+    def _check(self) -> None:
         if not self.told.is_told:
             return
         self._requested = True
@@ -198,9 +304,18 @@ class Keeper:
             return
         with self.told.lock:
             task = self._task() if self._task is not None else None
-            # A task on a stopped loop may never continue.
-            if task is None or task.done() or not task.get_loop().is_running():
+            if task is None or task.done() or self._is_stuck(task, session):
+                self._began_at = clock.monotonic()
                 self._task = ref(session.background(self._run(session), "renew leases"))
+
+    def _is_stuck(self, task: asyncio.Task[None], session: Session) -> bool:
+        """Return whether a task may never continue: its loop is stopped, or blocked, which is why
+        the portal's is asked.
+        """
+        loop = task.get_loop()
+        if portal.is_portal(session.loop) and loop is not session.loop:
+            return clock.monotonic() - self._began_at >= BLOCKED_S
+        return not loop.is_running()
 
     async def _run(self, session: Session) -> None:
         try:
@@ -243,13 +358,30 @@ class Keeper:
     async def _renew(self, session: Session, look: Look) -> list[Exception]:
         """Renew all leases; return the errors."""
 
+        late: list[Lease] = []
+
         async def renew(lease: Lease) -> None:
-            key = lease.key
-            commands = session.commands(self._shard, key)
-            look.ends[lease] = await scripts.renew(commands, key, self._process, LEASE_S, KEPT_S)
+            answer = await self._ask(session, lease.key, LEASE_S)
+            look.ends[lease] = answer.end_s, answer.known_end_s
+            if lease.end_s is not None and (answer.known_end_s or 0) < answer.now_s:
+                late.append(lease)
 
         outcomes = await _settled(renew(lease) for lease in look.leases.values())
+        self.deaths.settle(sound=len(look.ends) == len(look.leases) and not late)
         return [outcome for outcome in outcomes if outcome is not None]
+
+    async def _ask(self, session: Session, leases: str, lease_s: float = 0) -> scripts.Renewal:
+        """Ask a server which processes are dead, and renew the lease if ``lease_s`` is not 0."""
+        answer = await scripts.renew(
+            session.commands(self._shard, leases),
+            leases,
+            self._process,
+            lease_s,
+            self._kept_s,
+            self.deaths.judgement(leases),
+        )
+        self.deaths.learn(leases, answer)
+        return answer
 
     async def _write(self, session: Session) -> tuple[bool, list[Exception]]:
         """Write what is owed, as far as servers take it; return whether there was any, and what
@@ -260,7 +392,7 @@ class Keeper:
         passed: set[object] = set()
         while groups := (writes := self.told.batch(BATCH, passed)).by_group:
             outcomes = await _settled(
-                self._write_group(session, group, channels, may_differ=writes.may_differ)
+                self._write_group(session, group, channels, _precision_s(writes))
                 for group, channels in groups.items()
             )
             for group, failure in zip(groups, outcomes, strict=True):
@@ -278,8 +410,7 @@ class Keeper:
         session: Session,
         group: str,
         channels: dict[str, float | None],
-        *,
-        may_differ: bool,
+        precision_s: float,
     ) -> None:
         key = self._keys.group(group)
         commands = session.commands(self._shard, key)
@@ -287,8 +418,6 @@ class Keeper:
         joined = [(now - since, name) for name, since in channels.items() if since is not None]
         left = [name for name, since in channels.items() if since is None]
         if joined:
-            # The ages are a little too small, by the time that a reply took.
-            precision_s = PRECISION_S if may_differ else ANY_AGE_S
             await scripts.rejoin(commands, key, joined, self._group_expiry_s, precision_s)
         if left:
             await scripts.leave(commands, key, *left)
@@ -302,6 +431,14 @@ class Keeper:
             self._refused_with = reason
             text = "Redis at %s refuses to restore memberships of groups: %s; next try in %g s"
             self._logger.warning(text, self._health.name, reason, RENEWAL_S)
+
+
+def _precision_s(writes: Writes) -> float:
+    """Return by how much older a time of joining on the server may be."""
+    if writes.was_dead:
+        return -ANY_AGE_S
+    # The ages are a little too small, by the time that a reply took.
+    return PRECISION_S if writes.may_differ else ANY_AGE_S
 
 
 async def _settled(work: Iterable[Coroutine[Any, Any, None]]) -> list[Exception | None]:

@@ -6,7 +6,8 @@ Decides without I/O, under the lock of the mailboxes.  The present memberships a
 Each primary with groups of this process also has a *lease* of the process.  The end of a lease
 changes with each renewal.  If a primary has another end than the one written last, or none, it
 has lost data: it was emptied, or restored from an older dump, or it is a lagging replica.  Then
-all memberships on it are written again.  Memberships written after the last renewal can be missing
+all memberships on it are written again.  They are also written again if the process was marked as
+dead there (see :mod:`.deaths`).  Memberships written after the last renewal can be missing
 on a lagging replica although the lease is right, so these are written again after each new
 connection.
 
@@ -87,6 +88,8 @@ class Writes:
     stamps: dict[Pair, int] = field(default_factory=dict)
     #: Whether a server may know an older time of joining.
     may_differ: bool = False
+    #: Whether others may be about to remove what they read there, as this process was marked dead.
+    was_dead: bool = False
 
     def add(self, pair: Pair, joined_s: float | None, stamp: int) -> None:
         """Add a pair."""
@@ -120,6 +123,7 @@ class Memberships:
         self._reconnected = False
         self._owed: dict[Pair, int] = {}
         self._has_lost = False
+        self._was_dead = False
         self._stamps = itertools.count()
 
     # What the application does
@@ -195,6 +199,11 @@ class Memberships:
         return bool(self._leases or self._recent or self._owed)
 
     @property
+    def has_leases(self) -> bool:
+        """Whether leases are renewed; may be asked without the lock."""
+        return bool(self._leases)
+
+    @property
     def is_due(self) -> bool:
         """Whether something is owed, or was written where there is no lease."""
         return bool(self._owed) or self._unleased
@@ -228,6 +237,8 @@ class Memberships:
                     continue
                 end_s, known_end_s = look.ends[lease]
                 known[address] = lease.is_known(known_end_s)
+                # The mark of a dead process is minus a time (see renew.lua).
+                self._was_dead = self._was_dead or (known_end_s or 0) < 0
                 loss = loss or not (known[address] or lease.end_s is None)
                 lease.end_s, lease.unanswered = end_s, False
             again = self._reconnected
@@ -297,6 +308,15 @@ class Memberships:
         keys = (self._keys.leases(number) for number in itertools.count())
         return Lease(next(key for key in keys if served.by(key) == primary))
 
+    def lease_key(self, group: str, served: Served) -> str | None:
+        """Return the key of the leases at the primary of a group; None if none is known."""
+        primary = served.by(self._keys.group(group))
+        if primary is None:
+            return None
+        with self.lock:
+            lease = self._leases.get(primary)
+        return (lease or self._new_lease(primary, served)).key
+
     # Writing what is owed
 
     def batch(self, limit: int, passed: set[object]) -> Writes:
@@ -304,7 +324,7 @@ class Memberships:
         over, or whose primaries are.
         """
         with self.lock:
-            writes = Writes(may_differ=self._has_lost)
+            writes = Writes(may_differ=self._has_lost, was_dead=self._was_dead)
             for pair, stamp in list(self._owed.items()):
                 if passed & {pair.group, self._primary(pair.group)} or self._is_moot(pair):
                     continue
@@ -312,6 +332,7 @@ class Memberships:
                 if len(writes.stamps) == limit:
                     break
             self._has_lost = self._has_lost and bool(self._owed)
+            self._was_dead = self._was_dead and bool(self._owed)
             return writes
 
     def _is_moot(self, pair: Pair) -> bool:

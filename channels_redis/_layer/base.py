@@ -316,8 +316,8 @@ class BaseRedisLayer(ReceivingLayer):
     async def group_channels(self, group: str) -> list[str]:
         """Return the names of a group's members, in the order in which they joined.
 
-        core: the channels that ``group_send()`` would address now, in all processes. A member whose
-        process was killed stays for ``group_expiry`` seconds after its last ``group_add()``.
+        core: the channels that ``group_send()`` would address now, in all processes. Members of a
+        killed process stay for up to 40 seconds.
         pubsub: raises :class:`Unsupported`, because a process does not know the members of others.
         """
         channels: list[str] = await self._run("group_channels", self._group_channels_plan, group)

@@ -30,6 +30,7 @@ _PRUNE = Script("prune")
 _SIZE = Script("size")
 _REJOIN = Script("rejoin")
 _RENEW = Script("renew")
+_REMOVE_DEAD = Script("remove_dead")
 
 
 async def _run(commands: Commands, script: Script, key: bytes | str, *args: Arg) -> Any:
@@ -130,17 +131,59 @@ async def rejoin(
     await _run(commands, _REJOIN, group, *args)
 
 
+class Renewal(NamedTuple):
+    """What a server says of a lease and of other processes; times in unix seconds on its clock."""
+
+    end_s: float
+    known_end_s: float | None
+    now_s: float
+    #: The processes that were found dead.
+    dead: list[str]
+
+
+class Judgement(NamedTuple):
+    """What a process asks about others; times in unix seconds on the server's clock."""
+
+    #: When it asks, to find those dead whose leases have run out; 0 where it must not judge.
+    asked_s: float = 0.0
+    #: The time since which processes were found dead that it wants to know.
+    since_s: float = 0.0
+
+
 async def renew(
-    commands: Commands, leases: str, process: str, lease_s: float, kept_s: float
-) -> tuple[float, float | None]:
-    """Extend the lease of a process; return its new end and the previous one, in unix seconds.
+    commands: Commands,
+    leases: str,
+    process: str,
+    lease_s: float,
+    kept_s: float,
+    judgement: Judgement,
+) -> Renewal:
+    """Extend the lease of a process by ``lease_s``, or leave it as it is for 0, and find dead
+    processes.
 
     Never repeated: a repetition would return an end that the caller never got.
     """
-    reply = _RENEW.call(commands, leases, process, lease_s, kept_s, unix_time())
+    times = lease_s, kept_s, unix_time(), *judgement
+    reply = _RENEW.call(commands, leases, process, *times)
     commands.push()
-    end_s, known_s = await reply
-    return float(end_s), None if known_s is None else float(known_s)
+    end_s, known_s, now_s, *dead = await reply
+    known_end_s = None if known_s is None else float(known_s)
+    return Renewal(float(end_s), known_end_s, float(now_s), [name.decode() for name in dead])
+
+
+async def members_with_times(commands: Commands, group: bytes) -> list[tuple[str, bytes]]:
+    """Return the channels in a group with their times of joining, as the server has them."""
+    flat = await commands.call(pack(b"ZRANGE", group, 0, -1, b"WITHSCORES"), True, key=group)
+    names = [name.decode("utf-8", "replace") for name in flat[::2]]
+    return list(zip(names, flat[1::2], strict=True))
+
+
+async def remove_dead(commands: Commands, group: bytes, gone: list[tuple[str, bytes]]) -> None:
+    """Remove channels that have not joined again since :func:`members_with_times`; may be
+    repeated.
+    """
+    args = [part for name, joined_s in gone for part in (joined_s, name)]
+    await _run(commands, _REMOVE_DEAD, group, *args)
 
 
 def end_lease(commands: Commands, leases: str, process: str) -> asyncio.Future[Any]:

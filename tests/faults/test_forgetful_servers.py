@@ -296,7 +296,7 @@ async def test_there_is_a_lease_only_while_there_are_memberships(
     assert private_server.command("KEYS", f"{prefix}:live:*") == []
     await layer.group_add("room", channel)
     await wait_for(lambda: list(leases(private_server, prefix)) == [layer.client_prefix])
-    assert 0 < private_server.command("TTL", Keyspace(prefix).leases(0)) <= 2 * 3600
+    assert 0 < private_server.command("TTL", Keyspace(prefix).leases(0)) <= 2 * layer.group_expiry
     await layer.group_discard("room", channel)
     await wait_for(lambda: not leases(private_server, prefix))
 
