@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from channels_redis import _session
 from channels_redis._groups import leases
 from channels_redis.testing.servers import RedisServer
 from tests.conftest import class_of
@@ -24,7 +25,8 @@ LONGEST_LINE_BYTES = 2**24
 
 
 def shorten_leases(lease_s: float) -> None:
-    """Shorten all times that depend on the length of a lease; the sweeps need ``expiry=1``."""
+    """Shorten all times that depend on the length of a lease."""
+    _session.SWEEP_S = lease_s / 15
     leases.LEASE_S = lease_s
     leases.RENEWAL_S = lease_s / 3
     leases.BLOCKED_S = lease_s / 6
@@ -72,7 +74,7 @@ async def started(kind: str, lease_s: float, **options: Any) -> AsyncIterator[Pr
     """Run a process, and kill it at the end."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.presence.process", kind, str(lease_s)),
-        json.dumps({"expiry": 1, **options}),
+        json.dumps(options),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=LONGEST_LINE_BYTES,
@@ -92,7 +94,8 @@ async def do(layer: Any, name: str, *args: Any) -> Any:
         channels = [await layer.new_channel() for _ in range(count)]
         await asyncio.gather(*[layer.group_add(group, channel) for channel in channels])
         # A process is seen as soon as it has a lease.
-        await wait_for(lambda: layer._keepers.of(group).told.has_leases)
+        told = layer._keepers.of(group).told
+        await wait_for(lambda: any(lease.end_s for lease in told._leases.values()))
         return channels
     if name == "block":
         time.sleep(args[0])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from channels_redis import _session
 from channels_redis._format.keyspace import Keyspace
 from channels_redis._groups import leases
 from channels_redis._groups.deaths import Deaths, process_of
@@ -27,6 +28,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let leases be short in this process, too."""
     for name in ("LEASE_S", "RENEWAL_S", "BLOCKED_S"):
         monkeypatch.setattr(leases, name, getattr(leases, name))
+    monkeypatch.setattr(_session, "SWEEP_S", _session.SWEEP_S)
     shorten_leases(LEASE_S)
 
 
@@ -35,9 +37,7 @@ def make_survivor(
     make_layer: Callable[..., Any], private_server: RedisServer, short: None
 ) -> Callable[..., Any]:
     """Return a function that makes a layer of this process on the private server."""
-    return lambda **options: make_layer(
-        "core", **{"hosts": [private_server.url], "expiry": 1, **options}
-    )
+    return lambda **options: make_layer("core", **{"hosts": [private_server.url], **options})
 
 
 async def member(layer: Any, group: str = "room") -> str:
@@ -130,8 +130,9 @@ async def test_a_process_whose_loop_is_blocked_stays(
     """Its lease is renewed in another thread."""
     for name in ("LEASE_S", "RENEWAL_S", "BLOCKED_S"):
         monkeypatch.setattr(leases, name, getattr(leases, name))
+    monkeypatch.setattr(_session, "SWEEP_S", _session.SWEEP_S)
     shorten_leases(LONG_LEASE_S)
-    survivor = make_layer("core", hosts=[private_server.url], expiry=1)
+    survivor = make_layer("core", hosts=[private_server.url])
     await member(survivor)
     async with started("core", LONG_LEASE_S, hosts=[private_server.url], prefix=prefix) as process:
         await process.call("members", "room", 5)
