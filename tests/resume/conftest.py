@@ -15,8 +15,9 @@ from tests.broadcast.conftest import as_default
 from tests.helpers import wait_for
 from tests.resume.memory import MemoryLayer
 
-#: As many messages as a log keeps.
-SIZE = 20
+#: As many messages as a log keeps at least, and more than it keeps at most: a stream of Redis is
+#: trimmed by whole nodes of 100 entries.
+SIZE, MANY = 20, 150
 
 
 class Page(Client):
@@ -46,10 +47,22 @@ class Page(Client):
         else:
             self.texts.append(frame)
 
+    async def heard_last(self, text: Any) -> None:
+        """Wait until this is the last frame of the application."""
+        await wait_for(lambda: self.texts[-1:] == [text] or self.task.done())
+
     async def has(self, *texts: Any) -> None:
-        """Wait for exactly these frames of the application, after all that came before."""
-        await wait_for(lambda: self.texts[-1:] == [texts[-1]] or self.task.done())
+        """Wait for exactly these frames of the application."""
+        await self.heard_last(texts[-1])
         assert self.texts == list(texts)
+
+
+async def members(layer: Any, group: str) -> int:
+    """Return how many channels of this process are in a group."""
+    if not hasattr(layer, "groups"):  # core
+        return int(await layer.group_size(group))
+    topic = group if isinstance(layer, MemoryLayer) else f"{layer.prefix}__group__{group}"
+    return len(layer.groups.get(topic, ()))
 
 
 @pytest.fixture(params=["memory"])
