@@ -14,11 +14,13 @@ from channels.exceptions import ChannelFull
 
 from ._config.hosts import is_cluster
 from ._config.pools import startup_nodes
+from ._format.histories import Histories, Log
 from ._format.keyspace import Keyspace
+from ._format.positions import Past, Position
 from ._format.slots import Address
 from ._runtime.portal import portal
 from ._runtime.scope import Scope, Stage
-from ._transport import deletion, scripts
+from ._transport import deletion, logs, scripts
 from ._transport.backend import Backend, SingleServer
 from ._transport.cluster.cluster import Cluster
 from ._transport.cluster.servers import Entry as ClusterEntry
@@ -77,6 +79,7 @@ class Context:
     connect_wait_s: float
     command_timeout_s: float
     keyspace: Keyspace
+    histories: Histories
     tallies: Tallies
     #: One for each entry of ``hosts``.
     healths: list[Health]
@@ -88,6 +91,8 @@ class Context:
     own_connection: Callable[[int], Redis | RedisCluster | None] | None
     #: Looks after mailboxes and queues, on the session's loop.
     sweep: Callable[[Session], object]
+    #: Tells the consumers of mailboxes that messages of groups with a history were missed.
+    tell_missed: Callable[[Any], object]
     #: Closes the layer's session of the running loop.
     close: Callable[[], Awaitable[None]]
     #: Called when a loop was closed without warning.
@@ -278,6 +283,23 @@ class Session:
         await there.publish(topic, payload)
         self._tally[shard].sent += 1
 
+    # The logs of groups with a history
+
+    async def append(
+        self, shard: int, log: Log, payload: bytes, known: Position, *, published: bool = True
+    ) -> Position:
+        """Append a message or a break to a log, and publish it; return the newest position."""
+        there = self.backend(shard)
+        way = await there.way() if published else logs.UNPUBLISHED
+        new = logs.Append(log, payload, known)
+        position = await logs.append(lambda: there.commands(log.key), new, way)
+        self._context.histories.note(log, position)
+        return position
+
+    async def past(self, shard: int, log: Log, offset: int, limit: int) -> Past:
+        """Return the newest position of a group, and entries of its log (see :mod:`.logs`)."""
+        return await logs.past(self.commands(shard, log.key), log, offset, limit)
+
     async def delete_keys(self, names: set[str] | None = None) -> None:
         """Delete the layer's keys on every shard: all of them, or these queues."""
         await asyncio.gather(
@@ -294,6 +316,10 @@ class Session:
             await asyncio.gather(*[deletion.delete_owned(node, at, keyspace) for node in nodes])
         else:
             await deletion.delete_keys(at, [keyspace.queue(name).encode() for name in names])
+            if self._context.histories.on:
+                nodes = await backend.everywhere()
+                deleting = [deletion.delete_histories(node, at, keyspace) for node in nodes]
+                await asyncio.gather(*deleting)
 
     @contextlib.asynccontextmanager
     async def without_readers(self) -> AsyncIterator[None]:

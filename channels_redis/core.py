@@ -12,6 +12,7 @@ from channels.exceptions import ChannelFull
 from ._compat import BoundedQueue, ChannelLock, CoreNames, RedisLoopLayer
 from ._config.options import given
 from ._format.bounds import ADDRESSES
+from ._format.encryption import Place
 from ._format.keyspace import (
     ADDRESS_KEY,
     NO_BEGINNING,
@@ -33,7 +34,8 @@ from ._session import Frame, Session, failure_of
 from ._transport import scripts
 from ._transport.scripts import Bound
 from ._watch.events import GroupOverCapacity
-from .exceptions import ForeignChannelError, InvalidName
+from .exceptions import ForeignChannelError, InvalidName, Unsupported
+from .history import Resumed
 from .serializers import registry
 
 __all__ = ["BoundedQueue", "ChannelFull", "ChannelLock", "RedisChannelLayer", "RedisLoopLayer"]
@@ -118,17 +120,31 @@ class RedisChannelLayer(CoreNames):
 
     # Groups
 
-    async def group_add(self, group: str, channel: str) -> None:
+    # Channels' own returns None, always.
+    async def group_add(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        group: str,
+        channel: str,
+        *,
+        since: str | None = None,
+        formerly: Iterable[str] = (),
+    ) -> Resumed | None:
         """Add a channel to a group, or refresh its membership for ``group_expiry`` seconds.
 
         Raises :class:`InvalidName`, :class:`WrongKeyType` if the group's key in Redis is not a
         sorted set, and :class:`ConnectionLost` if Redis could not be reached or did not reply.
         """
-        await self._run("group_add", self._group_add_plan, group, channel)
+        plan = partial(self._group_add_plan, since=since, formerly=formerly)
+        resumed: Resumed | None = await self._run("group_add", plan, group, channel)
+        return resumed
 
-    def _group_add_plan(self, group: str, channel: str) -> Plan:
+    def _group_add_plan(
+        self, group: str, channel: str, since: str | None = None, formerly: Iterable[str] = ()
+    ) -> Plan:
         self._check_group(group)
         self._check_channel(channel)
+        if since is not None:
+            raise Unsupported("group_add(since=...): the core layer does not resume yet.")
         if self._is_own(channel):
             return partial(self._keepers.of(group).join, group=group, box=self._open_own(channel))
         key, shard = self._group_key(group), self.consistent_hash(group)
@@ -166,7 +182,7 @@ class RedisChannelLayer(CoreNames):
         self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()
     ) -> Plan:
         self._check_group(group)
-        excluded = self._check_exclude(exclude)
+        excluded = self._check_names("group_send(): exclude", exclude)
         check_message(message)
         body = self._encoding.body(message)
         if self._encoding.format is not None:
@@ -228,6 +244,15 @@ class RedisChannelLayer(CoreNames):
     def _group_size_plan(self, group: str) -> Plan:
         self._check_group(group)
         return partial(self._keepers.of(group).size, group=group)
+
+    def _log_name(self, group: str) -> str:
+        return self._group_key(group).decode()
+
+    def _history_shard(self, group: str) -> int:
+        return self.consistent_hash(group)
+
+    def _log_place(self, name: str) -> Place:
+        return self._keys.log_place(name)
 
     # Called by the common parts
 

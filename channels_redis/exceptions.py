@@ -31,6 +31,10 @@ class ForeignChannelError(ChannelsRedisError, AssertionError, RuntimeError):
     """The operation needs a channel of this process, but the channel belongs to another one."""
 
 
+class HistoryDisabled(ConfigurationError):
+    """The history of a group was asked for, and the option ``history`` has no pattern for it."""
+
+
 class InvalidPosition(ChannelsRedisError, ValueError):
     """A position in the history of a group is malformed, or belongs to another group."""
 

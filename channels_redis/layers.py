@@ -17,11 +17,20 @@ if TYPE_CHECKING:
     #: What :func:`get_layer` returns.
     ChannelLayer: TypeAlias = RedisChannelLayer | RedisPubSubChannelLayer
 
-__all__ = ["LayerOptions", "get_layer"]
+__all__ = ["HistoryOptions", "LayerOptions", "get_layer"]
 
 # Any for the entries, as type checkers do not infer a list of several kinds. No Sequence, as a
 # string is one, and ``"hosts": "redis://localhost:6379"`` is a common mistake.
 Hosts: TypeAlias = list[Any] | tuple[Any, ...]
+
+
+class HistoryOptions(TypedDict, total=False):
+    """What is kept of the groups of one pattern in the option ``history``."""
+
+    #: Messages, about.
+    size: int
+    #: Seconds after the last message.
+    ttl: float
 
 
 class LayerOptions(TypedDict, total=False):
@@ -47,6 +56,8 @@ class LayerOptions(TypedDict, total=False):
     command_timeout_s: float
     serializer_default: bool | str | Callable[[Any], Any] | None
     encryption_binding: Literal["off", "write", "require"]
+    history: Mapping[Any, HistoryOptions] | None
+    max_catch_up: int
 
 
 def get_layer(alias: str = "default") -> ChannelLayer:

@@ -11,6 +11,8 @@ from typing import Any
 
 from ._compat import PubSubNames, RedisPubSubLoopLayer, RedisSingleShardConnection
 from ._config.options import given
+from ._format.encryption import Place
+from ._format.histories import Log
 from ._format.keyspace import EXCLUDE_KEY, NO_BEGINNING, NONCE_KEY, random_hex
 from ._layer.base import CLOSED, Loop
 from ._layer.encoding import check_message
@@ -22,6 +24,7 @@ from ._runtime.plans import Plan, run, submit
 from ._session import Frame, Session, SessionEnded
 from ._transport.scripts import Bound
 from .exceptions import ConnectionLost, ForeignChannelError, InvalidName, LayerClosed, Unsupported
+from .history import Resumed
 from .serializers import BaseMessageSerializer, registry
 
 __all__ = ["RedisPubSubChannelLayer", "RedisPubSubLoopLayer", "RedisSingleShardConnection"]
@@ -68,11 +71,17 @@ class RedisPubSubChannelLayer(PubSubNames):
         return partial(Session.send, channel=channel, frame=frame)
 
     def _publish_plan(
-        self, topic: str, message: Any, excluded: frozenset[str] = frozenset()
+        self,
+        topic: str,
+        message: Any,
+        excluded: frozenset[str] = frozenset(),
+        log: Log | None = None,
     ) -> Plan:
         check_message(message)
         own = {EXCLUDE_KEY: sorted(excluded)} if excluded else {}
         payload = self._encoding.encode(message, own, topic, self._keys.topic_place)
+        if log is not None:
+            return partial(TopicSession.publish_logged, log=log, payload=payload)
         shard = self.consistent_hash(topic)
         return partial(Session.publish, shard=shard, topic=topic, payload=payload)
 
@@ -117,16 +126,33 @@ class RedisPubSubChannelLayer(PubSubNames):
 
     # Groups
 
-    async def group_add(self, group: str, channel: str) -> None:
+    # Channels' own returns None, always.
+    async def group_add(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        group: str,
+        channel: str,
+        *,
+        since: str | None = None,
+        formerly: Iterable[str] = (),
+    ) -> Resumed | None:
         """Add a channel of this process to a group; the group is subscribed when this returns.
 
-        Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel that this process
-        does not receive on, and :class:`ConnectionLost` if the server could not be reached or did
-        not confirm.
-        """
-        await self._run("group_add", self._group_add_plan, group, channel)
+        With ``since``, a position in the group's history or ``"start"`` for all that is kept, what
+        the channel has missed is put into its mailbox before anything newer: all of it, or nothing.
+        What excludes the channel, or one of the names that the consumer had before (``formerly``),
+        is left out. The result says which it was.
 
-    def _group_add_plan(self, group: str, channel: str) -> Plan:
+        Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel that this process
+        does not receive on, :class:`ConnectionLost` if the server could not be reached or did
+        not confirm, and with ``since`` :class:`HistoryDisabled` and :class:`InvalidPosition`.
+        """
+        plan = partial(self._group_add_plan, since=since, formerly=formerly)
+        resumed: Resumed | None = await self._run("group_add", plan, group, channel)
+        return resumed
+
+    def _group_add_plan(
+        self, group: str, channel: str, since: str | None = None, formerly: Iterable[str] = ()
+    ) -> Plan:
         self._check_group(group)
         self._check_channel(channel)
         box = self._mailboxes.boxes.get(channel)
@@ -135,7 +161,8 @@ class RedisPubSubChannelLayer(PubSubNames):
                 f"group_add() of {channel!r}: a channel can join a group only in the process "
                 "that receives it, which is not this one."
             )
-        return lambda session: self._at_home(session, box, TopicSession.group_add, group, box)
+        past = self._since(group, channel, since, formerly)
+        return lambda session: self._at_home(session, box, TopicSession.group_add, group, box, past)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member.
@@ -169,8 +196,18 @@ class RedisPubSubChannelLayer(PubSubNames):
         self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()
     ) -> Plan:
         self._check_group(group)
-        excluded = self._check_exclude(exclude)
-        return self._publish_plan(self._keys.group_topic(group), message, excluded)
+        excluded = self._check_names("group_send(): exclude", exclude)
+        log = self._log(group) if self.history else None
+        return self._publish_plan(self._keys.group_topic(group), message, excluded, log)
+
+    def _log_name(self, group: str) -> str:
+        return self._keys.group_topic(group)
+
+    def _history_shard(self, group: str) -> int:
+        return self.consistent_hash(self._keys.group_topic(group))
+
+    def _log_place(self, name: str) -> Place:
+        return self._keys.topic_place(name)
 
     def _group_channels_plan(self, group: str) -> Plan:
         raise self._knows_no_members("group_channels")
@@ -268,16 +305,14 @@ class RedisPubSubChannelLayer(PubSubNames):
         for box in boxes:
             session.forget(box)
 
-    async def _at_home(self, here: TopicSession, box: Mailbox, operation: Any, *args: Any) -> None:
+    async def _at_home(self, here: TopicSession, box: Mailbox, operation: Any, *args: Any) -> Any:
         """Run a session's operation where the mailbox is subscribed."""
         home = box.home
         if home is None or home is here:
-            await operation(here, *args)
-            return
+            return await operation(here, *args)
         call = submit(partial(operation, home, *args), home.loop)
         if call.cancelled():  # Its loop was closed this moment.
-            await operation(here, *args)
-            return
+            return await operation(here, *args)
         outcome = asyncio.wrap_future(call)
         try:
             await asyncio.wait({outcome}, timeout=self.connect_wait_s)
@@ -288,7 +323,7 @@ class RedisPubSubChannelLayer(PubSubNames):
             raise ConnectionLost(
                 f"The event loop that receives {box.name!r} has ended or does not respond."
             )
-        outcome.result()
+        return outcome.result()
 
 
 async def _nothing(_: Session) -> None:

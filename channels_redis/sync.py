@@ -23,6 +23,7 @@ from ._runtime.loops import running_loop_or_none
 from ._runtime.plans import Plan
 from ._runtime.portal import out_of_time
 from .exceptions import LoopRunning
+from .history import History, Resumed
 
 
 class SyncFace:
@@ -101,9 +102,32 @@ class SyncFace:
             robust=robust,
         )
 
-    def group_add(self, group: str, channel: str, *, timeout_s: float | None = None) -> None:
-        """Add a channel to a group."""
-        self._call("group_add", timeout_s, group, channel)
+    def group_add(
+        self,
+        group: str,
+        channel: str,
+        *,
+        since: str | None = None,
+        formerly: Iterable[str] = (),
+        timeout_s: float | None = None,
+    ) -> Resumed | None:
+        """Add a channel to a group, with what it has missed there since a position."""
+        # Methods of older subclasses may not accept these keywords.
+        keywords: dict[str, Any] = {} if since is None else {"since": since, "formerly": formerly}
+        resumed: Resumed | None = self._call("group_add", timeout_s, group, channel, **keywords)
+        return resumed
+
+    def group_history(
+        self,
+        group: str,
+        *,
+        since: str | None = None,
+        limit: int | None = None,
+        timeout_s: float | None = None,
+    ) -> History:
+        """Return the messages of a group that Redis still has."""
+        history: History = self._call("group_history", timeout_s, group, since=since, limit=limit)
+        return history
 
     def group_discard(self, group: str, channel: str, *, timeout_s: float | None = None) -> None:
         """Remove a channel from a group."""

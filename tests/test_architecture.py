@@ -30,7 +30,7 @@ FLOORS = [
     ["_transport"],
     ["_watch", "events"],
     ["_runtime"],
-    ["_config", "_format", "serializers", "utils", "exceptions", "stats"],
+    ["_config", "_format", "serializers", "utils", "exceptions", "stats", "history"],
 ]
 # Used by tests and operators, and by no other module.
 BESIDE = ("testing", "doctor")
@@ -66,7 +66,7 @@ PRIVATE_ACCESSES = {
     "_compat": (1, "two classes of 4.3.0 that showed each other"),
     "_groups.leases": (4, "writes the memberships of a layer"),
     "_layer.encoding": (3, "has a serializer bind what it encrypts to its place"),
-    "_receiving.topics": (7, "asks the layer that it receives for"),
+    "_receiving.topics": (9, "asks the layer that it receives for"),
     "_runtime.fork": (1, "tells who is watched that it was forked"),
     "_runtime.tasks": (1, "asyncio's, so that it does not complain of a task that a loop left"),
     "_transport.replies": (7, "redis-py's connections have no public way to their streams"),

@@ -19,7 +19,8 @@ from typing_extensions import assert_never, assert_type
 from channels_redis import events, exceptions
 from channels_redis.core import RedisChannelLayer
 from channels_redis.events import Event, Operation
-from channels_redis.layers import LayerOptions, get_layer
+from channels_redis.history import History, Resumed
+from channels_redis.layers import HistoryOptions, LayerOptions, get_layer
 from channels_redis.opentelemetry import instrument
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.serializers import (
@@ -83,6 +84,8 @@ def options() -> tuple[RedisChannelLayer, RedisPubSubChannelLayer]:
         command_timeout_s=2.5,
         serializer_default=encode_default,
         encryption_binding="write",
+        history={"room.*": {"size": 100, "ttl": 300}, "lobby": {}},
+        max_catch_up=100,
     )
     return core, RedisPubSubChannelLayer()
 
@@ -112,6 +115,8 @@ def settings(hosts: list[str]) -> LayerOptions:
         "command_timeout_s": 2.5,
         "serializer_default": encode_default,
         "encryption_binding": "write",
+        "history": {"room.*": HistoryOptions(size=100, ttl=0.5), "lobby": {}},
+        "max_catch_up": 100,
     }
 
 
@@ -161,6 +166,7 @@ async def messages(layer: Layer) -> None:
     await layer.send(channel, {"type": "greeting"})
     assert_type(await layer.receive(channel), Any)
     await layer.group_add("room", channel)
+    await history(layer, channel)
     await layer.group_send("room", {"type": "greeting"})
     await layer.group_send("room", {"type": "greeting"}, exclude=[channel])
     await layer.group_discard("room", channel)
@@ -168,6 +174,22 @@ async def messages(layer: Layer) -> None:
     assert_type(await layer.group_size("room"), int)
     await layer.flush()
     await layer.close()
+
+
+async def history(layer: Layer, channel: str) -> None:
+    kept = await layer.group_history("room", since="start", limit=10)
+    assert_type(kept, History)
+    assert_type(kept.messages, list[dict[str, Any]])
+    assert_type(kept.position, str)
+    assert_type(kept.complete, bool)
+    resumed = await layer.group_add("room", channel, since=kept.position, formerly=["old"])
+    assert_type(resumed, Resumed | None)
+    if resumed is not None:
+        assert_type((resumed.complete, resumed.position, resumed.count), tuple[bool, str, int])
+    assert_type(layer.sync.group_history("room"), History)
+    assert_type(layer.sync.group_add("room", channel, since="start"), Resumed | None)
+    assert_type(layer.max_catch_up, int)
+    assert_type(bool(layer.history), bool)
 
 
 def blocking_messages(layer: Layer) -> None:
@@ -258,10 +280,12 @@ def errors(error: exceptions.ChannelsRedisError) -> None:
     family: list[type[exceptions.ChannelsRedisError]] = [
         exceptions.ConfigurationError,
         exceptions.ForeignChannelError,
+        exceptions.HistoryDisabled,
         exceptions.WrongKeyType,
         exceptions.TooManyChannels,
         exceptions.InvalidMessage,
         exceptions.InvalidName,
+        exceptions.InvalidPosition,
         exceptions.LayerClosed,
         exceptions.LoopRunning,
         exceptions.MessageTooLarge,

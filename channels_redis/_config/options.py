@@ -99,6 +99,39 @@ def check_capacities(value: Any) -> dict[Any, int]:
     }
 
 
+#: What is kept of a group if the option ``history`` does not say it.
+HISTORY_SIZE, HISTORY_TTL_S = 100, 300.0
+#: The most messages of a group that a process catches up with, or a channel resumes with.
+MAX_CATCH_UP = 1000
+
+
+def check_history(value: Any) -> dict[Any, tuple[int, float]]:
+    """Return the option ``history``: glob or compiled pattern -> number of messages, and seconds
+    that they are kept; in order.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(
+            'history must be a dict of glob or compiled pattern to a dict with "size" and "ttl", '
+            f"not {_kind(value)}."
+        )
+    checked = {}
+    for pattern, kept in value.items():
+        if not isinstance(pattern, str) and not hasattr(pattern, "match"):
+            raise ConfigurationError(
+                f"history: a key must be a glob or a compiled pattern, not {_kind(pattern)}."
+            )
+        name = f"history[{getattr(pattern, 'pattern', pattern)!r}]"
+        if not isinstance(kept, Mapping) or not kept.keys() <= {"size", "ttl"}:
+            raise ConfigurationError(
+                f'{name} must be a dict with "size" (messages) and "ttl" (seconds), or without.'
+            )
+        size = check_count(f"{name}['size']", kept.get("size", HISTORY_SIZE))
+        checked[pattern] = size, check_seconds(f"{name}['ttl']", kept.get("ttl", HISTORY_TTL_S))
+    return checked
+
+
 def check_event_type(name: str, value: Any) -> str | None:
     """Return the type of a message for consumers, such as ``"redis.disconnect"``."""
     if value is None or (isinstance(value, str) and value):

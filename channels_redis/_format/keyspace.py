@@ -12,7 +12,12 @@ leases (core)          ``<prefix>:live:<number>``              sorted set: proce
 channel (pubsub)       its own name, which has the prefix      Pub/Sub topic
 proof of hearing       ``<prefix>__loopback__<random>``        Pub/Sub topic (new in 5.0)
 the doctor's probe     ``<prefix>__doctor__<random>``          sorted set and topic, for seconds
+log of a group         ``<prefix>:log:{<name of the group>}``  stream (new in 5.1)
+position of a group    ``<prefix>:pos:{<name of the group>}``  string (new in 5.1)
 =====================  ======================================  ===========================
+
+The name of a group in braces is its key (core) or its topic (pubsub): so all three are in one slot
+of a cluster, unless the prefix has braces itself.
 """
 
 from __future__ import annotations
@@ -110,6 +115,8 @@ class Keyspace:
         self._own_key = re.compile(
             rf"{literal}(?:{_CHANNEL_NAME}(?:\$inflight)?|:group:{_GROUP_NAME})\Z", re.ASCII
         )
+        name = rf"{literal}(?::group:|__group__){_GROUP_NAME}"
+        self._history_key = re.compile(rf"{literal}:(?:log|pos):\{{{name}\}}\Z", re.ASCII)
 
     def queue(self, name: str) -> str:
         """Return the key of the queue with this non-local name."""
@@ -130,6 +137,18 @@ class Keyspace:
         """Return the Pub/Sub topic of a group (pubsub)."""
         return f"{self.prefix}__group__{group}"
 
+    def log(self, name: str) -> str:
+        """Return the key of the log of a group with this key or topic."""
+        return f"{self.prefix}:log:{{{name}}}"
+
+    def position(self, name: str) -> str:
+        """Return the key of the newest position of a group with this key or topic."""
+        return f"{self.prefix}:pos:{{{name}}}"
+
+    def group_of_topic(self, topic: str) -> str:
+        """Return the name of the group with a topic."""
+        return topic.removeprefix(self.group_topic(""))
+
     def queue_place(self, name: str) -> Place:
         """Return the place of messages for a queue."""
         return Place("queue", self.prefix, name)
@@ -137,6 +156,10 @@ class Keyspace:
     def topic_place(self, topic: str) -> Place:
         """Return the place of messages for a topic."""
         return Place("topic", self.prefix, topic)
+
+    def log_place(self, name: str) -> Place:
+        """Return the place of messages in the log of a group (core)."""
+        return Place("log", self.prefix, name)
 
     def new_own_topic(self) -> str:
         """Return a new Pub/Sub topic with which a subscriber checks its connection."""
@@ -182,6 +205,10 @@ class Keyspace:
         if name.startswith(":group:"):
             return "group", name.removeprefix(":group:")
         return "queue", name
+
+    def owns_history(self, key: str) -> bool:
+        """Return whether a key is the log or the position of a group, on either layer."""
+        return self._history_key.match(key) is not None
 
     def owned_keys_pattern(self) -> str:
         """Return a glob for SCAN that finds all keys of the layer, and possibly others."""

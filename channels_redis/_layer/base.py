@@ -35,7 +35,7 @@ from ..exceptions import ConfigurationError, InvalidName, LayerClosed, MessageTo
 from ..stats import LayerStats, NodeStats
 from ..sync import SyncFace
 from .encoding import Encoding, is_separable, make_binding
-from .receiving import ReceivingLayer
+from .history import HistoryLayer
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool, Redis, RedisCluster
@@ -49,7 +49,7 @@ CLOSED = "The channel layer was closed while receive() waited."
 OTHER_LOOPS_S = 1.0
 
 
-class BaseRedisLayer(ReceivingLayer):
+class BaseRedisLayer(HistoryLayer):
     """The base class of both channel layers.
 
     Constructing a layer opens no connection and needs no event loop. One object can be used by any
@@ -82,6 +82,8 @@ class BaseRedisLayer(ReceivingLayer):
         command_timeout_s: float = 10,
         serializer_default: Any = None,
         encryption_binding: str = "off",
+        history: Any = None,
+        max_catch_up: int = options.MAX_CATCH_UP,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -108,11 +110,14 @@ class BaseRedisLayer(ReceivingLayer):
         self.random_prefix_length = options.check_random_prefix_length(random_prefix_length)
         self.serializer_default = options.check_default(serializer_default)
         self.encryption_binding = options.check_binding(encryption_binding)
+        self.history = self._compiled_rules(options.check_history(history))
+        self.max_catch_up = options.check_count("max_catch_up", max_catch_up)
         self._serializer = self._serializer_for(serializer_format, symmetric_encryption_keys)
         self._binding = self._make_binding(symmetric_encryption_keys)
         #: Whether a subclass brings its own ``connection()``.
         self.has_own_connections = type(self).connection is not BaseRedisLayer.connection
         self._keys = Keyspace(self.prefix)
+        self._check_history_slots()
         self._take_no_hooks()
         self._start_afresh()
         fork.watch(self)
@@ -175,6 +180,7 @@ class BaseRedisLayer(ReceivingLayer):
             self.max_buffered_bytes,
         )
         self._queues: dict[str, LocalQueue] = {}
+        self._histories = self._make_histories()
         self._closings = 0
         self._sessions: LoopStates[Any] = LoopStates(self._make_session)
         self._turn = itertools.count()
@@ -224,17 +230,17 @@ class BaseRedisLayer(ReceivingLayer):
         if not name.isascii() or name.endswith("\n"):
             raise InvalidName(self.invalid_name_error.format(kind))
 
-    def _check_exclude(self, exclude: Any) -> frozenset[str]:
-        """Return the names of the excluded channels of a group message."""
-        if isinstance(exclude, (str, bytes)) or not isinstance(exclude, Iterable):
+    def _check_names(self, what: str, names: Any) -> frozenset[str]:
+        """Return a set of names of channels."""
+        if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
             raise InvalidName(
-                "group_send(): exclude must be a list of channel names, such as "
-                f"[self.channel_name], not {type(exclude).__name__}."
+                f"{what} must be a list of channel names, such as "
+                f"[self.channel_name], not {type(names).__name__}."
             )
-        names = tuple(exclude)
-        for name in names:
+        checked = tuple(names)
+        for name in checked:
             self._check_channel(name)
-        return frozenset(names)
+        return frozenset(checked)
 
     # Hosts and connections
 
@@ -277,12 +283,14 @@ class BaseRedisLayer(ReceivingLayer):
             connect_wait_s=self.connect_wait_s,
             command_timeout_s=self.command_timeout_s,
             keyspace=self._keys,
+            histories=self._histories,
             tallies=self._tallies,
             healths=self._health,
             report=self._report,
             make_client=weakly(self._make_client, None),
             own_connection=own_connection,
             sweep=weakly(self._sweep, None),
+            tell_missed=weakly(self._tell_missed, None),
             close=self._sessions.aclose,
             forget_loop=self._mailboxes.forget_loop,
         )

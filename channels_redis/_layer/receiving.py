@@ -14,6 +14,7 @@ from weakref import ref
 from channels.layers import BaseChannelLayer
 
 from .._format.bounds import Unacceptable
+from .._format.histories import Histories
 from .._format.keyspace import ADDRESS_KEY, EXCLUDE_KEY, NONCE_KEY, Keyspace
 from .._receiving.mailbox import Mailbox
 from .._receiving.mailboxes import Mailboxes
@@ -25,6 +26,7 @@ from .._runtime.tasks import BREATH_S, turn
 from .._runtime.weakly import weakly
 from .._session import Session
 from .._watch.events import MessagesDropped, Reporter
+from .._watch.outages import Outage
 from .encoding import Encoding
 
 Loop = asyncio.AbstractEventLoop
@@ -50,9 +52,11 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
     _block_s: float | None = None
 
     _encoding: Encoding
+    _histories: Histories
     _keys: Keyspace
     _mailboxes: Mailboxes
     _queues: dict[str, LocalQueue]
+    _outage: Outage
     _report: Reporter
     _sessions: LoopStates[Any]
     _turn: Iterator[int]
@@ -210,6 +214,32 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
                 "may_have_missed": self._loses_in_outage,
                 "groups": sorted(box.groups or ()),
             }
+            if self._histories.on and not began:
+                facts |= self._missed_of(box)
+            self._mailboxes.put(box, Whole(facts), running_loop_or_none())
+
+    def _missed_of(self, box: Mailbox) -> dict[str, Any]:
+        """Return what is known of the messages that a consumer has missed, which it is told now."""
+        missed, box.missed = box.missed, None
+        groups = box.groups or ()
+        kept = self._histories.with_history(groups)
+        if not kept:
+            return {}
+        known = {"missed": sorted(group for group in missed or () if group in groups)}
+        if len(kept) < len(groups) and self._loses_in_outage:
+            return known
+        return {**known, "may_have_missed": bool(known["missed"])}
+
+    def _tell_missed(self, boxes: list[Mailbox]) -> None:
+        """Tell consumers that they have missed messages of groups with a history; in an outage,
+        its end tells them.
+        """
+        kind = self.on_reconnect
+        if kind is None or self._outage.seconds()[0]:
+            return
+        for box in boxes:
+            facts = {"type": kind, "outage_s": 0.0, "groups": sorted(box.groups or ())}
+            facts = {**facts, "may_have_missed": True, **self._missed_of(box)}
             self._mailboxes.put(box, Whole(facts), running_loop_or_none())
 
     def _sweep(self, session: Session) -> None:

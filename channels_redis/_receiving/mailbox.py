@@ -46,6 +46,7 @@ class Mailbox(Share):
         "left",
         "loop",
         "maker",
+        "missed",
         "name",
         "sink",
         "subscribed",
@@ -70,6 +71,8 @@ class Mailbox(Share):
         self.waiters: list[Waiter] = []
         #: Group -> when it was joined, on the monotonic clock.
         self.groups: dict[str, float] | None = None
+        #: Groups with a history of which messages were missed, until the consumer is told.
+        self.missed: set[str] | None = None
         #: The consumer, if it can be handed messages while it waits.
         self.sink: Sink | None = None
         self.used_at = now

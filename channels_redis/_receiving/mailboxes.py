@@ -153,6 +153,12 @@ class Mailboxes:
         else:
             self._wake_some(boxes, 0, running)
 
+    def has_room(self, box: Mailbox, count: int, size_bytes: int) -> bool:
+        """Return whether so many messages of so many bytes in all fit into a mailbox at once."""
+        if box.capacity is not None:
+            return len(box.items or ()) + count <= box.capacity
+        return size_bytes <= self._budget.limit_bytes // 2
+
     def _append(self, boxes: list[Mailbox], item: Any, bound: int | None) -> None:
         now = clock.monotonic()
         entry, counted_entry = (now, item, False), (now, item, True)

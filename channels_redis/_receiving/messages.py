@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from .._format.keyspace import GROUP_KEY, POSITION_KEY
 from .._format.plain import is_flat
 
 Message = dict[str, Any]
@@ -111,6 +112,26 @@ class PackedOnce(Packed):
     def _is_worth_keeping(self, message: Any) -> bool:
         small = len(self._data) <= KEPT_OPEN_BYTES and len(message) <= KEPT_OPEN_KEYS
         return small and is_flat(message)
+
+
+class Placed(Item):
+    """A message of a group with a history, which is told its position."""
+
+    __slots__ = ("_group", "_item", "_position")
+
+    def __init__(self, item: Item, position: str, group: str) -> None:
+        super().__init__(item.cost_bytes)
+        self._item = item
+        self._position = position
+        self._group = group
+
+    def open(self) -> Any:
+        """Return a message of one's own, with its position and its group."""
+        message = self._item.open()
+        if isinstance(message, dict):
+            message[POSITION_KEY] = self._position
+            message[GROUP_KEY] = self._group
+        return message
 
 
 class Original(Item):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 from weakref import ref
 
+from .._format.histories import Log
+from .._format.positions import MARKED, Entry, Past, Position, read_marked
 from .._runtime import clock
 from .._session import Loop, Session, SessionEnded
 from .._transport.backend import Backend, SingleServer
@@ -14,9 +16,13 @@ from .._transport.cluster.cluster import Cluster
 from .._transport.cluster.pubsub import ClusterSubscriber
 from .._transport.subscriber import Subscriber
 from .._watch.events import MessagesDropped
+from .._watch.outages import Health
 from ..exceptions import COMMAND_ERRORS, ConnectionLost
+from ..history import Resumed
+from .catching_up import CatchUps, GroupLine
 from .mailbox import Mailbox
-from .messages import Recent
+from .messages import OVERHEAD_BYTES, Placed, Recent
+from .resuming import Since
 
 if TYPE_CHECKING:
     from ..pubsub import RedisPubSubChannelLayer
@@ -30,6 +36,17 @@ class _Joining:
     def __init__(self, joined: bool) -> None:
         self.calls = 0
         self.joined = joined
+
+
+class GroupJoin:
+    """A mailbox that joins a group, perhaps with its history."""
+
+    __slots__ = ("group", "line", "since")
+
+    def __init__(self, group: str, line: GroupLine | None, since: Since | None) -> None:
+        self.group = group
+        self.line = line
+        self.since = since
 
 
 class TopicSession(Session):
@@ -46,6 +63,9 @@ class TopicSession(Session):
         self._joining: dict[Mailbox, dict[str, _Joining]] = {}
         self._recalls = layer._publications_are_unique()
         self._recent = Recent()
+        histories = self._context.histories
+        #: The groups with a history that are subscribed here; None if the layer has none.
+        self.catch_ups = CatchUps(self, histories) if histories.on else None
 
     @property
     def layer(self) -> RedisPubSubChannelLayer:
@@ -74,13 +94,28 @@ class TopicSession(Session):
                 raise
         return box
 
-    async def group_add(self, group: str, box: Mailbox) -> None:
-        """Add a mailbox to a group, once the group's topic is subscribed."""
+    async def group_add(
+        self, group: str, box: Mailbox, since: Since | None = None
+    ) -> Resumed | None:
+        """Add a mailbox to a group, once the group's topic is subscribed, with what it missed."""
         topic = self._keys.group_topic(group)
-        await self._join(topic, box, self.layer.connect_wait_s, group)
+        line = await self._line(group)
+        if line is not None and since is not None and self.catch_ups is not None:
+            await self.catch_ups.resume_alone(line, box.name)
+        joining = GroupJoin(group, line, since)
+        resumed = await self._join(topic, box, self.layer.connect_wait_s, joining)
         if box.home is not None and box.home is not self:
             # It was taken over meanwhile, by a loop that did not know of this group.
-            await self.layer._at_home(self, box, TopicSession.group_add, group, box)
+            again = TopicSession.group_add, group, box, since
+            resumed = await self.layer._at_home(self, box, *again)
+        return resumed
+
+    async def _line(self, group: str) -> GroupLine | None:
+        """Return the line of a group with a history, before it is subscribed."""
+        if self.catch_ups is None:
+            return None
+        log = self._context.histories.log(group, self._keys.group_topic(group))
+        return await self.catch_ups.begin(log) if log is not None else None
 
     async def group_discard(self, group: str, box: Mailbox) -> None:
         """Remove a mailbox from a group."""
@@ -128,7 +163,9 @@ class TopicSession(Session):
     def _make_subscriber(self, backend: Backend) -> Subscriber | ClusterSubscriber:
         in_use = self._members.__contains__
         if isinstance(backend, Cluster):
-            return ClusterSubscriber(backend, self._published, in_use, self._new_own_topic)
+            return ClusterSubscriber(
+                backend, self._published, in_use, self._new_own_topic, self._confirmed
+            )
         assert isinstance(backend, SingleServer)
         own_topic = self._new_own_topic()
         return Subscriber(
@@ -137,7 +174,13 @@ class TopicSession(Session):
             in_use,
             lambda: own_topic,
             backend.publish,
+            on_join=self._confirmed,
         )
+
+    def _confirmed(self, topic: bytes) -> None:
+        """Note that a topic is subscribed, perhaps again."""
+        if self.catch_ups is not None:
+            self.catch_ups.joined(topic)
 
     def _new_own_topic(self) -> bytes:
         return self._keys.new_own_topic().encode()
@@ -161,22 +204,37 @@ class TopicSession(Session):
         return bool(self._members) or super().receiving
 
     async def _join(
-        self, topic: str, box: Mailbox, limit_s: float | None, group: str | None = None
-    ) -> None:
+        self, topic: str, box: Mailbox, limit_s: float | None, join: GroupJoin | None = None
+    ) -> Resumed | None:
         """Subscribe to a topic for a mailbox: that of its own name, or that of a group."""
 
         def arrived() -> None:
             if not self._claim(topic, box):
                 return  # Another loop was first, and feeds it now; or this one is about to end.
             self._members.setdefault(topic.encode(), {})[box.name] = box
-            if group is not None:
-                box.groups = {**(box.groups or {}), group: clock.monotonic()}
+            if join is not None:
+                box.groups = {**(box.groups or {}), join.group: clock.monotonic()}
+                self._keep_line(join, box)
             else:
                 self._rejoin_groups(box)
 
-        with self._noted(topic, box, group) as joining:
+        resumed = None
+        with self._noted(topic, box, join.group if join is not None else None) as joining:
             await self._subscribe(topic, arrived, limit_s)
+            if join is not None and join.since is not None and box.home is self:
+                resumed = await self._resume(join, box)
             joining.joined = True
+        return resumed
+
+    def _keep_line(self, join: GroupJoin, box: Mailbox) -> None:
+        if join.line is not None and self.catch_ups is not None:
+            join.line = self.catch_ups.keep(join.line)
+            if join.since is not None:
+                join.line.resuming[box.name] = join.since
+
+    async def _resume(self, join: GroupJoin, box: Mailbox) -> Resumed:
+        assert self.catch_ups is not None and join.line is not None and join.since is not None
+        return await self.catch_ups.resume(join.line, box, join.since)
 
     @contextlib.contextmanager
     def _noted(self, topic: str, box: Mailbox, group: str | None) -> Iterator[_Joining]:
@@ -227,14 +285,17 @@ class TopicSession(Session):
 
     async def _rejoin(self, group: str, box: Mailbox) -> None:
         topic = self._keys.group_topic(group)
+        join = GroupJoin(group, None, None)
 
         def arrived() -> None:
             # It may have been left, and the mailbox taken over again.
             if group in (box.groups or ()) and box.home is self and self._claim(topic, box):
                 self._members.setdefault(topic.encode(), {})[box.name] = box
+                self._keep_line(join, box)
 
         # Refused, or the end of this session: there is nobody to tell, and the group is kept.
         with contextlib.suppress(*COMMAND_ERRORS):
+            join.line = await self._line(group)
             await self._subscribe(topic, arrived, None)
 
     def _part(self, topic: str, box: Mailbox) -> None:
@@ -243,6 +304,8 @@ class TopicSession(Session):
         if members is None or members.get(box.name) is not box:
             return
         del members[box.name]
+        if self.catch_ups is not None:
+            self.catch_ups.left(name, box.name, last=not members)
         if box.home is self:
             box.subscribed = box.subscribed and topic != box.name
             if not box.subscribed and not box.groups:
@@ -256,9 +319,13 @@ class TopicSession(Session):
 
         ``mark`` is unlike that of any other message, where the transport gives them marks.
         """
+        if payload[:1] == MARKED and self._has_heard_marked(topic, payload, mark):
+            return
         members, layer = self._members.get(topic), self._layer()
         if not members or layer is None:
             return
+        if self.catch_ups is not None:
+            self.catch_ups.hear_unlogged(topic)
         name = topic.decode("utf-8", "replace")
         try:
             item, excluded = layer._read_published(name, payload)
@@ -275,6 +342,78 @@ class TopicSession(Session):
         if excluded:
             boxes = [box for box in boxes if box.name not in excluded]
         self._mailboxes.put_all(boxes, item, self.loop)
+
+    def _has_heard_marked(self, topic: bytes, payload: bytes, mark: bytes) -> bool:
+        """Take a message of a group with a history, whether this process has that option or not;
+        return False if it is none.
+        """
+        entry = read_marked(payload)
+        if entry is None:
+            return False
+        group = self.catch_ups.groups.get(topic) if self.catch_ups is not None else None
+        if group is not None and self.catch_ups is not None:
+            self.catch_ups.hear(topic, group, entry)
+        elif not entry.is_break:
+            self._published(topic, entry.payload, mark or entry.position.mark)
+        return True
+
+    # What the groups with a history need (see Listening)
+
+    def members(self, topic: str) -> dict[str, Mailbox]:
+        """Return the members of a group on this loop."""
+        return self._members.get(topic.encode(), {})
+
+    def deliver(
+        self,
+        boxes: Iterable[Mailbox],
+        log: Log,
+        entry: Entry,
+        names: frozenset[str] = frozenset(),
+    ) -> int:
+        """Put a message into mailboxes, but for those that it excludes, and for all if it excludes
+        one of ``names``; return their number.
+        """
+        layer = self._layer()
+        if layer is None:
+            return 0
+        try:
+            item, excluded = layer._read_published(log.name, entry.payload)
+        except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
+            layer._undecodable(log.name, error)
+            return 0
+        if excluded:
+            boxes = [box for box in boxes if not excluded & {box.name, *names}]
+        boxes = list(boxes)
+        text = self._context.histories.text(log, entry.position)
+        self._mailboxes.put_all(boxes, Placed(item, text, log.group), self.loop)
+        return len(boxes)
+
+    def has_room(self, box: Mailbox, entries: Sequence[Entry]) -> bool:
+        """Return whether messages fit into a mailbox at once."""
+        size_bytes = sum(OVERHEAD_BYTES + len(entry.payload) for entry in entries)
+        return self._mailboxes.has_room(box, len(entries), size_bytes)
+
+    async def read_log(self, log: Log, offset: int, limit: int) -> Past:
+        """Return the newest position, and entries of a log."""
+        return await self.past(self.layer.consistent_hash(log.name), log, offset, limit)
+
+    async def write_log(self, log: Log, payload: bytes, known: Position) -> Position:
+        """Append to a log and publish."""
+        return await self.append(self.layer.consistent_hash(log.name), log, payload, known)
+
+    def health_of(self, log: Log) -> Health:
+        """Return what is known of the shard of a group."""
+        return self._context.healths[self.layer.consistent_hash(log.name)]
+
+    def tell_missed(self, boxes: list[Mailbox]) -> None:
+        """Tell consumers now of what they have missed, unless the end of an outage will."""
+        self._context.tell_missed(boxes)
+
+    async def publish_logged(self, log: Log, payload: bytes) -> None:
+        """Publish a message of a group with a history."""
+        shard = self.layer.consistent_hash(log.name)
+        await self.append(shard, log, payload, self._context.histories.newest(log))
+        self._tally[shard].sent += 1
 
     @property
     def groups(self) -> dict[str, set[str]]:

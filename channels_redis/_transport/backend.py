@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .._format.slots import Served
 from .commands import Commands
+from .logs import PUBLISHED, Way
 from .multiplexer import Multiplexer
 from .node import Node, NodeContext
 from .packing import pack
@@ -43,6 +44,10 @@ class Backend(Protocol):
 
     def publish(self, topic: str, payload: bytes) -> Awaitable[Any]:
         """Publish a message."""
+        ...
+
+    async def way(self) -> Way:
+        """Return how a script publishes."""
         ...
 
     async def everywhere(self) -> list[Commands]:
@@ -85,6 +90,10 @@ class SingleServer:
         reply = self._multiplexer.call(pack(b"PUBLISH", topic, payload))
         self._multiplexer.push()
         return reply
+
+    async def way(self) -> Way:
+        """Return how a script publishes."""
+        return PUBLISHED
 
     async def everywhere(self) -> list[Commands]:
         """Return the objects that send commands to each server with keys."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any, Protocol, TypeGuard
 
@@ -72,6 +73,10 @@ class Script:
     def packed(self, key: bytes | str, *args: Arg) -> bytes:
         """Return the packed EVALSHA."""
         return pack(b"EVALSHA", self._sha, 1, key, *args)
+
+    def packed_for(self, keys: Sequence[bytes | str], *args: Arg) -> bytes:
+        """The same for several keys of one slot."""
+        return pack(b"EVALSHA", self._sha, len(keys), *keys, *args)
 
     def as_source(self, packed: bytes) -> bytes:
         """Return the same call as EVAL, which also loads the script."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -20,20 +20,40 @@ At = Callable[[bytes], Commands]
 
 
 async def delete_owned(commands: Commands, at: At, keyspace: Keyspace) -> None:
-    """Delete all queues and groups of a layer; without permission for SCAN, KEYS finds them."""
+    """Delete all queues, groups and logs of a layer."""
+
+    async def delete(found: list[bytes]) -> None:
+        await _delete_sorted_sets(at, _owned(found, keyspace))
+        await delete_keys(at, _of_histories(found, keyspace))
+
+    await _delete_found(commands, keyspace, delete)
+
+
+async def delete_histories(commands: Commands, at: At, keyspace: Keyspace) -> None:
+    """Delete all logs of a layer, and the positions of its groups."""
+
+    async def delete(found: list[bytes]) -> None:
+        await delete_keys(at, _of_histories(found, keyspace))
+
+    await _delete_found(commands, keyspace, delete)
+
+
+async def _delete_found(
+    commands: Commands, keyspace: Keyspace, delete: Callable[[list[bytes]], Awaitable[None]]
+) -> None:
+    """Find keys that may be a layer's; without permission for SCAN, KEYS finds them."""
     try:
         cursor = b"0"
         while True:
             scan = "SCAN", cursor, "MATCH", keyspace.owned_keys_pattern(), "COUNT", _SCAN_COUNT
             cursor, found = await _ask(commands, *scan)
-            await _delete_sorted_sets(at, _owned(found, keyspace))
+            await delete(found)
             if cursor == b"0":
                 return
     except ResponseError as refusal:
         if refused_command(refusal) != "scan":
             raise
-        found = await _ask(commands, "KEYS", keyspace.owned_keys_pattern())
-        await _delete_sorted_sets(at, _owned(found, keyspace))
+        await delete(await _ask(commands, "KEYS", keyspace.owned_keys_pattern()))
 
 
 async def delete_keys(at: At, keys: list[bytes]) -> None:
@@ -43,6 +63,10 @@ async def delete_keys(at: At, keys: list[bytes]) -> None:
 
 def _owned(found: list[bytes], keyspace: Keyspace) -> list[bytes]:
     return [key for key in found if keyspace.owns(key.decode("utf-8", "replace"))]
+
+
+def _of_histories(found: list[bytes], keyspace: Keyspace) -> list[bytes]:
+    return [key for key in found if keyspace.owns_history(key.decode("utf-8", "replace"))]
 
 
 async def _delete_sorted_sets(at: At, keys: list[bytes]) -> None:

@@ -36,7 +36,8 @@ class Subscriber(Link):
     ``on_message(topic, payload)`` takes what is published; ``in_use(topic)`` tells whether
     anybody still listens to a topic.  Both are called on the loop and must be quick.  On
     a topic of its own, new for each connection, it listens to itself (see :mod:`.loopback`).
-    ``on_drop()`` is called where the server ends a subscription that is wanted.
+    ``on_drop()`` is called where the server ends a subscription that is wanted, and
+    ``on_join(topic)`` at each confirmation of one, before any message that follows.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class Subscriber(Link):
         publish: Publish,
         verbs: Verbs = CLASSIC,
         on_drop: Callable[[], None] = lambda: None,
+        on_join: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         super().__init__(node, f"subscriber {node.health.name}", Stage.RECEIVING)
         self._on_message = on_message
         self._in_use = in_use
         self._on_drop = on_drop
+        self._on_join = on_join
         self._verbs = verbs
         self._new_own_topic = new_own_topic
         self._publish = publish
@@ -235,6 +238,7 @@ class Subscriber(Link):
             # The state first: who is told may subscribe to the same topic again, or release it.
             topic.state = State.JOINED
             self._unconfirmed -= 1
+            self._on_join(name)
             topic.arrive()
         else:
             topic.state = State.IDLE

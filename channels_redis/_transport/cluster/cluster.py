@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._format.slots import Address, Served, slot_of
 from ..commands import Commands
+from ..logs import PUBLISHED, Way
 from ..node import Node, NodeContext
 from ..packing import pack
 from .servers import Entry, Servers
@@ -60,14 +61,22 @@ class Cluster(Servers):
         if not self.map.known:
             return self._publish_later(topic, payload)
         if self.sharded:
-            mark = self._mark + next(self._published).to_bytes(8, "big")
-            command = pack("SPUBLISH", topic, mark + payload)
+            command = pack("SPUBLISH", topic, self._next_mark() + payload)
         else:
             command = pack("PUBLISH", topic, payload)
         commands = self.commands(topic)
         reply = commands.call(command)
         commands.push()
         return reply
+
+    def _next_mark(self) -> bytes:
+        return self._mark + next(self._published).to_bytes(8, "big")
+
+    async def way(self) -> Way:
+        """Return how a script publishes."""
+        if not self.map.known:
+            await self.map.wait_until_known(self.context.connect_wait_s)
+        return Way("SPUBLISH", self._next_mark()) if self.sharded else PUBLISHED
 
     async def _publish_later(self, topic: str, payload: bytes) -> Any:
         await self.map.wait_until_known(self.context.connect_wait_s)

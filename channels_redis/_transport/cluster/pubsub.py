@@ -39,8 +39,10 @@ class ClusterSubscriber:
         on_message: Callable[..., None],
         in_use: Callable[[bytes], bool],
         new_own_topic: Callable[[], bytes],
+        on_join: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         self._cluster = cluster
+        self._on_join = on_join
         self._on_message = on_message
         self._in_use = in_use
         self._new_own_topic = new_own_topic
@@ -134,7 +136,16 @@ class ClusterSubscriber:
             return self._cluster.commands(topic).call(pack(verbs.publish, topic, payload))
 
         on_message = self._on_marked if verbs is SHARDED else self._on_message
-        return Subscriber(node, on_message, self._in_use, new_own_topic, publish, verbs, self._drop)
+        return Subscriber(
+            node,
+            on_message,
+            self._in_use,
+            new_own_topic,
+            publish,
+            verbs,
+            self._drop,
+            self._on_join,
+        )
 
     def _on_marked(self, topic: bytes, payload: bytes) -> None:
         self._on_message(topic, payload[MARK_BYTES:], payload[:MARK_BYTES])

@@ -1,0 +1,318 @@
+"""The groups with a history that one event loop listens to (pubsub): it catches up what it has
+missed, and resumes channels.
+
+:mod:`.lines` decides; here is the I/O. Until a member has what it missed, what comes live is kept
+for it, so that everything arrives in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from typing import Any, Protocol
+
+from .._format.histories import Histories, Log
+from .._format.positions import LOST_BREAK, UNLOGGED_BREAK, Entry, Past, Position
+from .._watch.outages import Health
+from ..exceptions import COMMAND_ERRORS, ConnectionLost
+from ..history import Resumed
+from .lines import CaughtUp, Heard, Line, Verdict, after_offset, judge, tells_loss, unbroken_end
+from .mailbox import Mailbox
+from .resuming import Since
+
+#: Groups that are caught up at the same time.
+_BATCH = 200
+#: Seconds until a log that could not be read is read again.
+_PAUSE_S = 0.1
+
+
+class Listening(Protocol):
+    """The session on whose loop the groups are subscribed."""
+
+    def members(self, topic: str) -> dict[str, Mailbox]:
+        """Return the members of a group on this loop."""
+        ...
+
+    def deliver(
+        self,
+        boxes: Iterable[Mailbox],
+        log: Log,
+        entry: Entry,
+        names: frozenset[str] = frozenset(),
+    ) -> int:
+        """Put a message into mailboxes, but for those that it excludes, and for all if it excludes
+        one of ``names``; return their number.
+        """
+        ...
+
+    def has_room(self, box: Mailbox, entries: Sequence[Entry]) -> bool:
+        """Return whether messages fit into a mailbox at once."""
+        ...
+
+    def read_log(self, log: Log, offset: int, limit: int) -> Awaitable[Past]:
+        """Return the newest position, and entries of a log."""
+        ...
+
+    def write_log(self, log: Log, payload: bytes, known: Position) -> Awaitable[Position]:
+        """Append to a log and publish."""
+        ...
+
+    def health_of(self, log: Log) -> Health:
+        """Return what is known of the shard of a group."""
+        ...
+
+    def tell_missed(self, boxes: list[Mailbox]) -> None:
+        """Tell consumers now of what they have missed, unless the end of an outage will."""
+
+    def background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run something whose end the session awaits."""
+        ...
+
+
+class GroupLine:
+    """One group: the place of this loop in it, and the members for which that is not the same."""
+
+    def __init__(self, log: Log, position: Position) -> None:
+        self.log = log
+        self.line = Line(position)
+        #: Channels that are resuming; what is heard is kept for them.
+        self.resuming: dict[str, Since] = {}
+        #: Channels that already have what the line has not heard yet: up to these offsets.
+        self.ahead: dict[str, int] = {}
+        #: How often the subscription was interrupted.
+        self.losses = 0
+        #: The mark of the last break that was written from here.
+        self.own_break = b""
+        self.unlogged = False
+
+    def listeners(self, boxes: Iterable[Mailbox], entry: Entry) -> list[Mailbox]:
+        """Return the members that get a message now."""
+        now = []
+        for box in boxes:
+            since = self.resuming.get(box.name)
+            if since is not None:
+                since.held.append(entry)
+            elif entry.offset > self.ahead.get(box.name, 0):
+                now.append(box)
+        if self.ahead:
+            self.ahead = {name: upto for name, upto in self.ahead.items() if upto > entry.offset}
+        return now
+
+
+class CatchUps:
+    """All groups with a history that are subscribed on one event loop."""
+
+    def __init__(self, session: Listening, histories: Histories) -> None:
+        self._session = session
+        self._histories = histories
+        #: By topic.
+        self.groups: dict[bytes, GroupLine] = {}
+        self._due: dict[Health, dict[bytes, None]] = {}
+        self._working: set[Health] = set()
+
+    async def begin(self, log: Log) -> GroupLine:
+        """Return the line of a group; its position is read before the group is subscribed."""
+        known = self.groups.get(log.name.encode())
+        if known is not None:
+            return known
+        past = await self._session.read_log(log, 0, 0)
+        self._histories.note(log, past.top)
+        return GroupLine(log, past.top)
+
+    def keep(self, group: GroupLine) -> GroupLine:
+        """Note a group that is subscribed; return its line, which may be an older one."""
+        return self.groups.setdefault(group.log.name.encode(), group)
+
+    def left(self, topic: bytes, channel: str, *, last: bool) -> None:
+        """Note that a channel is no member any more; it was the last one here, or not."""
+        group = self.groups.get(topic)
+        if group is not None:
+            group.ahead.pop(channel, None)
+            if last:
+                del self.groups[topic]
+
+    # What is heard
+
+    def hear(self, topic: bytes, group: GroupLine, entry: Entry) -> None:
+        """Take a marked message."""
+        heard = group.line.hear(entry)
+        if heard is Heard.DELIVER:
+            self._deliver(group, entry)
+        elif heard is Heard.HOLE:
+            self._catch_up(topic, group)
+
+    def _deliver(self, group: GroupLine, entry: Entry, boxes: list[Mailbox] | None = None) -> None:
+        self._histories.note(group.log, entry.position)
+        members = list(self._session.members(group.log.name).values()) if boxes is None else boxes
+        if not entry.is_break:
+            if group.resuming or group.ahead:
+                members = group.listeners(members, entry)
+            self._session.deliver(members, group.log, entry)
+        elif tells_loss(entry) and entry.position.mark != group.own_break:
+            self._session.tell_missed(_missed(members, group.log))
+
+    def hear_unlogged(self, topic: bytes) -> None:
+        """Take note of a message without a mark. If its group has a history, it is in no log, and
+        whoever was not listening has missed it.
+        """
+        group = self.groups.get(topic)
+        if group is not None and not group.unlogged:
+            group.unlogged = True
+            self._session.background(self._break(topic, group), f"break of {group.log.group}")
+
+    async def _break(self, topic: bytes, group: GroupLine) -> None:
+        # More than one may be heard in one turn of the loop; each needs a break after it.
+        await asyncio.sleep(0)
+        while group.unlogged:
+            group.unlogged = False
+            try:
+                await self._session.write_log(
+                    group.log, UNLOGGED_BREAK, self._histories.newest(group.log)
+                )
+            except ConnectionLost:
+                if self.groups.get(topic) is group:
+                    group.unlogged = True
+                    await asyncio.sleep(_PAUSE_S)
+            except COMMAND_ERRORS:
+                return  # The server refuses, and would again.
+
+    # Catching up
+
+    def joined(self, topic: bytes) -> None:
+        """Note that a subscription was confirmed, perhaps after it was lost."""
+        group = self.groups.get(topic)
+        if group is None or not self._session.members(group.log.name):
+            return
+        group.line.lose()
+        group.losses += 1
+        health = self._session.health_of(group.log)
+        if health.down:
+            # The outage does not end before everybody has what was missed.
+            health.lost(self, "messages of groups were missed")
+        self._catch_up(topic, group)
+
+    def _catch_up(self, topic: bytes, group: GroupLine) -> None:
+        health = self._session.health_of(group.log)
+        self._due.setdefault(health, {})[topic] = None
+        if health not in self._working:
+            self._working.add(health)
+            self._session.background(self._work(health), f"catching up on {health.name}")
+
+    async def _work(self, health: Health) -> None:
+        due = self._due[health]
+        try:
+            while due := {topic: None for topic in due if self._is_behind(topic)}:
+                self._due[health] = due
+                await asyncio.gather(*[self._bring_up(topic) for topic in list(due)[:_BATCH]])
+                due = self._due[health]
+        finally:
+            self._working.discard(health)
+            health.works(self) if health.down else health.gone(self)
+
+    def _is_behind(self, topic: bytes) -> bool:
+        group = self.groups.get(topic)
+        return group is not None and group.line.catching_up
+
+    async def _bring_up(self, topic: bytes) -> None:
+        """Have the members of one group get what they missed."""
+        group = self.groups.get(topic)
+        while group is not None and group.line.catching_up:
+            losses, since = group.losses, group.line.position
+            try:
+                past: Past | None = await self._past(group, since, own=True)
+            except ConnectionLost:
+                await asyncio.sleep(_PAUSE_S)
+                past, losses = None, -1
+            except COMMAND_ERRORS:
+                past = None  # The server refuses, and would again.
+            if self.groups.get(topic) is not group:
+                return
+            # What was read before the subscription was confirmed once more may lack something.
+            if losses == group.losses:
+                self._go_on(group, group.line.catch_up(past))
+
+    async def _past(self, group: GroupLine, since: Position, *, own: bool = False) -> Past:
+        """Read what came after a position; where the log does not have it, say so in the log.
+
+        If the position is this loop's ``own``, the members need not be told once more when the
+        break is heard.
+        """
+        limit = self._histories.max_catch_up
+        # One more, as the entry at the position is read too.
+        past = await self._session.read_log(group.log, since.offset, limit + 1)
+        if len(after_offset(past.entries, since.offset)) > limit:
+            past = Past(past.top, past.entries, cut=True)
+        if judge(past, since) is Verdict.UNKNOWN:
+            top = await self._session.write_log(group.log, LOST_BREAK, since)
+            group.own_break = top.mark if own else group.own_break
+            past = Past(top, [])
+        return past
+
+    def _go_on(self, group: GroupLine, outcome: CaughtUp) -> None:
+        members = list(self._session.members(group.log.name).values())
+        late = members
+        if outcome.complete:
+            late = [box for box in members if not self._session.has_room(box, outcome.missed)]
+        missed = _missed(late, group.log)
+        in_time = [box for box in members if box not in late]
+        for entry in outcome.missed:
+            self._deliver(group, entry, in_time)
+        for entry in outcome.held:
+            if outcome.complete or not entry.is_break:
+                self._deliver(group, entry)
+        self._session.tell_missed(missed)
+
+    # Resuming
+
+    async def resume_alone(self, group: GroupLine, channel: str) -> None:
+        """Wait until nobody else resumes a channel in a group."""
+        while (other := group.resuming.get(channel)) is not None:
+            await other.ended.wait()
+
+    async def resume(self, group: GroupLine, box: Mailbox, since: Since) -> Resumed:
+        """Put what a channel has missed into its mailbox, and then what was heard meanwhile."""
+        log = group.log
+        try:
+            complete, top, entries = await self._missed_since(group, since)
+        except BaseException:
+            self._end_resuming(group, box, 0)
+            raise
+        entries = [one for one in entries if not one.is_break]
+        if complete and not self._session.has_room(box, entries):
+            complete, entries = False, []
+        count = 0
+        for entry in entries:
+            count += self._session.deliver([box], log, entry, since.names)
+        self._end_resuming(group, box, top.offset)
+        return Resumed(complete, self._histories.text(log, top), count)
+
+    async def _missed_since(
+        self, group: GroupLine, since: Since
+    ) -> tuple[bool, Position, list[Entry]]:
+        limit = self._histories.max_catch_up
+        position = since.position
+        if position is None:
+            past = await self._session.read_log(group.log, 0, limit)
+            return True, past.top, unbroken_end(past.entries)
+        past = await self._past(group, position)
+        if judge(past, position) is not Verdict.COMPLETE:
+            return False, past.top, []
+        return True, past.top, after_offset(past.entries, position.offset)
+
+    def _end_resuming(self, group: GroupLine, box: Mailbox, upto: int) -> None:
+        """Deliver what was heard meanwhile and comes after what the log had."""
+        since = group.resuming.pop(box.name, None)
+        if since is not None:
+            since.ended.set()
+        for entry in since.held if since is not None else ():
+            if entry.offset > upto and not entry.is_break:
+                self._session.deliver([box], group.log, entry)
+        if group.line.position.offset < upto:
+            group.ahead[box.name] = upto
+
+
+def _missed(boxes: list[Mailbox], log: Log) -> list[Mailbox]:
+    """Note for members that they have missed messages."""
+    for box in boxes:
+        box.missed = {*(box.missed or ()), log.group}
+    return boxes

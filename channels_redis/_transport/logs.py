@@ -1,0 +1,140 @@
+"""The logs of groups with a history: appended to, and read, with one script each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from redis.exceptions import ResponseError
+
+from .._format.histories import Log
+from .._format.positions import NOWHERE, Entry, Past, Position, new_mark
+from .._runtime.clock import unix_time
+from ..exceptions import ConnectionLost, WrongKeyType
+from .commands import Commands, Script
+
+_LOG = Script("log")
+_PAST = Script("past")
+
+
+class Way(NamedTuple):
+    """How a script publishes: with which command, and with which bytes in front."""
+
+    command: str
+    head: bytes = b""
+
+
+PUBLISHED = Way("PUBLISH")
+#: The script only appends: its caller delivers the message.
+UNPUBLISHED = Way("")
+
+
+class Append(NamedTuple):
+    """A message, or a break, to be appended to a log."""
+
+    log: Log
+    payload: bytes
+    #: What its sender knows of the log.
+    known: Position = NOWHERE
+
+
+async def append(commands: Callable[[], Commands], new: Append, way: Way) -> Position:
+    """Append to a log and publish; return the newest position then.
+
+    If the reply is lost, the call is made once more, with the same mark, by which the script finds
+    what it has appended before.  Raises :class:`ConnectionLost`, which may have been executed if
+    the second reply is lost too, and :class:`WrongKeyType`.
+    """
+    marks = new_mark(), new_mark()
+    try:
+        return await issue(commands(), new, way, marks)
+    except ConnectionLost as error:
+        if not error.maybe_executed:
+            raise
+    try:
+        return await issue(commands(), new, way, marks, again=True)
+    except ConnectionLost as error:
+        raise ConnectionLost(str(error), maybe_executed=True) from None
+
+
+async def issue(
+    commands: Commands, new: Append, way: Way, marks: tuple[bytes, bytes], *, again: bool = False
+) -> Position:
+    """Call the script once, with the marks for the message and for a break before it."""
+    reply = _issued(commands, new, way, marks, again=again)
+    commands.push()
+    return await _position_in(reply, new.log)
+
+
+def _issued(
+    commands: Commands, new: Append, way: Way, marks: tuple[bytes, bytes], *, again: bool
+) -> asyncio.Future[Any]:
+    log, payload, known = new
+    packed = _LOG.packed_for(
+        (log.key, log.position_key),
+        payload,
+        *marks,
+        known.offset,
+        known.mark,
+        log.kept.size,
+        _whole(log.kept.ttl_s),
+        _whole(log.position_ttl_s),
+        unix_time(),
+        way.command,
+        log.name,
+        way.head,
+        int(again),
+    )
+    return commands.call(packed, again, script=_LOG)
+
+
+async def _position_in(reply: asyncio.Future[Any], log: Log) -> Position:
+    try:
+        offset, mark = await reply
+    except ResponseError as error:
+        raise _told(error, log) from None
+    return Position(int(offset), mark)
+
+
+async def past(commands: Commands, log: Log, offset: int, limit: int) -> Past:
+    """Return the newest position of a group, and the newest ``limit`` entries of its log from an
+    offset on; may be repeated.  Raises :class:`WrongKeyType`.
+    """
+    wanted = limit + 1 if limit else 0
+    packed = _PAST.packed_for(
+        (log.key, log.position_key),
+        offset,
+        wanted,
+        new_mark(),
+        _whole(log.position_ttl_s),
+        unix_time(),
+    )
+    reply = commands.call(packed, True, script=_PAST)
+    commands.push()
+    try:
+        top, mark, found = await reply
+    except ResponseError as error:
+        raise _told(error, log) from None
+    entries = [_entry(*one) for one in reversed(found)]
+    cut = bool(limit) and len(entries) > limit
+    return Past(Position(int(top), mark), entries[-limit:] if limit else [], cut)
+
+
+def _entry(identity: bytes, fields: list[bytes]) -> Entry:
+    named = dict(zip(fields[::2], fields[1::2], strict=True))
+    offset = int(identity.partition(b"-")[0])
+    return Entry(Position(offset, named[b"m"]), named[b"p"], named[b"b"])
+
+
+def _whole(seconds: float) -> int:
+    return max(1, round(seconds + 0.499))
+
+
+def _told(error: ResponseError, log: Log) -> ResponseError:
+    if "WRONGTYPE" not in str(error):
+        return error
+    return WrongKeyType(
+        f"The key {log.key!r} in Redis is not a stream, or {log.position_key!r} is not a string. "
+        "Delete it, and check that nothing else uses the prefix of the channel layer."
+    )
