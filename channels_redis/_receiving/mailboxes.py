@@ -399,7 +399,8 @@ class Mailboxes:
         messages.
         """
         boxes = list(self.boxes.values())
-        buffered = sum(len(box.items) for box in boxes if box.items)
+        # Looked up once each, as another thread may empty a mailbox meanwhile.
+        buffered = sum(len(items) for box in boxes if (items := box.items))
         return len(boxes), self.waiting(), buffered, self._budget.used_bytes
 
     def reclaim(self, box: Mailbox, wanted: Callable[[Any], bool]) -> list[Any]:

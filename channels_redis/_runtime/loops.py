@@ -158,7 +158,8 @@ class LoopStates(Generic[S]):
         self._factory = weakref.WeakMethod(factory)
         # By the loop's identity.  Only the loop holds an entry, by a timer.
         self._entries: dict[int, weakref.ref[_Entry[S]]] = {}
-        # Being closed, and not found any more; a close that was cancelled is done again.
+        # Being closed, and not found any more; a close that was cancelled is done again. Used under
+        # the lock, as threads that close their loops at once change it while others go through it.
         self._ending: weakref.WeakSet[_Entry[S]] = weakref.WeakSet()
         # Reentrant, because an entry may be garbage collected wherever memory is allocated.
         self._lock = RLock()
@@ -191,8 +192,9 @@ class LoopStates(Generic[S]):
     async def aclose(self) -> None:
         """Close the state of the running loop, if it has one."""
         loop = asyncio.get_running_loop()
-        # A copy, as the loops of other threads may end meanwhile.
-        for entry in (*self._ending, *self._all_entries()):
+        with self._lock:
+            ending = tuple(self._ending)
+        for entry in (*ending, *self._all_entries()):
             if entry.loop is loop:
                 await self._close_whole(entry)
 
@@ -254,8 +256,8 @@ class LoopStates(Generic[S]):
             await self._close(entry)
 
     def _forget(self, entry: _Entry[S]) -> None:
-        self._ending.discard(entry)
         with self._lock:
+            self._ending.discard(entry)
             known = self._entries.get(id(entry.loop))
             # Once the entry is garbage, nothing refers to it weakly any more.
             if known is not None and known() in (entry, None):
@@ -270,8 +272,10 @@ class LoopStates(Generic[S]):
     async def _close(self, entry: _Entry[S]) -> None:
         if entry.closed:
             return
-        self._forget(entry)
-        self._ending.add(entry)
+        with self._lock:
+            self._forget(entry)
+            self._ending.add(entry)
         await entry.state.scope.aclose()
         entry.end()
-        self._ending.discard(entry)
+        with self._lock:
+            self._ending.discard(entry)

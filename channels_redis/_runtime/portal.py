@@ -204,11 +204,13 @@ class Run:
         """
         if self._pid != os.getpid():
             raise _lost("is not in this process, which was forked during the call")
-        if self._asked_at is None:
+        # Read once, as the answer may come meanwhile.
+        asked_at = self._asked_at
+        if asked_at is None:
             self._asked_at = clock.monotonic()
             with contextlib.suppress(RuntimeError):  # Closed; its callers are told this moment.
                 self.loop.call_soon_threadsafe(self._answer)
-        elif clock.monotonic() - self._asked_at > SILENT_S:
+        elif clock.monotonic() - asked_at > SILENT_S:
             raise _lost(f"has been busy with something else for {SILENT_S:g} s")
 
     def _answer(self) -> None:
