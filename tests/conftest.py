@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import secrets
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -79,6 +80,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     places = {here / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None, item: pytest.Item) -> Iterator[None]:
+    """Free what the tests of a file have left to the garbage collector, at the end of the file.
+
+    Some tests drop event loops, or close them in the very moment in which they connect. asyncio
+    then closes the socket when it is freed, with a warning, which otherwise fails a test of
+    another file.
+    """
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 if os.environ.get("CHANNELS_REDIS_TEST_UVLOOP"):
