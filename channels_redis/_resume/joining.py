@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._format.keyspace import POSITION_KEY
-from ..exceptions import InvalidPosition
+from ..exceptions import InvalidPosition, Unsupported
 
 #: What the application may give as a position, and a client may not.
 START = "start"
@@ -35,9 +36,17 @@ async def join(
     """Add a channel to a group after the position ``named`` by a client (empty: none), else after
     ``since``, else for live messages only.
     """
-    if not hasattr(layer, "group_history"):  # of another package
-        await layer.group_add(group, channel)
-        return Joined(group, failed=bool(named), position=None)
+    if hasattr(layer, "group_history"):
+        with contextlib.suppress(Unsupported):
+            return await _after(layer, channel, group, named, since, formerly)
+    # Another package's layer, or one that does not resume.
+    await layer.group_add(group, channel)
+    return Joined(group, failed=bool(named), position=None)
+
+
+async def _after(
+    layer: Any, channel: str, group: str, named: str, since: str | None, formerly: list[str]
+) -> Joined:
     if named and named != START:
         try:
             return await _joined(layer, channel, group, named, since, formerly, is_named=True)
