@@ -166,6 +166,7 @@ def test_bad_frames_are_refused_with_a_reason_and_the_socket_stays_usable(
     address = f"{origin.replace('http', 'ws', 1)}/ws/rooms/lobby/"
     with connect(address, origin=Origin(origin), proxy=None) as client:
         assert json.loads(client.recv(10)) == {"type": "welcome", "process": "web-1"}
+        assert "__resume__" in json.loads(client.recv(10))
         for frame in bad_frames:
             client.send(frame)
             refusal = json.loads(client.recv(10))

@@ -56,7 +56,7 @@ class Fleet:
                 await self._start_web(name, listener)
             await self.guard(self._first_pages())
             # Nobody waits for the worker: its channel keeps the jobs that come before it.
-            await self._start("worker", "manage.py", "runworker", "dice")
+            await self._start("worker", "manage.py", "runworker", "dice", "story")
         except BaseException:
             await self._stop()
             raise
@@ -74,6 +74,14 @@ class Fleet:
     def log(self) -> str:
         """The last lines that each process printed."""
         return "\n".join(child.log for child in self.children)
+
+    async def restart(self, name: str) -> None:
+        """Stop a web process, and start another one on its port."""
+        child = next(child for child in self.children if child.name == name)
+        self.children.remove(child)
+        await child.stop()
+        port = int(self.sites[name].rpartition(":")[2])
+        await self._start_web(name, socket.create_server(("127.0.0.1", port)))
 
     async def manage(self, name: str, *arguments: str) -> None:
         """Run a command of ``manage.py`` to its end, as a process of this name; raise

@@ -1,7 +1,8 @@
-"""The two ends of the layer: one consumer per WebSocket, and the worker that rolls the dice."""
+"""The ends of the layer: a consumer for each WebSocket, and workers for dice and stories."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -11,22 +12,21 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from channels_redis.consumers import BroadcastMixin, broadcast
+from channels_redis.consumers import BroadcastMixin, ResumeMixin, broadcast
 
 from .rooms import DICE_CHANNEL, Dice, Post, Refused, chat_message, group_name
+from .stories import PAUSE_S, STORY
 
 
-class RoomConsumer(BroadcastMixin, AsyncJsonWebsocketConsumer):
+class RoomConsumer(ResumeMixin, BroadcastMixin, AsyncJsonWebsocketConsumer):
     """One browser in one room."""
 
     async def connect(self) -> None:
         self.group = group_name(self.scope["url_route"]["kwargs"]["room"])
-        await self.channel_layer.group_add(self.group, self.channel_name)
         await self.accept()
         await self.send_json({"type": "welcome", "process": settings.CHAT_PROCESS})
-
-    async def disconnect(self, code: int) -> None:
-        await self.channel_layer.group_discard(self.group, self.channel_name)
+        # A browser that comes back gets what it missed, and a new one the lines that are kept.
+        await self.join(self.group, since="start")
 
     async def receive(self, text_data: str | None = None, **kwargs: Any) -> None:
         try:
@@ -59,6 +59,11 @@ class RoomConsumer(BroadcastMixin, AsyncJsonWebsocketConsumer):
         # Once for all browsers in the room that this process serves.
         return {**message, "type": "message"}
 
+    async def layer_reconnected(self, message: dict[str, Any]) -> None:
+        if self.group in message.get("missed", ()):
+            text = "Redis was away. Lines may be missing here."
+            await self.send_json({"type": "note", "text": text, "process": settings.CHAT_PROCESS})
+
     async def dice_taken(self, message: dict[str, Any]) -> None:
         await self.send_json({**message, "type": "note"})
 
@@ -76,6 +81,17 @@ class DiceWorker(AsyncConsumer):
         await self.channel_layer.send(job["reply_channel"], taken)
         result = chat_message(Post(job["author"], dice.roll()), "worker")
         await self.channel_layer.group_send(job["group"], result)
+
+
+class StoryWorker(AsyncConsumer):
+    """Tells stories word by word, like a language model, in a process of its own."""
+
+    async def story_tell(self, job: dict[str, Any]) -> None:
+        for word in STORY.split():
+            word_message = {"type": "story.word", "text": word}
+            await self.channel_layer.group_send(job["group"], word_message)
+            await asyncio.sleep(PAUSE_S)
+        await self.channel_layer.group_send(job["group"], {"type": "story.end", "text": ""})
 
 
 def _parse(text_data: str | None) -> Post:

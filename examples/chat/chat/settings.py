@@ -10,7 +10,7 @@ SECRET_KEY = os.environ.get("CHAT_SECRET_KEY") or secrets.token_urlsafe(50)
 DEBUG = True
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 
-INSTALLED_APPS = ["channels", "django.contrib.staticfiles", "chat"]
+INSTALLED_APPS = ["channels", "channels_redis", "django.contrib.staticfiles", "chat"]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "chat.headers.content_security_policy",
@@ -35,6 +35,11 @@ CHANNEL_LAYERS = {
         "CONFIG": {
             "hosts": [os.environ.get("CHAT_REDIS_URL", "redis://localhost:6379")],
             "prefix": "chat",
+            "history": {
+                "room.*": {"size": 100, "ttl": 24 * 3600},
+                "story.*": {"size": 1000, "ttl": 3600},
+            },
+            "on_reconnect": "layer.reconnected",
         },
     }
 }

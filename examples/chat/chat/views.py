@@ -1,15 +1,23 @@
-"""Plain synchronous views: the page of a room, and a way to speak there without a WebSocket."""
+"""Plain synchronous views: the page of a room, and a way to speak there without a WebSocket; and
+stories, whose words come as server-sent events.
+"""
 
 from __future__ import annotations
+
+import secrets
+from typing import Any
 
 from channels.layers import get_channel_layer
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import render
-from django.views.decorators.http import require_GET, require_POST
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from channels_redis.views import GroupEventsView
+
 from .rooms import MAX_AUTHOR_LENGTH, MAX_TEXT_LENGTH, Post, Refused, chat_message, group_name
+from .stories import STORY_CHANNEL, story_group
 
 
 @require_GET
@@ -35,3 +43,40 @@ def announce(request: HttpRequest, room: str) -> HttpResponse:
     except RedisConnectionError:
         return JsonResponse({"text": "Redis is away. Please try again."}, status=503)
     return HttpResponse(status=204)
+
+
+@require_http_methods(["GET", "POST"])
+def stories(request: HttpRequest) -> HttpResponse:
+    """A page with a button, which has a worker tell a new story."""
+    if request.method == "GET":
+        return render(request, "chat/story.html", {"process": settings.CHAT_PROCESS})
+    story = secrets.token_hex(8)
+    job = {"type": "story.tell", "group": story_group(story)}
+    get_channel_layer().sync.send(STORY_CHANNEL, job)
+    return redirect("story", story)
+
+
+@require_GET
+def story(request: HttpRequest, story: str) -> HttpResponse:
+    context = {"process": settings.CHAT_PROCESS, "story": story}
+    return render(request, "chat/story.html", context)
+
+
+class StoryEvents(GroupEventsView):
+    """The words of a story: from the first for a page that is loaded, be it in the middle, and from
+    where it was for one whose connection was lost.
+    """
+
+    since = "start"
+
+    def get_group(self) -> str:
+        return story_group(self.kwargs["story"])
+
+    def has_permission(self, group: str) -> bool:
+        return True  # The address is random: who has it may read.
+
+    def get_event_name(self, message: dict[str, Any]) -> str:
+        return str(message["type"].rpartition(".")[2])  # "word" or "end"
+
+    def get_content(self, message: dict[str, Any]) -> str:
+        return str(message["text"])

@@ -1,10 +1,9 @@
-"use strict";
+import { ResumingSocket } from "../channels_redis/resume.js";
 
 // One room in the browser: what comes over the WebSocket goes into the log,
 // what the form sends goes over the WebSocket or, for "Announce", to a plain view.
 
 const MAX_LOG_ENTRIES = 300;
-const RETRY_MS = [250, 500, 1000, 2000, 4000];
 
 const { room, process } = document.body.dataset;
 const byId = (id) => document.getElementById(id);
@@ -14,23 +13,18 @@ const text = byId("text");
 const author = byId("author");
 
 const tally = { here: 0, elsewhere: 0 };
-let socket;
-let failures = 0;
-
-function connect() {
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  socket = new WebSocket(`${scheme}//${location.host}/ws/rooms/${room}/`);
-  socket.onmessage = (event) => receive(JSON.parse(event.data));
-  socket.onclose = () => {
-    showStatus("off", "Connection lost, trying again");
-    const wait = RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)];
-    setTimeout(connect, wait);
-  };
-}
+// Comes back by itself, and gets the lines that it missed.
+const socket = new ResumingSocket(`/ws/rooms/${room}/`, { minWaitMs: 250, maxWaitMs: 4000 });
+socket.addEventListener("message", ({ detail }) => receive(detail));
+socket.addEventListener("close", () => showStatus("off", "Connection lost, trying again"));
+// It was away for too long: the lines that are kept follow.
+socket.addEventListener("reload", () => {
+  log.replaceChildren();
+  Object.assign(tally, { here: 0, elsewhere: 0 });
+});
 
 function receive(frame) {
   if (frame.type === "welcome") {
-    failures = 0;
     showStatus("on", "Connected");
   } else if (frame.type === "refused") {
     showRefusal(frame.text);
@@ -97,9 +91,7 @@ function element(tag, className, words = "") {
 
 function sendOverWebSocket(words) {
   showRefusal("");
-  if (socket.readyState === WebSocket.OPEN) {
-    socket.send(JSON.stringify({ author: author.value, text: words }));
-  }
+  return socket.send({ author: author.value, text: words });
 }
 
 async function announce() {
@@ -121,9 +113,7 @@ function clearText() {
 
 composer.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (socket.readyState !== WebSocket.OPEN) return;
-  sendOverWebSocket(text.value);
-  clearText();
+  if (sendOverWebSocket(text.value)) clearText();
 });
 byId("announce").addEventListener("click", announce);
 byId("roll").addEventListener("click", () => {
@@ -133,4 +123,3 @@ byId("roll").addEventListener("click", () => {
 author.value = sessionStorage.getItem("author") || `Guest ${100 + Math.floor(Math.random() * 900)}`;
 author.addEventListener("change", () => sessionStorage.setItem("author", author.value));
 showStatus("", "Connecting");
-connect();
