@@ -13,20 +13,27 @@ from ._compat import BoundedQueue, ChannelLock, CoreNames, RedisLoopLayer
 from ._config.options import given
 from ._format.bounds import ADDRESSES
 from ._format.encryption import Place
+from ._format.histories import Log
 from ._format.keyspace import (
     ADDRESS_KEY,
+    EXCLUDE_KEY,
+    GROUP_KEY,
     NO_BEGINNING,
     NONCE_KEY,
+    POSITION_KEY,
     in_parts,
     non_local_name,
     random_hex,
     without,
 )
+from ._format.positions import Position
 from ._groups.leases import Keepers
+from ._groups.queued import QueuedGroups, QueuedLayer
 from ._layer.encoding import check_message
 from ._receiving.mailbox import Mailbox
-from ._receiving.messages import Message
+from ._receiving.messages import Item, Message
 from ._receiving.queues import LocalQueue, OwnQueue, QueueContext
+from ._receiving.resuming import Since
 from ._runtime import fork
 from ._runtime.plans import Plan, Then
 from ._runtime.weakly import weakly
@@ -34,7 +41,7 @@ from ._session import Frame, Session, failure_of
 from ._transport import scripts
 from ._transport.scripts import Bound
 from ._watch.events import GroupOverCapacity
-from .exceptions import ForeignChannelError, InvalidName, Unsupported
+from .exceptions import ConnectionLost, ForeignChannelError, InvalidName
 from .history import Resumed
 from .serializers import registry
 
@@ -101,6 +108,7 @@ class RedisChannelLayer(CoreNames):
             partial(self._encoding.read_frame, name=name, place_of=self._keys.queue_place),
             weakly(self._undecodable, None),
             unique=self._encoding.separable and self.random_prefix_length >= 8,
+            put_in_order=self._queued.put if self._queued is not None else None,
         )
 
     async def new_channel(self, prefix: str = "specific") -> str:
@@ -131,8 +139,15 @@ class RedisChannelLayer(CoreNames):
     ) -> Resumed | None:
         """Add a channel to a group, or refresh its membership for ``group_expiry`` seconds.
 
+        With ``since``, a position in the group's history or ``"start"`` for all that is kept, what
+        the channel has missed is put into its mailbox before anything newer: all of it, or nothing.
+        What excludes the channel, or one of the names that the consumer had before (``formerly``),
+        is left out. The result says which it was.
+
         Raises :class:`InvalidName`, :class:`WrongKeyType` if the group's key in Redis is not a
-        sorted set, and :class:`ConnectionLost` if Redis could not be reached or did not reply.
+        sorted set, :class:`ConnectionLost` if Redis could not be reached or did not reply, and with
+        ``since`` :class:`HistoryDisabled`, :class:`InvalidPosition`, and
+        :class:`ForeignChannelError` for a channel of another process.
         """
         plan = partial(self._group_add_plan, since=since, formerly=formerly)
         resumed: Resumed | None = await self._run("group_add", plan, group, channel)
@@ -143,14 +158,25 @@ class RedisChannelLayer(CoreNames):
     ) -> Plan:
         self._check_group(group)
         self._check_channel(channel)
-        if since is not None:
-            raise Unsupported("group_add(since=...): the core layer does not resume yet.")
+        past = self._since(group, channel, since, formerly)
         if self._is_own(channel):
-            return partial(self._keepers.of(group).join, group=group, box=self._open_own(channel))
+            return self._join_plan(group, self._open_own(channel), past)
+        if past is not None:
+            raise ForeignChannelError(
+                f"group_add() of {channel!r}: only a channel of this process can resume here."
+            )
         key, shard = self._group_key(group), self.consistent_hash(group)
         return lambda session: scripts.join(
             session.commands(shard, key), key, channel, self.group_expiry
         )
+
+    def _join_plan(self, group: str, box: Mailbox, since: Since | None) -> Plan:
+        join = partial(self._keepers.of(group).join, group=group, box=box)
+        log = self._log(group)
+        if log is None or self._queued is None:
+            return join
+        queued = self._queued
+        return lambda session: queued.join(log, box, since, lambda: join(session))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member.
@@ -163,6 +189,9 @@ class RedisChannelLayer(CoreNames):
         self._check_group(group)
         self._check_channel(channel)
         if self._is_own(channel):
+            log = self._log(group)
+            if log is not None and self._queued is not None:
+                self._queued.left(log, channel)
             return partial(self._keepers.of(group).leave, group=group, channel=channel)
         key, shard = self._group_key(group), self.consistent_hash(group)
         return lambda session: scripts.leave(session.commands(shard, key), key, channel)
@@ -184,6 +213,11 @@ class RedisChannelLayer(CoreNames):
         self._check_group(group)
         excluded = self._check_names("group_send(): exclude", exclude)
         check_message(message)
+        if self.history:
+            message = _unplaced(message)
+            log = self._log(group)
+            if log is not None:
+                return self._send_logged_plan(log, message, excluded)
         body = self._encoding.body(message)
         if self._encoding.format is not None:
             # No user's code is needed any more, so all can be one plan, wherever it runs.
@@ -205,22 +239,58 @@ class RedisChannelLayer(CoreNames):
         members = without(await self._members(session, group), excluded)
         await self._send_frames(session, group, self._frames(body, members), len(members))
 
+    def _send_logged_plan(self, log: Log, message: Message, excluded: frozenset[str]) -> Plan:
+        """Send to a group with a history: append to its log first, then to all queues."""
+        body = self._encoding.body(message) if self._encoding.format is not None else message
+        own = {EXCLUDE_KEY: sorted(excluded)} if excluded else {}
+        payload = self._encoding.encode(message, own, log.name, self._log_place)
+        shard, keeper = self._history_shard(log.group), self._keepers.of(log.group)
+
+        async def append(session: Session) -> Then:
+            position, members = await session.append_and_list(
+                shard, log, payload, lambda reply: keeper.members(session, log.group, reply)
+            )
+            named = without(members, excluded)
+            # A user's serializer may be needed to encode the message for each queue.
+            return Then(partial(self._send_placed_plan, log, body, position, named))
+
+        return append
+
+    def _send_placed_plan(
+        self, log: Log, message: Message | bytes, position: Position, members: list[str]
+    ) -> Plan:
+        place = {POSITION_KEY: self._histories.text(log, position), GROUP_KEY: log.group}
+        frames = self._frames(message, members, place)
+
+        async def send(session: Session) -> None:
+            try:
+                await self._send_frames(session, log.group, frames, len(members))
+            except ConnectionLost as error:
+                # Whoever resumes gets it from the log.
+                raise ConnectionLost(str(error), maybe_executed=True) from error
+
+        return send
+
     async def _members(self, session: Session, group: str) -> list[str]:
         return await self._keepers.of(group).members(session, group)
 
-    def _frames(self, message: Message | bytes, members: list[str]) -> list[Frame]:
+    def _frames(
+        self, message: Message | bytes, members: list[str], place: dict[str, Any] | None = None
+    ) -> list[Frame]:
         """Return the frames for the members of a group: one per queue, unless there are very many
         members.
 
-        A message in bytes was already encoded in the layer's own format.
+        A message in bytes was already encoded in the layer's own format. ``place`` are the keys
+        that say where it belongs in the history of the group.
         """
+        more = place or {}
         by_queue: dict[str, list[str]] = {}
         for channel in members:
             by_queue.setdefault(non_local_name(channel), []).append(channel)
         frames = []
         for name, all_channels in by_queue.items():
             for channels in in_parts(all_channels, ADDRESSES):
-                member = self._member(name, message, {ADDRESS_KEY: channels})
+                member = self._member(name, message, {**more, ADDRESS_KEY: channels})
                 bound = self._queue_bound(channels, len(member))
                 shard, key = self.consistent_hash(name), self._keys.queue(name)
                 frames.append(Frame(shard, key, member, bound))
@@ -303,14 +373,41 @@ class RedisChannelLayer(CoreNames):
     def _is_own(self, channel: str) -> bool:
         return non_local_name(channel).endswith(f".{self.client_prefix}!")
 
+    # Groups with a history
+
+    def _item(self, log: Log, payload: bytes) -> tuple[Item, frozenset[str]] | None:
+        """Return a message in a log as an item for many, and the channels that it excludes."""
+        try:
+            message = self._encoding.decode(payload, log.name, self._log_place)
+            excluded = frozenset(message.pop(EXCLUDE_KEY, ()))
+        except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
+            self._undecodable(log.group, error)
+            return None
+        return self._encoding.for_many(message, len(payload)), excluded
+
     # Memberships that the servers may forget
 
     def _start_afresh(self) -> None:
         super()._start_afresh()
         self._keepers = Keepers(self, logger)
+        self._queued = self._make_queued() if self.history else None
+
+    def _make_queued(self) -> QueuedGroups:
+        return QueuedGroups(
+            QueuedLayer(
+                weakly(self._log, None), weakly(self.consistent_hash, 0), weakly(self._item, None)
+            ),
+            self._histories,
+            self._mailboxes,
+            self._sessions,
+            self._health,
+            weakly(self._tell_missed, None),
+        )
 
     def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
         self._keepers.leave(session, boxes)
+        if self._queued is not None:
+            self._queued.ended(boxes)
 
     def _sweep(self, session: Session) -> None:
         if self._keepers.stands_by(session):
@@ -319,8 +416,17 @@ class RedisChannelLayer(CoreNames):
         self._keepers.tick(session)
 
     async def _forget_groups(self, session: Session) -> None:
+        if self._queued is not None:
+            self._queued.forget()
         await self._keepers.forget(session)
 
     async def _close_here(self, session: Session) -> None:
         await super()._close_here(session)
         self._keepers.forget_closed()
+
+
+def _unplaced(message: Message) -> Message:
+    """Return a message without the place that it had where it was received."""
+    if POSITION_KEY not in message and GROUP_KEY not in message:
+        return message
+    return {key: value for key, value in message.items() if key not in (POSITION_KEY, GROUP_KEY)}

@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..exceptions import InvalidPosition
 
@@ -55,6 +55,8 @@ class Entry(NamedTuple):
     payload: bytes
     #: The mark of the entry before it; None if it was heard, as it is not published.
     before: bytes | None = None
+    #: What was heard, if it was not ``payload``.
+    heard: Any = None
 
     @property
     def offset(self) -> int:

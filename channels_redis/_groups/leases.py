@@ -214,13 +214,15 @@ class Keeper:
         self._health.gone(self)
         return self.told.forget()
 
-    async def members(self, session: Session, group: str) -> list[str]:
+    async def members(
+        self, session: Session, group: str, before: asyncio.Future[Any] | None = None
+    ) -> list[str]:
         """Return the members of a group in all processes, in the order of joining, except those of
-        dead processes.
+        dead processes (``before``: see :func:`.scripts.members`).
         """
         key = self._keys.group(group)
         commands = session.commands(self._shard, key)
-        found = await scripts.members(commands, key, self._group_expiry_s)
+        found = await scripts.members(commands, key, self._group_expiry_s, before)
         names = [name.decode("utf-8", "replace") for name in found]
         if self.told.has_leases and self.deaths.is_clean(group):
             return names

@@ -8,7 +8,8 @@ for it, so that everything arrives in order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from .._format.histories import Histories, Log
@@ -29,8 +30,8 @@ _PAUSE_S = 0.1
 class Listening(Protocol):
     """The session on whose loop the groups are subscribed."""
 
-    def members(self, topic: str) -> dict[str, Mailbox]:
-        """Return the members of a group on this loop."""
+    def members(self, log: Log) -> list[Mailbox]:
+        """Return the members of a group that are here."""
         ...
 
     def deliver(
@@ -64,6 +65,9 @@ class Listening(Protocol):
     def tell_missed(self, boxes: list[Mailbox]) -> None:
         """Tell consumers now of what they have missed, unless the end of an outage will."""
 
+    def later(self, delay_s: float, work: Callable[[], object]) -> None:
+        """Call something on the running loop."""
+
     def background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run something whose end the session awaits."""
         ...
@@ -72,9 +76,9 @@ class Listening(Protocol):
 class GroupLine:
     """One group: the place of this loop in it, and the members for which that is not the same."""
 
-    def __init__(self, log: Log, position: Position) -> None:
+    def __init__(self, log: Log, position: Position, *, queued: bool) -> None:
         self.log = log
-        self.line = Line(position)
+        self.line = Line(position, queued=queued)
         #: Channels that are resuming; what is heard is kept for them.
         self.resuming: dict[str, Since] = {}
         #: Channels that already have what the line has not heard yet: up to these offsets.
@@ -100,12 +104,24 @@ class GroupLine:
 
 
 class CatchUps:
-    """All groups with a history that are subscribed on one event loop."""
+    """All groups with a history that one event loop listens to (pubsub), or a layer (core).
 
-    def __init__(self, session: Listening, histories: Histories) -> None:
+    ``hole_s`` is for messages that may come out of order: how long the log is not read in case what
+    is missing is on its way. ``lock`` is held while messages are delivered.
+    """
+
+    def __init__(
+        self,
+        session: Listening,
+        histories: Histories,
+        lock: AbstractContextManager[Any],
+        hole_s: float = 0.0,
+    ) -> None:
         self._session = session
         self._histories = histories
-        #: By topic.
+        self._lock = lock
+        self._hole_s = hole_s
+        #: By the name of the log.
         self.groups: dict[bytes, GroupLine] = {}
         self._due: dict[Health, dict[bytes, None]] = {}
         self._working: set[Health] = set()
@@ -117,7 +133,7 @@ class CatchUps:
             return known
         past = await self._session.read_log(log, 0, 0)
         self._histories.note(log, past.top)
-        return GroupLine(log, past.top)
+        return GroupLine(log, past.top, queued=self._hole_s > 0)
 
     def keep(self, group: GroupLine) -> GroupLine:
         """Note a group that is subscribed; return its line, which may be an older one."""
@@ -138,12 +154,24 @@ class CatchUps:
         heard = group.line.hear(entry)
         if heard is Heard.DELIVER:
             self._deliver(group, entry)
+        elif heard is Heard.HOLE and self._hole_s:
+            self._session.later(self._hole_s, lambda: self._look_after(topic, group))
         elif heard is Heard.HOLE:
+            self._catch_up(topic, group)
+        for filled in group.line.fill() if self._hole_s else ():
+            self._deliver(group, filled)
+
+    def _look_after(self, topic: bytes, group: GroupLine) -> None:
+        """Read the log, unless a hole was filled meanwhile."""
+        if group.line.catching_up and self.groups.get(topic) is group:
             self._catch_up(topic, group)
 
     def _deliver(self, group: GroupLine, entry: Entry, boxes: list[Mailbox] | None = None) -> None:
         self._histories.note(group.log, entry.position)
-        members = list(self._session.members(group.log.name).values()) if boxes is None else boxes
+        if entry.heard is not None:
+            members = entry.heard[0]
+        else:
+            members = self._session.members(group.log) if boxes is None else boxes
         if not entry.is_break:
             if group.resuming or group.ahead:
                 members = group.listeners(members, entry)
@@ -181,7 +209,7 @@ class CatchUps:
     def joined(self, topic: bytes) -> None:
         """Note that a subscription was confirmed, perhaps after it was lost."""
         group = self.groups.get(topic)
-        if group is None or not self._session.members(group.log.name):
+        if group is None or not self._session.members(group.log):
             return
         group.line.lose()
         group.losses += 1
@@ -229,7 +257,8 @@ class CatchUps:
                 return
             # What was read before the subscription was confirmed once more may lack something.
             if losses == group.losses:
-                self._go_on(group, group.line.catch_up(past))
+                with self._lock:
+                    self._go_on(group, group.line.catch_up(past))
 
     async def _past(self, group: GroupLine, since: Position, *, own: bool = False) -> Past:
         """Read what came after a position; where the log does not have it, say so in the log.
@@ -249,7 +278,7 @@ class CatchUps:
         return past
 
     def _go_on(self, group: GroupLine, outcome: CaughtUp) -> None:
-        members = list(self._session.members(group.log.name).values())
+        members = self._session.members(group.log)
         late = members
         if outcome.complete:
             late = [box for box in members if not self._session.has_room(box, outcome.missed)]
@@ -275,15 +304,16 @@ class CatchUps:
         try:
             complete, top, entries = await self._missed_since(group, since)
         except BaseException:
-            self._end_resuming(group, box, 0)
+            self.end_resuming(group, box, 0)
             raise
         entries = [one for one in entries if not one.is_break]
         if complete and not self._session.has_room(box, entries):
             complete, entries = False, []
         count = 0
-        for entry in entries:
-            count += self._session.deliver([box], log, entry, since.names)
-        self._end_resuming(group, box, top.offset)
+        with self._lock:
+            for entry in entries:
+                count += self._session.deliver([box], log, entry, since.names)
+            self.end_resuming(group, box, top.offset)
         return Resumed(complete, self._histories.text(log, top), count)
 
     async def _missed_since(
@@ -299,7 +329,7 @@ class CatchUps:
             return False, past.top, []
         return True, past.top, after_offset(past.entries, position.offset)
 
-    def _end_resuming(self, group: GroupLine, box: Mailbox, upto: int) -> None:
+    def end_resuming(self, group: GroupLine, box: Mailbox, upto: int) -> None:
         """Deliver what was heard meanwhile and comes after what the log had."""
         since = group.resuming.pop(box.name, None)
         if since is not None:

@@ -100,15 +100,17 @@ class CaughtUp:
 class Line:
     """The place of a process in one group, which starts at the position of its log.
 
-    At first, and after messages were lost, the log may have been read before or after what is
-    heard next, so the line goes on from there, wherever that is.
+    On pubsub, at first and after messages were lost, the log may have been read before or after
+    what is heard next, so the line goes on from there, wherever that is. A ``queued`` line is for
+    messages that come in any order, as on core: it goes on from its position, and a hole may be
+    filled by what comes a little later (see :meth:`fill`).
     """
 
-    __slots__ = ("_exact", "_held", "_known", "position")
+    __slots__ = ("_exact", "_held", "_known", "_queued", "position")
 
-    def __init__(self, position: Position) -> None:
+    def __init__(self, position: Position, *, queued: bool = False) -> None:
         self.position = position
-        self._exact = False
+        self._queued = self._exact = queued
         self._held: list[Entry] | None = None
         # Offset -> mark of what was delivered, so that a repetition is told from another server's
         # entry with the same offset.
@@ -133,6 +135,18 @@ class Line:
         self._held = [entry]
         return Heard.HOLE
 
+    def fill(self) -> list[Entry]:
+        """Return what a queued line holds and can go on with by now."""
+        if not self._queued or self._held is None:
+            return []
+        filled = []
+        for entry in sorted(self._held, key=_offset_of):
+            if entry.offset == self.position.offset + 1:
+                self._advance(entry.position)
+                filled.append(entry)
+        self._held = [one for one in self._held if one.offset > self.position.offset] or None
+        return filled
+
     def lose(self) -> None:
         """Note that the subscription was interrupted: the line catches up."""
         if self._held is None:
@@ -151,9 +165,9 @@ class Line:
         if not complete and past is not None:
             self._advance(past.top)
         # Where messages are lost, what was heard is delivered as it would be without a history.
-        self._exact = complete
+        self._exact = complete or self._queued
         outcome = CaughtUp(complete, missed)
-        self._take(held, outcome)
+        self._take(sorted(held, key=_offset_of) if self._queued else held, outcome)
         return outcome
 
     def _take(self, held: list[Entry], outcome: CaughtUp) -> None:
@@ -179,6 +193,10 @@ class Line:
         self._known.move_to_end(position.offset)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
+
+
+def _offset_of(entry: Entry) -> int:
+    return entry.offset
 
 
 def tells_loss(entry: Entry) -> bool:

@@ -264,7 +264,8 @@ class OwnQueue(LocalQueue):
     """The queue of a process, with the messages of all its channels (core).
 
     ``read(member)`` returns the addresses of a message and its item; ``undecodable(name, error)``
-    is called with what it raises.  Where all members are unique (``unique``), one that comes again
+    is called with what it raises; ``put_in_order`` puts group messages into mailboxes, where groups
+    have a history.  Where all members are unique (``unique``), one that comes again
     was popped twice.
     """
 
@@ -279,9 +280,11 @@ class OwnQueue(LocalQueue):
         undecodable: Callable[[str, Exception], None],
         *,
         unique: bool,
+        put_in_order: Callable[[list[Mailbox], Item, Loop | None], None] | None = None,
     ) -> None:
         super().__init__(context, name, [shard])
         self._read = read
+        self._put_in_order = put_in_order
         self._undecodable = undecodable
         self._recent = Recent() if unique else None
         self._used_at = clock.monotonic()
@@ -347,7 +350,10 @@ class OwnQueue(LocalQueue):
             except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
                 self._undecodable(self.name, error)
                 continue
-            self._mailboxes.put_all(boxes, item, running)
+            if self._put_in_order is None or isinstance(addresses, str):
+                self._mailboxes.put_all(boxes, item, running)
+            else:
+                self._put_in_order(boxes, item, running)
 
     def unused(self) -> bool:
         """Return the same; and no server will offer again what came from the queue."""

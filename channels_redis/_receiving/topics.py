@@ -65,7 +65,9 @@ class TopicSession(Session):
         self._recent = Recent()
         histories = self._context.histories
         #: The groups with a history that are subscribed here; None if the layer has none.
-        self.catch_ups = CatchUps(self, histories) if histories.on else None
+        self.catch_ups = (
+            CatchUps(self, histories, contextlib.nullcontext()) if histories.on else None
+        )
 
     @property
     def layer(self) -> RedisPubSubChannelLayer:
@@ -359,9 +361,9 @@ class TopicSession(Session):
 
     # What the groups with a history need (see Listening)
 
-    def members(self, topic: str) -> dict[str, Mailbox]:
+    def members(self, log: Log) -> list[Mailbox]:
         """Return the members of a group on this loop."""
-        return self._members.get(topic.encode(), {})
+        return list(self._members.get(log.name.encode(), {}).values())
 
     def deliver(
         self,
@@ -408,6 +410,10 @@ class TopicSession(Session):
     def tell_missed(self, boxes: list[Mailbox]) -> None:
         """Tell consumers now of what they have missed, unless the end of an outage will."""
         self._context.tell_missed(boxes)
+
+    def later(self, delay_s: float, work: Callable[[], object]) -> None:
+        """Call something on the running loop."""
+        self.loop.call_later(delay_s, work)
 
     async def publish_logged(self, log: Log, payload: bytes) -> None:
         """Publish a message of a group with a history."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import ResponseError
 
 from .._format.histories import Log
 from .._format.positions import NOWHERE, Entry, Past, Position, new_mark
 from .._runtime.clock import unix_time
+from .._runtime.tasks import ignore
 from ..exceptions import ConnectionLost, WrongKeyType
 from .commands import Commands, Script
+
+T = TypeVar("T")
 
 _LOG = Script("log")
 _PAST = Script("past")
@@ -39,37 +42,53 @@ class Append(NamedTuple):
     known: Position = NOWHERE
 
 
-async def append(commands: Callable[[], Commands], new: Append, way: Way) -> Position:
-    """Append to a log and publish; return the newest position then.
+async def append(
+    commands: Callable[[], Commands],
+    new: Append,
+    way: Way,
+    then: Callable[[asyncio.Future[Any]], Awaitable[T]],
+) -> tuple[Position, T]:
+    """Append to a log and publish; return the newest position then, and what ``then(reply)``
+    returns, which may call more commands in the same turn and has to await the reply.
 
     If the reply is lost, the call is made once more, with the same mark, by which the script finds
     what it has appended before.  Raises :class:`ConnectionLost`, which may have been executed if
     the second reply is lost too, and :class:`WrongKeyType`.
     """
     marks = new_mark(), new_mark()
+    reply = call(commands(), new, way, marks)
     try:
-        return await issue(commands(), new, way, marks)
+        result = await then(reply)
+        return position_in(reply, new.log), result
+    except ResponseError as error:
+        raise _told(error, new.log) from None
     except ConnectionLost as error:
-        if not error.maybe_executed:
+        if not may_have_run(reply, error):
             raise
+    reply = call(commands(), new, way, marks, again=True)
     try:
-        return await issue(commands(), new, way, marks, again=True)
+        result = await then(reply)
+        return position_in(reply, new.log), result
     except ConnectionLost as error:
         raise ConnectionLost(str(error), maybe_executed=True) from None
 
 
-async def issue(
+def may_have_run(reply: asyncio.Future[Any], error: ConnectionLost) -> bool:
+    """Return whether an append may have been executed, given what was raised after it."""
+    if reply.done() and not reply.cancelled() and reply.exception() is None:
+        return True
+    return error.maybe_executed
+
+
+async def alone(reply: asyncio.Future[Any]) -> None:
+    """Await the reply to an append after which nothing else has to be done."""
+    await reply
+
+
+def call(
     commands: Commands, new: Append, way: Way, marks: tuple[bytes, bytes], *, again: bool = False
-) -> Position:
-    """Call the script once, with the marks for the message and for a break before it."""
-    reply = _issued(commands, new, way, marks, again=again)
-    commands.push()
-    return await _position_in(reply, new.log)
-
-
-def _issued(
-    commands: Commands, new: Append, way: Way, marks: tuple[bytes, bytes], *, again: bool
 ) -> asyncio.Future[Any]:
+    """Call the script once, with the marks for the message and for a break before it."""
     log, payload, known = new
     packed = _LOG.packed_for(
         (log.key, log.position_key),
@@ -86,14 +105,15 @@ def _issued(
         way.head,
         int(again),
     )
-    return commands.call(packed, again, script=_LOG)
+    reply = commands.call(packed, again, script=_LOG)
+    # Where more commands follow, they are written together.
+    commands.push() if way.command else reply.add_done_callback(ignore)
+    return reply
 
 
-async def _position_in(reply: asyncio.Future[Any], log: Log) -> Position:
-    try:
-        offset, mark = await reply
-    except ResponseError as error:
-        raise _told(error, log) from None
+def position_in(reply: asyncio.Future[Any], log: Log) -> Position:
+    """Return the position in the reply to an append."""
+    offset, mark = reply.result()
     return Position(int(offset), mark)
 
 

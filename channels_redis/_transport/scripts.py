@@ -82,23 +82,32 @@ async def join(commands: Commands, group: bytes, channel: str, group_expiry_s: f
     await _run(commands, _JOIN, group, channel, group_expiry_s, unix_time())
 
 
-async def members(commands: Commands, group: bytes, group_expiry_s: float) -> list[bytes]:
+async def members(
+    commands: Commands,
+    group: bytes,
+    group_expiry_s: float,
+    before: asyncio.Future[Any] | None = None,
+) -> list[bytes]:
     """Return the full names of the channels in a group, in the order of joining; may be repeated.
 
     They are listed with ZRANGE, after a script that removes expired ones, because a script takes
-    seven times as long to return a long list.
+    seven times as long to return a long list. ``before`` is the reply to a command that was just
+    called, and after which they have to be listed; its exceptions are raised.
     """
     pruned = _PRUNE.call(commands, group, group_expiry_s, unix_time(), repeatable=True)
     list_all = pack(b"ZRANGE", group, 0, -1)
     listed = commands.call(list_all, True)
     listed.add_done_callback(ignore)  # where the wait for the first one ends otherwise
     answered: list[asyncio.Future[Any]] = []
-    for reply in (pruned, listed):
+    first = [pruned] if before is None else [before, pruned]
+    pruned.add_done_callback(ignore)
+    for reply in (*first, listed):
         reply.add_done_callback(answered.append)
     commands.push()
-    await pruned
-    if answered[0] is listed:
-        # The script was refused at first, by a server that had forgotten it or is not the primary
+    for reply in first:
+        await reply
+    if listed in answered[: len(first)]:
+        # A script was refused at first, by a server that had forgotten it or is not the primary
         # any more: so the list was made before the script ran, and perhaps at another server.
         listed = commands.call(list_all, True)
     names: list[bytes] = await listed

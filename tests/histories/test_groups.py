@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -242,3 +243,52 @@ async def test_what_is_kept_is_encrypted(
     channel, _ = await member(layer, since=position)
     assert await receive_numbers(layer, channel, 2) == [1, 2]
     assert numbers((await layer.group_history(ROOM)).messages) == [1, 2]
+
+
+async def test_the_order_is_that_of_the_log(layer: Any, other: Any) -> None:
+    """For each member, however many send at once."""
+    members = [await member(layer), await member(layer), await member(other)]
+    senders = [layer, other]
+    await asyncio.gather(*[send(senders[n % 2], n) for n in range(60)])
+    kept = await layer.group_history(ROOM)
+    for (channel, _), owner in zip(members, [layer, layer, other], strict=True):
+        assert await receive_numbers(owner, channel, 60) == numbers(kept.messages)
+        assert await receive_until_marker(owner, channel) == []
+
+
+async def test_who_excludes_all_members_of_a_process_leaves_no_hole_there(
+    layer: Any, other: Any
+) -> None:
+    """The process knows from the log that there was nothing for them."""
+    excluded, _ = await member(layer)
+    await send(other, 1)
+    await send(other, 2, exclude=[excluded])
+    await send(other, 3)
+    assert await receive_numbers(layer, excluded, 2) == [1, 3]
+
+
+async def test_a_message_that_is_sent_on_is_a_new_one(layer: Any, other: Any) -> None:
+    """With the place of its new group, or with none."""
+    channel, _ = await member(layer)
+    hall, _ = await member(layer, group="hall")
+    await send(other, 1)
+    message = await receive(layer, channel)
+    await layer.group_send(ROOM, message)
+    again = await receive(layer, channel)
+    assert again["n"] == 1
+    assert again["__position__"] > message["__position__"]
+    await layer.group_send("hall", message)
+    assert (await receive(layer, hall))["n"] == 1
+    await layer.send(channel, message)
+    assert (await receive(layer, channel))["n"] == 1
+
+
+async def test_a_process_without_the_option_reads_all_messages(
+    kind: str, layer: Any, hosts: list[Any], make_layer: Callable[..., Any]
+) -> None:
+    """As every process of this release does."""
+    plain = make_layer(kind, hosts=hosts)
+    channel = await plain.new_channel()
+    await plain.group_add(ROOM, channel)
+    await send(layer, 1, 2)
+    assert await receive_numbers(plain, channel, 2) == [1, 2]
