@@ -11,9 +11,7 @@ import pytest
 from channels_redis.exceptions import ConfigurationError, HistoryDisabled, InvalidPosition
 from channels_redis.history import History, Resumed
 from tests.helpers import numbered, numbers, receive, receive_numbers, receive_until_marker
-
-HISTORY = {"room.*": {"size": 100, "ttl": 60}}
-ROOM = "room.1"
+from tests.histories.steps import HISTORY, ROOM, member, send
 
 
 @pytest.fixture
@@ -24,16 +22,6 @@ def layer(kind: str, hosts: list[Any], make_layer: Callable[..., Any]) -> Any:
 @pytest.fixture
 def other(kind: str, hosts: list[Any], make_layer: Callable[..., Any]) -> Any:
     return make_layer(kind, hosts=hosts, history=HISTORY)
-
-
-async def send(layer: Any, *names: int, group: str = ROOM, **keywords: Any) -> None:
-    for number in names:
-        await layer.group_send(group, numbered(number), **keywords)
-
-
-async def member(layer: Any, group: str = ROOM, **keywords: Any) -> tuple[str, Any]:
-    channel = await layer.new_channel()
-    return channel, await layer.group_add(group, channel, **keywords)
 
 
 async def test_what_was_sent_is_kept_in_order(layer: Any, other: Any) -> None:
