@@ -10,14 +10,14 @@ from types import ModuleType
 
 import pytest
 
-from channels_redis import events, exceptions, layers, serializers, stats, sync
+from channels_redis import events, exceptions, layers, serializers, stats, sync, tracing
 from channels_redis._layer.base import BaseRedisLayer
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.testing import recording, resilience, servers
 
 TREE = ast.parse((Path(__file__).parent / "typing_api.py").read_text())
-MODULES = [events, exceptions, layers, serializers, servers, stats]
+MODULES = [events, exceptions, layers, serializers, servers, stats, tracing]
 CLASSES = [
     RedisChannelLayer,
     RedisPubSubChannelLayer,

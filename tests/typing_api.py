@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import unittest
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from typing_extensions import assert_never, assert_type
 
-from channels_redis import events, exceptions
+from channels_redis import events, exceptions, tracing
 from channels_redis.core import RedisChannelLayer
 from channels_redis.events import Event, Operation
 from channels_redis.history import History, Resumed
@@ -272,6 +273,23 @@ def subscriptions(layer: Layer) -> None:
     assert_type(unsubscribe(), None)
     layer.on_operation(take_operation)()
     instrument({"default": layer}, durations=False)()
+
+
+def traces(layer: Layer, message: dict[str, Any]) -> None:
+    assert_type(tracing.trace({"default": layer}), Callable[[], None])
+    with tracing.process_span(message) as span:
+        span.set_attribute("site", "test")
+
+    @contextmanager
+    def around(operation: str, arguments: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        yield arguments
+
+    assert_type(layer.trace_sending(around), Callable[[], None])
+
+
+class Traced(tracing.TracingMixin):
+    async def handle(self, message: dict[str, Any]) -> None:
+        assert_type(await self.dispatch(message), None)
 
 
 def errors(error: exceptions.ChannelsRedisError) -> None:
