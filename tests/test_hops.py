@@ -51,8 +51,8 @@ TIMES = 5
 CEILINGS = {
     ("core", "send"): (44, 20),
     ("core", "group_send"): (60, 22),
-    ("core", "delivery"): (50, 17),
-    ("core", "first receive"): (14, 9),
+    ("core", "delivery"): (49, 17),
+    ("core", "first receive"): (12, 8),
     ("pubsub", "send"): (35, 18),
     ("pubsub", "group_send"): (36, 18),
     ("pubsub", "delivery"): (23, 11),

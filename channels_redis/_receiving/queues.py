@@ -146,7 +146,8 @@ class LocalQueue:
 
     def _ensure_readers(self, loop: Loop) -> None:
         """See to it that a reader runs on every shard; ``loop`` is the running one."""
-        if not (self.receivers.waiting or self._sessions.find(loop)):
+        home: Session | None = self._sessions.find(loop)
+        if not (self.receivers.waiting or home):
             return  # The layer was closed there, or is gone; the next receive() starts anew.
         if not (self.specific or self._readers or self._may_read_more()):
             self.failed(
@@ -156,10 +157,10 @@ class LocalQueue:
                 )
             )
             return
-        if portal.serves(loop):
+        if home is None and portal.serves(loop):
             portal.call_soon(self._ensure_readers)
             return
-        home: Session = self._sessions.get()
+        home = home or self._sessions.get()
         elsewhere = False
         for shard in self._shards:
             reader = self._reader(shard, home)

@@ -397,21 +397,17 @@ class QueueReader(Link):
             if asked:
                 wire.write(asked)
         if self._pops.pending:
-            reply = await self._reply_in_time(wire)
+            for deadline in self._deadlines:
+                deadline.begin()
+            reply = await self._reply(wire)
+            # Where it raises instead, _disconnect() does the same.
+            for deadline in self._deadlines:
+                deadline.end()
+            self._node.trust(self)
             self._take(self._pops.take(reply, clock.monotonic()))
             await self._deliver_in_turns(wire)
         if self._refusal and not self._pops.pending:
             raise self._refusal
-
-    async def _reply_in_time(self, wire: Wire) -> Any:
-        for deadline in self._deadlines:
-            deadline.begin()
-        try:
-            return await self._reply(wire)
-        finally:
-            for deadline in self._deadlines:
-                deadline.end()
-            self._node.trust(self)
 
     def _unanswered(self) -> None:
         if self._wire is not None:
