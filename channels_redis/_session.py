@@ -118,7 +118,7 @@ class Session:
         self._pauses = 0
         self._clients: dict[int, Redis | RedisCluster] = {}
         self._backends: dict[int, Backend] = {}
-        # Kept, as those who tell them of new credentials do not keep them.
+        # Kept here, as what notifies them of new credentials has weak references.
         self._renewed: list[ClusterClient] = []
         self._readers: set[QueueReader] = set()
         self._sweep_s = max(MIN_SWEEP_S, min(SWEEP_S, context.expiry_s / 4))
@@ -211,7 +211,7 @@ class Session:
     def start_reader(
         self, queue: QueueOwner, shard: int, before: QueueReader | None
     ) -> QueueReader | None:
-        """Start the reader of a queue on one shard, in place of one that was deserted, if there is
+        """Start the reader of a queue on one shard, in place of one that was replaced, if there is
         one; None if this session is about to end.
         """
         if self.closing or self._pauses:
@@ -247,7 +247,7 @@ class Session:
             raise ChannelFull(channel)
 
     async def send_all(self, frames: list[Frame]) -> list[bool | Exception]:
-        """Add messages to many queues, all in one tick; tell which were added, or why not."""
+        """Add messages to many queues, all in one tick; return which were added, or why not."""
         issued: list[tuple[Commands, asyncio.Future[Any]]] = []
         for shard, key, member, bound in frames:
             commands = self.commands(shard, key)

@@ -184,7 +184,7 @@ class Mailboxes:
                 self._budget.add(counted, item)
                 self._keep_within_budget(dropped)
         if dropped:
-            self._tell(dropped)
+            self._report_drops(dropped)
 
     def _make_room(self, box: Mailbox, limit: int, dropped: Drops) -> None:
         if box.items is not None and len(box.items) >= limit and self._drop_oldest(box):
@@ -234,7 +234,7 @@ class Mailboxes:
         box.items = None
         return count
 
-    def _tell(self, dropped: Drops) -> None:
+    def _report_drops(self, dropped: Drops) -> None:
         """Report drops, without holding the lock, because this calls users' hooks."""
         for (name, reason), count in Counter(dropped).items():
             self._dropped(name, reason, count)
@@ -516,7 +516,7 @@ class Mailboxes:
                     gone.append(box)
             for box in gone:
                 dropped += [(box.name, "abandoned")] * self._end(box)
-        self._tell(dropped)
+        self._report_drops(dropped)
         return gone
 
 

@@ -50,7 +50,7 @@ class QueueContext:
     mailboxes: Mailboxes
     report: Reporter
     #: Where readers run.
-    sessions: LoopStates[Any]
+    sessions: LoopStates[Session]
 
 
 class LocalQueue:
@@ -146,8 +146,8 @@ class LocalQueue:
 
     def _ensure_readers(self, loop: Loop) -> None:
         """See to it that a reader runs on every shard; ``loop`` is the running one."""
-        home: Session | None = self._sessions.find(loop)
-        if not (self.receivers.waiting or home):
+        home = self._sessions.find(loop)
+        if home is None and not self.receivers.waiting:
             return  # The layer was closed there, or is gone; the next receive() starts anew.
         if not (self.specific or self._readers or self._may_read_more()):
             self.failed(
@@ -157,10 +157,11 @@ class LocalQueue:
                 )
             )
             return
-        if home is None and portal.serves(loop):
-            portal.call_soon(self._ensure_readers)
-            return
-        home = home or self._sessions.get()
+        if home is None:
+            if portal.serves(loop):
+                portal.call_soon(self._ensure_readers)
+                return
+            home = self._sessions.get()
         elsewhere = False
         for shard in self._shards:
             reader = self._reader(shard, home)
@@ -189,7 +190,7 @@ class LocalQueue:
                 if reader.loop.is_running() and reader.loop not in silent:
                     return reader
                 before, reader = reader, None
-                before.desert()
+                before.mark_replaced()
             if reader is None and self.demand():
                 reader = home.start_reader(self, shard, before)
                 if reader is not None:
@@ -216,7 +217,7 @@ class LocalQueue:
 
     def _take_over(self, loop: Loop, silent: set[Loop]) -> None:
         """Read on ``loop``, the running one, what loops read that do not answer."""
-        home: Session | None = self._sessions.find(loop)
+        home = self._sessions.find(loop)
         if home is not None:  # the layer was not closed there meanwhile
             for shard in self._shards:
                 self._reader(shard, home, silent)

@@ -1,12 +1,12 @@
 """Forking: a child process shares only the settings with its parent.
 
 A forked child inherits sockets, event loops and locks that the parent goes on using.  Closing
-an inherited transport would make the parent deaf (epoll is shared), so /dev/null is put over
+an inherited transport would end receiving in the parent (epoll is shared), so /dev/null is put over
 the descriptors instead, and everything is made afresh on first use.  Nothing of the parent's
 is freed, as finalizers would touch it.
 
-Python's hooks tell of forks by ``os.fork()``.  Programs that embed Python fork by themselves, as
-uWSGI does; so the process id is looked at whenever something is about to be used.
+Python's hooks are called for forks by ``os.fork()``.  Programs that embed Python fork by
+themselves, as uWSGI does, so the process id is checked at each use.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class Call:
             self.outcome.cancel()
 
     def give_up(self) -> None:
-        """Tell the caller that the portal has ended."""
+        """Resume the caller, because the portal has ended."""
         self._notify()
 
 
@@ -208,7 +208,7 @@ class Run:
         asked_at = self._asked_at
         if asked_at is None:
             self._asked_at = clock.monotonic()
-            with contextlib.suppress(RuntimeError):  # Closed; its callers are told this moment.
+            with contextlib.suppress(RuntimeError):  # Closed; its callers get an error this moment.
                 self.loop.call_soon_threadsafe(self._answer)
         elif clock.monotonic() - asked_at > SILENT_S:
             raise _lost(f"has been busy with something else for {SILENT_S:g} s")

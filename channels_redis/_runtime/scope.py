@@ -35,7 +35,7 @@ class Stage(enum.Enum):
     #: Tasks of :meth:`Scope.start`, which are cancelled.  Before the connections for commands, as
     #: they await replies there, and would take a connection that we close for one that was lost.
     TASKS = enum.auto()
-    #: Connections for commands, and what tells where they go (map of a cluster, Sentinels).
+    #: Connections for commands, and what decides where they go (map of a cluster, Sentinels).
     COMMANDS = enum.auto()
     #: Clients of redis-py.  Last, as their pools take back the connections of all the others.
     CLIENTS = enum.auto()

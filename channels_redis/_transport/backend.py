@@ -107,5 +107,5 @@ class SingleServer:
         await self._multiplexer.rest()
         if alone and self._watch is not None and not self._multiplexer.connected:
             watch, self._watch = self._watch, None
-            self._node.tell_next_dial(self._watch_sentinels)
+            self._node.call_at_next_dial(self._watch_sentinels)
             await watch.aclose()

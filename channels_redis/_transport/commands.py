@@ -199,7 +199,7 @@ def is_hash_refused(reply: BaseException) -> bool:
     return isinstance(reply, NoScriptError) or refused_command(reply) == "evalsha"
 
 
-def told(error: Exception, key: bytes | str | None) -> Exception:
+def error_for_key(error: Exception, key: bytes | str | None) -> Exception:
     """Return the error to raise for a key: :class:`WrongKeyType` if the key has another type."""
     if key is None or "WRONGTYPE" not in str(error):
         return error

@@ -55,7 +55,7 @@ class Renewals:
         provider.on_next(self._renewed)
         provider.on_error(self._failed)
 
-    def tell(self, bearer: Bearer) -> None:
+    def notify(self, bearer: Bearer) -> None:
         """Notify a connection from now on, as long as it exists."""
         with self._lock:
             self._bearers.add(bearer)
@@ -100,7 +100,7 @@ class ClusterClient:
         provider = client.connection_kwargs.get("credential_provider")
         renewals = renewals_of(provider)
         if renewals is not None:
-            renewals.tell(self)
+            renewals.notify(self)
 
     def take_token(self, token: Any, credentials: Credentials) -> None:
         """Have redis-py present new credentials on the connections that nobody uses just now."""

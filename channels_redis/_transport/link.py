@@ -113,6 +113,6 @@ class Link:
         # asked for then waits for the next one.
         wire, self._wire = self._wire, None
         # A question that this connection was asked will not be answered.
-        self._node.trust(self)
+        self._node.reply_came(self)
         if wire is not None:
             await wire.close()

@@ -29,7 +29,7 @@ from .._runtime import clock
 from .._runtime.scope import Stage
 from .._runtime.tasks import ignore, turn
 from ..exceptions import ConnectionLost
-from .commands import Command, Script, is_hash_refused, is_refusal, told
+from .commands import Command, Script, error_for_key, is_hash_refused, is_refusal
 from .link import Link
 from .node import RENEW_S, Node
 from .probe import IDLE_S, Probe, await_life
@@ -52,8 +52,8 @@ PIECE_BYTES = 12 * 1024
 #: Why a connection that nobody needed was closed.
 RESTING = "nobody needed it"
 
-#: A reply that takes so long makes one wonder whether the server is still the one to ask.
-SUSPICIOUS_S = 1.0
+#: Re-check the map of a cluster after this long without a reply.
+LATE_S = 1.0
 
 
 class Multiplexer(Link):
@@ -311,7 +311,7 @@ class Multiplexer(Link):
             if command.script is not None and is_hash_refused(reply):
                 self._repeat_with_source(command, command.script, reply)
             else:
-                command.fail(told(self._node.explain(reply), command.key))
+                command.fail(error_for_key(self._node.explain(reply), command.key))
         except Exception as error:
             # A user's address_remap, asked where a refused command is to go.
             reason = f"{type(error).__name__}: {error}"
@@ -364,7 +364,7 @@ class Multiplexer(Link):
                 command.fail(self._given_up(str(error), maybe_executed=True))
         self._unwritten.extendleft(reversed(again))
         self._backlog_bytes += sum(command.size_bytes for command in again)
-        self._node.trust(self)
+        self._node.reply_came(self)
         if at_stake:
             self._note_failure(error)
         else:
@@ -377,10 +377,10 @@ class Multiplexer(Link):
     def _check_deadlines(self) -> None:
         """Give up on what has waited too long."""
         now = clock.monotonic()
-        if self._written and now - self._written[0].written_at >= SUSPICIOUS_S:
-            self._node.suspect(self)
+        if self._written and now - self._written[0].written_at >= LATE_S:
+            self._node.reply_missing(self)
         else:
-            self._node.trust(self)
+            self._node.reply_came(self)
         if self._wire is None:
             self._fail_unwritten(None, asked_before=now - self._node.connect_wait_s)
         elif self._written and now - self._written[0].written_at >= self._reply_limit_s:

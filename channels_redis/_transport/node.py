@@ -107,7 +107,7 @@ class Node:
     ``hosts``; in :mod:`.cluster.servers` those of a cluster.
 
     ``client`` returns the loop's ``redis.asyncio.Redis`` of this entry: connections come from
-    its pool, so that subclasses which override it are obeyed.  ``first_dialled`` is told when
+    its pool, so that subclasses which override it are obeyed.  ``first_dialled`` is called when
     there was the first one.
     """
 
@@ -130,7 +130,7 @@ class Node:
         self.users: weakref.WeakSet[User] = weakref.WeakSet()
         self._renewals = 0
 
-    def tell_next_dial(self, dialled: Callable[[Node], None]) -> None:
+    def call_at_next_dial(self, dialled: Callable[[Node], None]) -> None:
         """Call a function at the next connection, as at the first one."""
         self._first_dialled = dialled
 
@@ -177,9 +177,9 @@ class Node:
         except BaseException:
             await wire.close()
             raise
-        told, self._first_dialled = self._first_dialled, None
-        if told is not None:
-            told(self)
+        dialled, self._first_dialled = self._first_dialled, None
+        if dialled is not None:
+            dialled(self)
         return wire
 
     async def _why(self, error: Exception, pool: ConnectionPool) -> Exception:
@@ -266,10 +266,10 @@ class Node:
         """Wait before the next connection attempt, unless a change makes this unnecessary."""
         await asyncio.sleep(seconds)
 
-    def suspect(self, user: object) -> None:
+    def reply_missing(self, user: object) -> None:
         """Note that a user is missing a reply."""
 
-    def trust(self, user: object) -> None:
+    def reply_came(self, user: object) -> None:
         """Note that the user has got the reply, or no longer waits for it."""
 
     def redirects(self, command: Command, reply: Exception) -> bool:

@@ -55,7 +55,7 @@ class Pops:
         self._specific = specific
         self.block_for(block_s)
         self._hash_forbidden = False
-        # Seconds that the server's clock is ahead of ours, once a batch has told.
+        # Seconds that the server's clock is ahead of ours; None before the first batch.
         self._clock_ahead_s: float | None = None
         self.reset()
 

@@ -1,8 +1,8 @@
 """The reader of one queue on one shard: pop, block, hand over, put back.
 
-It has a connection of its own, and :mod:`.pops` tells what to ask on it.  A blocking pop is never
-cancelled: whoever wants the reader to end has the server unblock it, and what it answers is
-still handed over.
+It has a connection of its own, and :mod:`.pops` decides what to write to it.  A blocking pop is
+never cancelled: to end a reader, the server is asked to unblock it, and its reply is still
+delivered.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .._runtime.tasks import BREATH_S, begun, ended, turn
 from .._runtime.timers import Deadline
 from ..exceptions import ConfigurationError, ConnectionLost, WrongKeyType
 from . import scripts
-from .commands import Commands, told
+from .commands import Commands, error_for_key
 from .link import Link
-from .multiplexer import SUSPICIOUS_S
+from .multiplexer import LATE_S
 from .node import RENEW_S, Node, Redirected
 from .packing import pack
 from .pops import DEPTH, Popped, Pops, Reply
@@ -39,7 +39,7 @@ HOLD_S = 0.1
 STOP_S = 0.5
 #: Between two looks at a key that holds no queue.
 UNREADABLE_S = 0.5
-#: Between two looks at what else a deserted reader's pops have brought.
+#: Between two looks at what else a replaced reader's pops have brought.
 RETRY_S = 0.005
 #: Between a redirection and the next dial.
 REDIRECTED_S = 0.01
@@ -85,7 +85,7 @@ class QueueOwner(Protocol):
 
 @dataclass(eq=False)
 class Late:
-    """What is still to come over the connection of a reader that was deserted."""
+    """What is still to come over the connection of a reader that was replaced."""
 
     left: Leftovers
     pops: Pops
@@ -98,7 +98,7 @@ class QueueReader(Link):
     """A supervised task that pops while anybody waits, and survives every loss.
 
     Cancelled by somebody else it ends, as one that was stopped: who waits starts another.
-    ``before`` is the reader that was deserted for this one (see :meth:`desert`).
+    ``before`` is the reader that was replaced for this one (see :meth:`mark_replaced`).
     """
 
     def __init__(
@@ -111,19 +111,19 @@ class QueueReader(Link):
         super().__init__(node, f"reader {owner.key}", Stage.RECEIVING)
         self._owner = owner
         self._before = before
-        #: What is still to come over connections of readers that were deserted.
+        #: What is still to come over connections of readers that were replaced.
         self._late: list[Late] = []
         self._commands = commands
         self.loop = loop = node.scope.loop
-        # In a cluster, what waits at a server from which the slot is moving away hears nothing.
+        # In a cluster, a pop at a server from which the slot is moving away gets no reply.
         block_s = owner.block_s or node.command_timeout_s / 2
         self._block_s = 1 if node.in_cluster else max(1, int(block_s))
         limit_s = max(self._block_s + 1.0, node.command_timeout_s * 0.9)
         grace_s = min(1.0, node.command_timeout_s / 10)
         self._deadlines = [Deadline(loop, limit_s, self._unanswered, grace_s)]
         if node.in_cluster:
-            doubt_s, suspect = self._block_s + SUSPICIOUS_S, partial(node.suspect, self)
-            self._deadlines.append(Deadline(loop, doubt_s, suspect, grace_s=0))
+            late_s, note_late = self._block_s + LATE_S, partial(node.reply_missing, self)
+            self._deadlines.append(Deadline(loop, late_s, note_late, grace_s=0))
         self._client_id: int | None = None
         self._pops = self._new_pops()
         #: What was popped and is still to be delivered.
@@ -132,7 +132,7 @@ class QueueReader(Link):
         self._refusal: Exception | None = None
         self._stopping = False
         self._freed = False
-        self._deserted = False
+        self._replaced = False
         self._renewal = ""
         self._poked: asyncio.Future[None] | None = None
         self._hold = self._scope.timer(self._give_back)
@@ -157,7 +157,7 @@ class QueueReader(Link):
 
     @property
     def _leaving(self) -> bool:
-        return self._stopping or self._deserted
+        return self._stopping or self._replaced
 
     @property
     def _holds(self) -> bool:
@@ -167,7 +167,7 @@ class QueueReader(Link):
         return self._hold.running
 
     def poke(self, running: Loop) -> None:
-        """Tell the reader that somebody waits; ``running`` is the caller's loop.
+        """Wake the reader, because somebody waits; ``running`` is the caller's loop.
 
         Raises RuntimeError if the reader's loop was closed.
         """
@@ -208,17 +208,17 @@ class QueueReader(Link):
         if self.task is not None:
             await asyncio.wait({self.task})
 
-    def desert(self) -> None:
+    def mark_replaced(self) -> None:
         """End when the reader's loop goes on, which stands still or does not answer; another
         reader has taken its place by then.  Called on any thread.
         """
-        self._deserted = True
+        self._replaced = True
         self._node.health.gone(self)
         with contextlib.suppress(RuntimeError):  # Closed this moment.
             self.loop.call_soon_threadsafe(self._wake)
 
     def move_out(self, running: Loop) -> list[Late]:
-        """Return what a reader that was deserted is still to receive, and deliver what it has.
+        """Return what a reader that was replaced is still to receive, and deliver what it has.
 
         All at once, as the loop of the reader that asks for it may stop at any await.
         """
@@ -237,10 +237,10 @@ class QueueReader(Link):
         return late
 
     async def _take_over(self, before: QueueReader) -> None:
-        """Deliver what a deserted reader has popped, and have the server end its pops.
+        """Deliver what a replaced reader has popped, and have the server end its pops.
 
         Before anything is popped here, as that is newer.  What can't be read here (over TLS,
-        without hiredis) the deserted reader delivers itself, if its loop ever goes on.
+        without hiredis) the replaced reader delivers itself, if its loop ever goes on.
         """
         wire, expects = before._wire, before._pops
         self._late += before.move_out(self.loop)
@@ -311,7 +311,7 @@ class QueueReader(Link):
             while self._pops.pending or await self._wait_for_demand():
                 await self._work()
             if self._failures and not self._leaving:
-                # Nobody waits for the end of the outage any more, and somebody has to tell of it.
+                # Nobody waits for the end of the outage any more, and it still has to be reported.
                 await_life(self._commands)
         except ConfigurationError as error:
             self._owner.failed(error)
@@ -355,7 +355,7 @@ class QueueReader(Link):
             await self._disconnect()
             # Two servers that send us back and forth must not keep us busy.
             await asyncio.sleep(REDIRECTED_S)
-        except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
+        except Exception as error:  # noqa: BLE001 (whatever it is, receiving has to go on)
             if not self._leaving:
                 self._fails(str(error))
             await self._disconnect()
@@ -391,7 +391,7 @@ class QueueReader(Link):
             # What went back is older than what a pop would bring now.
             await asyncio.wait({self._returning})
             self._returning = None
-        leaving = self._stopping or self._deserted or self._refusal or self._renewal
+        leaving = self._stopping or self._replaced or self._refusal or self._renewal
         if not leaving and self._owner.demand():
             asked = self._pops.ask(self._owner.limit())
             if asked:
@@ -403,7 +403,7 @@ class QueueReader(Link):
             # Where it raises instead, _disconnect() does the same.
             for deadline in self._deadlines:
                 deadline.end()
-            self._node.trust(self)
+            self._node.reply_came(self)
             self._take(self._pops.take(reply, clock.monotonic()))
             await self._deliver_in_turns(wire)
         if self._refusal and not self._pops.pending:
@@ -429,7 +429,7 @@ class QueueReader(Link):
             # Other replies may be on their way and bring messages: they are read first.
             explained = self._node.explain(reply.error)
             if explained is reply.error:
-                explained = told(explained, self._owner.key)
+                explained = error_for_key(explained, self._owner.key)
             lost = explained is reply.error
             self._refusal = ConnectionError(str(reply.error)) if lost else explained
             if not isinstance(explained, WrongKeyType):
@@ -543,7 +543,7 @@ class QueueReader(Link):
             await self._disconnect()
         finally:
             # The tasks that help have to end first, though this one be cancelled meanwhile: where
-            # the owner hears of the end, another reader starts, and a layer may close.
+            # the owner is notified of the end, another reader starts, and a layer may close.
             if self._unblocking is not None:
                 self._unblocking.cancel()
             limit = self.loop.call_later(STOP_S, _cancel_all, self._helpers)

@@ -151,7 +151,7 @@ class Replies(Inbox, asyncio.Protocol):
         self._parser = _new_parser(protocolError=InvalidResponse, replyError=errors.parse_error)
         self._stream: Any = transport.get_protocol()
         transport.set_protocol(self)
-        # Whatever the stream was told of the end is not told again.
+        # The stream may know of the end already, and then no call follows.
         error = connection._reader.exception()
         if error is not None or connection._reader.at_eof() or transport.is_closing():
             self._end(error or ConnectionError("Connection closed by server."))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SWITCHED = "the Sentinels named another primary"
 
 _TOPIC = b"+switch-master"
-#: Between two rounds in which no Sentinel could be heard.
+#: Between two rounds in which no Sentinel replied.
 _RETRY_S = 1.0
 
 

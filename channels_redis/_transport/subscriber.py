@@ -2,12 +2,12 @@
 
 Each topic has at most one command on its way, so every confirmation is unambiguous; what is
 wanted may change meanwhile, and is compared again when the confirmation is read.  Topics asked for
-in one tick go out in one command.  Whoever joins is told where the confirmation is read, before
-any message that follows it.
+in one tick go out in one command.  Whoever joins is notified where the confirmation is read,
+before any message that follows it.
 
 On sharded Pub/Sub a command carries topics of one slot, and the server may end subscriptions
-unasked, as their slot goes to another server.  They are asked for again at once: where they are
-to be found now, the refusal tells.
+unasked, as their slot goes to another server.  They are asked for again at once: the refusal says
+where they are now.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POSTPONED_S = 0.05
 class Subscriber(Link):
     """Keeps the wanted topics of one event loop subscribed at one node.
 
-    ``on_message(topic, payload)`` takes what is published; ``in_use(topic)`` tells whether
+    ``on_message(topic, payload)`` takes what is published; ``in_use(topic)`` says whether
     anybody still listens to a topic.  Both are called on the loop and must be quick.  On
     a topic of its own, new for each connection, it listens to itself (see :mod:`.loopback`).
     ``on_drop()`` is called where the server ends a subscription that is wanted, and
@@ -170,12 +170,12 @@ class Subscriber(Link):
         while self.topics and not self._closed:
             try:
                 await self._serve()
-            except Exception as error:  # noqa: BLE001 (whatever it is, nobody may go deaf)
+            except Exception as error:  # noqa: BLE001 (whatever it is, receiving has to go on)
                 await self._lose(error)
         # What is asked for while the connection is closed begins the work again.
         await self._disconnect()
         if self._failures and not self._closed:
-            # Nobody waits for the end of the outage any more, and somebody has to tell of it.
+            # Nobody waits for the end of the outage any more, and it still has to be reported.
             self._publish(self._new_own_topic(), b"").add_done_callback(ignore)
         self._node.health.gone(self)
 
@@ -230,12 +230,13 @@ class Subscriber(Link):
             self._dropped(name)
             return
         if name == self._own_topic:
-            self._node.trust(self)
+            self._node.reply_came(self)
             self._loopback.confirmed()
             return
         topic = self.topics[name]
         if command == self._verbs.subscribe:
-            # The state first: who is told may subscribe to the same topic again, or release it.
+            # The state first: what is called here may subscribe to the same topic again, or
+            # release it.
             topic.state = State.JOINED
             self._unconfirmed -= 1
             self._on_join(name)
@@ -336,7 +337,7 @@ class Subscriber(Link):
 
     def _question(self) -> None:
         """Ask for a sign of life."""
-        self._node.suspect(self)
+        self._node.reply_missing(self)
         self._write(self._verbs.subscribe, [self._own_topic])
 
     def _is_deaf(self, reason: str) -> None:

@@ -144,7 +144,7 @@ class Topic:
         self.joins: list[Join] = []
 
     def arrive(self) -> None:
-        """Tell those who wait that the subscription is confirmed."""
+        """Resume those who wait, because the subscription is confirmed."""
         joins, self.joins = self.joins, []
         for join in joins:
             if not join.future.done():

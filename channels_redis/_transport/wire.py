@@ -138,7 +138,7 @@ class Wire:
             raise ConnectionError("the connection broke during the handshake")
         wire = cls(connection, pool, scope, deadline_s)
         if renewals is not None:
-            renewals.tell(wire)
+            renewals.notify(wire)
             if renewals.latest is not None and renewals.latest is not known:
                 await wire._authenticate(renewals.latest)
         return wire
@@ -190,7 +190,7 @@ class Wire:
         return _descriptors_of([self._transport])
 
     def write(self, data: bytes) -> None:
-        """Hand bytes to the transport.  Does nothing on a lost connection: reading tells."""
+        """Hand bytes to the transport.  Does nothing on a lost connection: reading raises."""
         if not self.lost:
             self._transport.write(data)
 

@@ -126,7 +126,7 @@ class Hooks(Generic[T]):
         self._log = logger
         #: Empty while nobody wants to know.
         self.callbacks: dict[object, Callable[[T], None]] = {}
-        self._failure_told_at: float | None = None
+        self._failure_logged_at: float | None = None
 
     def add(self, callback: Callable[[T], None]) -> Callable[[], None]:
         """Add ``callback``; return the function that removes it."""
@@ -146,13 +146,13 @@ class Hooks(Generic[T]):
             try:
                 callback(fact)
             except Exception as error:  # noqa: BLE001 (whatever a user's hook raises)
-                self._tell(error)
+                self._log_failure(error)
 
-    def _tell(self, error: Exception) -> None:
+    def _log_failure(self, error: Exception) -> None:
         now = clock.monotonic()
         # A callback that fails may fail for each message.
-        if self._failure_told_at is None or now - self._failure_told_at >= SUMMARY_S:
-            self._failure_told_at = now
+        if self._failure_logged_at is None or now - self._failure_logged_at >= SUMMARY_S:
+            self._failure_logged_at = now
             self._log.error("A hook for events of the channel layer failed", exc_info=error)
 
 
@@ -200,7 +200,7 @@ class Reporter:
         self._clock_reported: set[str] = set()
         #: How often a queue could not be read.
         self.unreadable_queues = 0
-        self._unreadable_told_at: dict[str, float] = {}
+        self._unreadable_logged_at: dict[str, float] = {}
         _reporters.add(self)
 
     def __call__(self, event: Event, *, unread: bool = False) -> None:
@@ -237,8 +237,8 @@ class Reporter:
         """Write the summary of drops if it is due, or at the exit of the process."""
         now = clock.monotonic()
         with self._lock:
-            told_at = self._drops_reported_at
-            is_due = at_exit or told_at is None or now - told_at >= SUMMARY_S
+            logged_at = self._drops_reported_at
+            is_due = at_exit or logged_at is None or now - logged_at >= SUMMARY_S
             if not self._pending_drops or not is_due:
                 return
             drops, self._pending_drops = self._pending_drops, Counter()
@@ -303,13 +303,13 @@ class Reporter:
         now = clock.monotonic()
         with self._lock:
             self.unreadable_queues += 1
-            told_at = self._unreadable_told_at
-            if now - told_at.get(queue, -SUMMARY_S) < SUMMARY_S:
+            logged_at = self._unreadable_logged_at
+            if now - logged_at.get(queue, -SUMMARY_S) < SUMMARY_S:
                 return
-            told_at.pop(queue, None)
-            if len(told_at) >= _NAMES_NOTED:
-                del told_at[next(iter(told_at))]
-            told_at[queue] = now
+            logged_at.pop(queue, None)
+            if len(logged_at) >= _NAMES_NOTED:
+                del logged_at[next(iter(logged_at))]
+            logged_at[queue] = now
         self._log.error(
             "Queue %s can't be read: its key in Redis is not a sorted set",
             queue,

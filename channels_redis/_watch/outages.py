@@ -22,15 +22,15 @@ _DOCTOR = "python -m channels_redis doctor"
 
 
 class Outage:
-    """The outage of a layer.  :meth:`tell` calls ``changed(began, outage_s)`` for each beginning
+    """The outage of a layer.  :meth:`notify` calls ``changed(began, outage_s)`` for each beginning
     and end.
     """
 
     def __init__(self, changed: Callable[[bool, float], None]) -> None:
         self.lock = RLock()
         self._changed = changed
-        self._untold: deque[tuple[bool, float]] = deque()
-        self._telling = Lock()
+        self._unreported: deque[tuple[bool, float]] = deque()
+        self._reporting = Lock()
         self._lost_shards = 0
         self._since = 0.0
         self._past_s = 0.0
@@ -40,7 +40,7 @@ class Outage:
         self._lost_shards += 1
         if self._lost_shards == 1:
             self._since = clock.monotonic()
-            self._untold.append((True, 0.0))
+            self._unreported.append((True, 0.0))
 
     def shard_back(self) -> None:
         """Count a shard that is back."""
@@ -48,20 +48,20 @@ class Outage:
         if self._lost_shards == 0:
             outage_s = clock.monotonic() - self._since
             self._past_s += outage_s
-            self._untold.append((False, outage_s))
+            self._unreported.append((False, outage_s))
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Call ``changed`` for beginnings and ends, in their order, without holding the lock,
         because ``changed`` calls users' code.
 
         If another thread is already doing this, it also handles the new ones.
         """
-        while self._untold and self._telling.acquire(blocking=False):
+        while self._unreported and self._reporting.acquire(blocking=False):
             try:
-                while self._untold:
-                    self._changed(*self._untold.popleft())
+                while self._unreported:
+                    self._changed(*self._unreported.popleft())
             finally:
-                self._telling.release()
+                self._reporting.release()
 
     def seconds(self) -> tuple[float, float]:
         """Return the length of the present outage (0.0 if none) and of all outages."""
@@ -142,7 +142,7 @@ class Health:
                 self.settled = False
                 self._outage.shard_lost()
         if began:
-            self._outage.tell()
+            self._outage.notify()
             self._report(NodeLost(self.name, self.secrets.text(reason)))
         self.moved()
 
@@ -162,7 +162,7 @@ class Health:
             self.reconnects += 1
             self._past_s += outage_s
             self._outage.shard_back()
-        self._outage.tell()
+        self._outage.notify()
         self._report(NodeBack(self.name, outage_s))
 
     def seconds(self) -> tuple[float, float]:

@@ -66,7 +66,7 @@ class SlotMap:
         #: Whether the servers have sharded Pub/Sub, as the first one that was asked says.
         self.sharded = True
         self._marked_down = False
-        self._suspicious: set[object] = set()
+        self._without_reply: set[object] = set()
         self._outcome: asyncio.Future[None] | None = None
         self._stale = False
         self._failures = 0
@@ -93,14 +93,14 @@ class SlotMap:
         self._marked_down = True
         self._health.lost(self, reason)
 
-    def suspect(self, user: object) -> None:
-        """Read the map repeatedly until :meth:`trust` is called for the same user."""
-        self._suspicious.add(user)
+    def reply_missing(self, user: object) -> None:
+        """Read the map repeatedly until :meth:`reply_came` is called for the same user."""
+        self._without_reply.add(user)
         self.stale()
 
-    def trust(self, user: object) -> None:
+    def reply_came(self, user: object) -> None:
         """Note that a user has got its reply, or no longer waits for it."""
-        self._suspicious.discard(user)
+        self._without_reply.discard(user)
 
     async def ready(self) -> None:
         """Return when the map is known; raise the error if it could not be read."""
@@ -160,7 +160,7 @@ class SlotMap:
 
     @property
     def _troubled(self) -> bool:
-        return self._health.down or bool(self._suspicious)
+        return self._health.down or bool(self._without_reply)
 
     async def _learn(self) -> None:
         """Read the map once, and use it."""

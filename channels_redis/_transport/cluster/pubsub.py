@@ -151,7 +151,7 @@ class ClusterSubscriber:
         self._on_message(topic, payload[MARK_BYTES:], payload[:MARK_BYTES])
 
     def _drop(self) -> None:
-        """Tell of an outage: until a topic is subscribed again, its messages are missed.
+        """Report an outage: until a topic is subscribed again, its messages are missed.
 
         Slots mostly move many at a time, one after the other, which makes one outage.
         """

@@ -160,7 +160,7 @@ class Servers:
         if isinstance(reply, MovedError):
             address = self.address_in(reply, asked)
             if address is not None and self.map.assign(reply.slot_id, address):
-                self._tell()
+                self._notify_watchers()
         elif isinstance(reply, ClusterDownError):
             self.map.mark_down(str(reply))
         if not is_ask(reply):
@@ -171,7 +171,7 @@ class Servers:
         return named_address(reply.host, reply.port, asked, self._remap)
 
     def _remap(self, address: Address) -> Address:
-        """Translate an address as the user wants it; what goes wrong there is told by a name."""
+        """Translate an address as the user wants it; the error names the option."""
         remap = self.entry.remap
         try:
             return remap(address) if remap is not None else address
@@ -243,7 +243,7 @@ class Servers:
 
     def map_changed(self) -> None:
         """Have all who wait at the wrong server go to the right one."""
-        self._tell()
+        self._notify_watchers()
         self._retire_others()
         for server in list(self._servers.values()):
             server.multiplexer.hand_on()
@@ -258,7 +258,7 @@ class Servers:
         for command in parked:
             command.fail(error)
 
-    def _tell(self) -> None:
+    def _notify_watchers(self) -> None:
         for watcher in tuple(self.watchers):
             watcher.map_changed()
         self.health.moved()
@@ -311,13 +311,13 @@ class NodeInCluster(Node):
         super().__init__(client, cluster.context)
         self._cluster = cluster
 
-    def suspect(self, user: object) -> None:
+    def reply_missing(self, user: object) -> None:
         """Look whether another server took over, again and again, while a user misses an answer."""
-        self._cluster.map.suspect(user)
+        self._cluster.map.reply_missing(user)
 
-    def trust(self, user: object) -> None:
+    def reply_came(self, user: object) -> None:
         """Take note that it has it, or has given up."""
-        self._cluster.map.trust(user)
+        self._cluster.map.reply_came(user)
 
 
 class ClusterNode(NodeInCluster):

@@ -113,7 +113,7 @@ class _Answers:
         try:
             chart = await asking()
         except (RedisError, OSError, ConfigurationError) as error:
-            # A mistake in the options is told of before all others.
+            # A mistake in the options is reported before all others.
             if not isinstance(self._failure, ConfigurationError):
                 self._failure = error
             return
