@@ -224,8 +224,9 @@ class RedisChannelLayer(CoreNames):
             return partial(self._send_to_group, group=group, body=body, excluded=excluded)
 
         async def read_members(session: Session) -> Then:
-            members = without(await self._members(session, group), excluded)
-            return Then(partial(self._send_to_plan, group, message, members))
+            members = await self._keepers.of(group).members(session, group)
+            named = without(members, excluded)
+            return Then(partial(self._send_to_plan, group, message, named))
 
         return read_members
 
@@ -236,8 +237,9 @@ class RedisChannelLayer(CoreNames):
     async def _send_to_group(
         self, session: Session, group: str, body: bytes, excluded: frozenset[str]
     ) -> None:
-        members = without(await self._members(session, group), excluded)
-        await self._send_frames(session, group, self._frames(body, members), len(members))
+        members = await self._keepers.of(group).members(session, group)
+        named = without(members, excluded)
+        await self._send_frames(session, group, self._frames(body, named), len(named))
 
     def _send_logged_plan(self, log: Log, message: Message, excluded: frozenset[str]) -> Plan:
         """Send to a group with a history: append to its log first, then to all queues."""
@@ -270,9 +272,6 @@ class RedisChannelLayer(CoreNames):
                 raise ConnectionLost(str(error), maybe_executed=True) from error
 
         return send
-
-    async def _members(self, session: Session, group: str) -> list[str]:
-        return await self._keepers.of(group).members(session, group)
 
     def _frames(
         self, message: Message | bytes, members: list[str], place: dict[str, Any] | None = None
@@ -309,7 +308,7 @@ class RedisChannelLayer(CoreNames):
 
     def _group_channels_plan(self, group: str) -> Plan:
         self._check_group(group)
-        return partial(self._members, group=group)
+        return partial(self._keepers.of(group).members, group=group)
 
     def _group_size_plan(self, group: str) -> Plan:
         self._check_group(group)

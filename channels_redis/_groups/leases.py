@@ -85,7 +85,7 @@ class Keepers:
 
     def of(self, group: str) -> Keeper:
         """Return the keeper of a group."""
-        return self._all[self._hash(group)]
+        return self._all[self._hash(group)] if len(self._all) > 1 else self._all[0]
 
     def leave(self, session: Session, boxes: Iterable[Mailbox]) -> None:
         """Leave the groups of mailboxes that have ended."""
