@@ -28,7 +28,6 @@ from redis.exceptions import (
 from .._runtime import clock
 from .._runtime.scope import Stage
 from .._runtime.tasks import ignore, turn
-from ..exceptions import ConnectionLost
 from .commands import Command, Script, error_for_key, is_hash_refused, is_refusal
 from .link import Link
 from .node import RENEW_S, Node
@@ -123,7 +122,9 @@ class Multiplexer(Link):
             waiting = f"{len(self._unwritten)} commands wait to be sent already"
             reason = "the layer was closed" if self._closed else waiting
             for command in commands:
-                command.fail(self._given_up(reason, maybe_executed=command.may_have_run))
+                command.fail(
+                    self._node.health.abandoned(reason, maybe_executed=command.may_have_run)
+                )
             return
         for command in commands:
             self._queue(command)
@@ -177,9 +178,9 @@ class Multiplexer(Link):
         self._probe.stop()
         reason = "the layer was closed"
         for command in self._written:
-            command.fail(self._given_up(reason, maybe_executed=True))
+            command.fail(self._node.health.abandoned(reason, maybe_executed=True))
         for command in (*self._refused, *self._unwritten):
-            command.fail(self._given_up(reason, maybe_executed=command.may_have_run))
+            command.fail(self._node.health.abandoned(reason, maybe_executed=command.may_have_run))
 
     def _write_waiting(self) -> None:
         """Write what waits, in one piece, as far as the window is open."""
@@ -315,7 +316,7 @@ class Multiplexer(Link):
         except Exception as error:
             # A user's address_remap, asked where a refused command is to go.
             reason = f"{type(error).__name__}: {error}"
-            command.fail(self._given_up(reason, maybe_executed=False))
+            command.fail(self._node.health.abandoned(reason, maybe_executed=False))
             raise
         if proven:
             self._works()
@@ -361,7 +362,7 @@ class Multiplexer(Link):
                 command.may_have_run = True
                 again.append(command)
             else:
-                command.fail(self._given_up(str(error), maybe_executed=True))
+                command.fail(self._node.health.abandoned(str(error), maybe_executed=True))
         self._unwritten.extendleft(reversed(again))
         self._backlog_bytes += sum(command.size_bytes for command in again)
         self._node.reply_came(self)
@@ -396,11 +397,6 @@ class Multiplexer(Link):
             command = self._unwritten.popleft()
             self._backlog_bytes -= command.size_bytes
             maybe_executed = command.may_have_run
-            command.fail(error or self._given_up(self._trouble, maybe_executed=maybe_executed))
-
-    def _given_up(self, reason: str, *, maybe_executed: bool) -> ConnectionLost:
-        fate = "it may have been executed" if maybe_executed else "it was not executed"
-        return ConnectionLost(
-            self._node.health.located(reason, f"the command was abandoned ({fate})"),
-            maybe_executed=maybe_executed,
-        )
+            command.fail(
+                error or self._node.health.abandoned(self._trouble, maybe_executed=maybe_executed)
+            )

@@ -15,6 +15,7 @@ from weakref import WeakSet
 from .._config.secrets import NO_SECRETS, Secrets
 from .._runtime import clock
 from .._runtime.native import Lock, RLock
+from ..exceptions import ConnectionLost
 from .events import NodeBack, NodeLost, Reporter
 
 _NEVER_WORKED = "it has never worked: check that it is running, and host, port and TLS of its entry"
@@ -129,6 +130,14 @@ class Health:
         """
         text = f"Redis at {self.name}: {self.secrets.text(reason).rstrip('.')}; {fate}"
         return text if self.proven else f"{text}; {_NEVER_WORKED}; for details, run: {self.doctor}"
+
+    def abandoned(self, reason: str, *, maybe_executed: bool = False) -> ConnectionLost:
+        """Return the error for a command that gets no reply, or was not written."""
+        fate = "it may have been executed" if maybe_executed else "it was not executed"
+        return ConnectionLost(
+            self.located(reason, f"the command was abandoned ({fate})"),
+            maybe_executed=maybe_executed,
+        )
 
     def lost(self, user: object, reason: str) -> None:
         """Note that ``user`` has lost its connection, or can't get one."""

@@ -18,7 +18,7 @@ from ..._runtime import clock
 from ..._runtime.scope import Scope, Stage
 from ..._runtime.tasks import SupervisedTask, ignore, turn
 from ..._watch.outages import Health
-from ...exceptions import ConfigurationError, ConnectionLost
+from ...exceptions import ConfigurationError
 from ..node import backoff_s
 from .survey import Chart, first_good
 
@@ -107,7 +107,7 @@ class SlotMap:
         if self.known:
             return
         if self._closed:
-            raise self.lost("the layer was closed")
+            raise self._health.abandoned("the layer was closed")
         if self._outcome is None:
             self._outcome = self._loop.create_future()
             self._outcome.add_done_callback(ignore)
@@ -126,24 +126,16 @@ class SlotMap:
             try:
                 await asyncio.wait_for(self.ready(), left_s)
             except asyncio.TimeoutError:
-                raise self.lost("its servers do not answer") from None
+                raise self._health.abandoned("its servers do not answer") from None
             except (RedisError, OSError) as error:
                 if self._closed or (deadline is not None and clock.monotonic() >= deadline):
-                    raise self.lost(str(error)) from error
-
-    def lost(self, reason: str, *, maybe_executed: bool = False) -> ConnectionLost:
-        """Return the error for a command that will not be written."""
-        fate = "it may have been executed" if maybe_executed else "it was not executed"
-        return ConnectionLost(
-            self._health.located(reason, f"the command was abandoned ({fate})"),
-            maybe_executed=maybe_executed,
-        )
+                    raise self._health.abandoned(str(error)) from error
 
     async def aclose(self) -> None:
         """End the task; fail those who wait."""
         self._closed = True
         await self._task.end()
-        self._resolve(self.lost("the layer was closed"))
+        self._resolve(self._health.abandoned("the layer was closed"))
         self._health.gone(self)
 
     async def _run(self) -> None:

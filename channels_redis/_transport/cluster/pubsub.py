@@ -66,7 +66,7 @@ class ClusterSubscriber:
         if not self._cluster.map.known:
             await self._cluster.map.wait_until_known(limit_s)
         if self._closed:
-            raise self._cluster.map.lost("the layer was closed")
+            raise self._cluster.health.abandoned("the layer was closed")
         try:
             await self._subscriber_for(name).subscribe(name, arrived, limit_s)
         except BaseException:

@@ -203,7 +203,7 @@ class Servers:
                 self.issue(command)
 
     def _fail(self, command: Command, reason: str) -> None:
-        command.fail(self.map.lost(reason, maybe_executed=command.may_have_run))
+        command.fail(self.health.abandoned(reason, maybe_executed=command.may_have_run))
 
     # What the map asks for (see Surveyor)
 
