@@ -220,11 +220,11 @@ class ResumeMixin:
         """Accept the client, and tell it of its groups."""
         return self._run(self._accept(partial(self._parent.accept, *arguments, **options)))
 
-    def websocket_connect(self, message: dict[str, Any]) -> Any:
+    def websocket_connect(self, message: Any) -> Any:
         """Join ``groups`` from the client's positions, and connect."""
         return self._run(self._connect(partial(self._parent.websocket_connect, message)))
 
-    def websocket_receive(self, message: dict[str, Any]) -> Any:
+    def websocket_receive(self, message: Any) -> Any:
         """Join the groups that the client names in a frame; pass on all other frames."""
         named = naming.named_in_frame(message.get("text"))
         if named is None:
@@ -232,7 +232,7 @@ class ResumeMixin:
         self._named = named
         return self._run(self._join_named())
 
-    def websocket_disconnect(self, message: dict[str, Any]) -> Any:
+    def websocket_disconnect(self, message: Any) -> Any:
         """Leave all groups, and disconnect."""
         return self._run(self._disconnect(partial(self._parent.websocket_disconnect, message)))
 

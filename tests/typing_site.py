@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.generic.websocket import AsyncJsonWebsocketConsumer, JsonWebsocketConsumer
 
-from channels_redis.consumers import BroadcastMixin, broadcast
+from channels_redis.consumers import BroadcastMixin, ResumeMixin, broadcast
 from channels_redis.layers import LayerOptions, get_layer
+from channels_redis.views import GroupEventsView
 
 OPTIONS: LayerOptions = {"hosts": ["redis://localhost:6379"]}
 
@@ -45,6 +46,39 @@ class ScoreConsumer(BroadcastMixin, AsyncJsonWebsocketConsumer):
     @broadcast
     def score_update(cls, message: dict[str, Any]) -> dict[str, Any]:
         return {"score": message["score"]}
+
+
+class RoomConsumer(ResumeMixin, BroadcastMixin, AsyncJsonWebsocketConsumer):
+    async def connect(self) -> None:
+        await self.accept()
+        await self.join("room.lobby", since="start")
+
+    async def may_resume(self, group: str) -> bool:
+        return group.startswith("room.")
+
+    async def resume_failed(self, group: str) -> None:
+        await self.send_json({"text": "Here are the latest messages."})
+
+    async def room_topic(self, message: dict[str, Any]) -> None:
+        await self.send_json(self.positioned({"topic": message["topic"]}, message))
+
+
+class SyncRoomConsumer(BroadcastMixin, ResumeMixin, JsonWebsocketConsumer):
+    groups = ["room.lobby"]  # noqa: RUF012 (Channels' declaration)
+
+    @broadcast
+    def room_message(cls, message: dict[str, Any]) -> dict[str, Any]:
+        return {"text": message["text"]}
+
+
+class RoomEvents(GroupEventsView):
+    since = "start"
+
+    def get_group(self) -> str:
+        return f"room.{self.kwargs['room']}"
+
+    async def has_permission(self, group: str) -> bool:
+        return group != "room.closed"
 
 
 def closing_soon() -> None:

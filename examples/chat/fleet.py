@@ -32,6 +32,8 @@ class Fleet:
 
     def __init__(self, server: RedisServer, layer: str, *, echo: bool) -> None:
         self.children: list[Child] = []
+        #: Django's, the same for all processes.
+        self.secret_key = secrets.token_urlsafe(50)
         self._server = server
         self._echo = echo
         # Sockets that listen already: nobody can take the ports, and early requests just wait.
@@ -44,7 +46,7 @@ class Fleet:
             **os.environ,
             "CHAT_LAYER": layer,
             "CHAT_REDIS_URL": server.url,
-            "CHAT_SECRET_KEY": secrets.token_urlsafe(50),
+            "CHAT_SECRET_KEY": self.secret_key,
             "CHAT_SITES": " ".join(f"{name}={url}" for name, url in self.sites.items()),
             "DJANGO_SETTINGS_MODULE": "chat.settings",
             "PYTHONUNBUFFERED": "1",

@@ -14,11 +14,10 @@ import pytest
 from channels_redis.testing.servers import RedisServer
 from tests.browser.conftest import Page, wait_in
 from tests.conftest import class_of
+from tests.resume.site import signing_with
 
 #: Seconds between two messages: 30 in a second.
 PAUSE_S = 1 / 30
-#: The layers that resume.
-KINDS = ["pubsub"]
 #: What is shown of each line that the test sends.
 WORDS = "line "
 
@@ -67,7 +66,9 @@ class Talk:
 @pytest.fixture
 async def talk(kind: str, private_server: RedisServer, chat: Any) -> AsyncIterator[Talk]:
     history = {"room.*": {"size": 100, "ttl": 24 * 3600}}
-    layer = class_of(kind)(hosts=[private_server.url], prefix="chat", history=history)
+    # Positions are signed with the secret key of the site.
+    with signing_with(chat.secret_key):
+        layer = class_of(kind)(hosts=[private_server.url], prefix="chat", history=history)
     yield Talk(layer)
     await layer.close()
 
@@ -88,7 +89,6 @@ async def opened(driver: Any, site: str) -> Page:
     return page
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.timeout(180)
 async def test_a_page_that_was_offline_misses_no_message(
     browser: Any, chat: Any, talk: Talk
@@ -108,7 +108,6 @@ async def test_a_page_that_was_offline_misses_no_message(
     await has_all(page, talk.sent)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.timeout(180)
 async def test_pages_miss_no_message_when_all_processes_are_restarted(
     browser: Any, chat: Any, talk: Talk
@@ -131,7 +130,6 @@ async def test_pages_miss_no_message_when_all_processes_are_restarted(
     assert kept == [f"{WORDS}{number}" for number in range(talk.sent - len(kept), talk.sent)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.timeout(180)
 async def test_a_story_survives_a_reload_and_a_restart(browser: Any, chat: Any) -> None:
     """Its words come as server-sent events, each of them once and in order."""

@@ -65,7 +65,7 @@ async def members(layer: Any, group: str) -> int:
     return len(layer.groups.get(topic, ()))
 
 
-@pytest.fixture(params=["memory", "pubsub"])
+@pytest.fixture(params=["memory", "core", "pubsub"])
 async def layer(
     request: pytest.FixtureRequest, make_layer: Callable[..., Any]
 ) -> AsyncIterator[Any]:

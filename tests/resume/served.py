@@ -18,6 +18,7 @@ class Plan(TypedDict):
 
     layer: str
     options: dict[str, Any]
+    secret_key: str
     server: str
     socket: int
 
@@ -28,8 +29,7 @@ settings.configure(
     CHANNEL_LAYERS={"default": {"BACKEND": plan["layer"], "CONFIG": plan["options"]}},
     MIDDLEWARE=["django.middleware.gzip.GZipMiddleware"],
     ROOT_URLCONF=__name__,
-    # Positions are valid in all processes of a site.
-    SECRET_KEY="of a test",
+    SECRET_KEY=plan["secret_key"],
 )
 django.setup()
 
@@ -64,6 +64,9 @@ class PlainRoom(BroadcastMixin, AsyncJsonWebsocketConsumer):
         await self.accept()
         await self.channel_layer.group_add(GROUP, self.channel_name)
         await self.send_json({"joined": True})
+
+    async def disconnect(self, code: int) -> None:
+        await self.channel_layer.group_discard(GROUP, self.channel_name)
 
     @broadcast
     def room_note(cls, message: dict[str, Any]) -> dict[str, Any]:

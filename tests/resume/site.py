@@ -8,10 +8,11 @@ import json
 import random
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
@@ -20,6 +21,8 @@ from tests.sites.site import LAYERS
 
 SERVED = Path(__file__).parent / "served.py"
 PATIENCE_S = 60.0
+#: All processes of a site have the same.
+SECRET_KEY = "of a test"
 #: Of history, more than any test sends.
 SIZE = 5000
 
@@ -34,11 +37,22 @@ def options_for(url: str, prefix: str) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def signing_with(secret_key: str) -> Iterator[None]:
+    """Have layers that are made in this process sign positions as a site does."""
+    if not settings.configured:
+        settings.configure()
+    settings.SECRET_KEY = secret_key
+    yield
+    del settings.SECRET_KEY
+
+
 class Web:
     """A web process, which can be restarted on its port."""
 
     def __init__(self, kind: str, options: dict[str, Any], server: str, log: Path) -> None:
         self._plan = {"layer": LAYERS[kind], "options": options, "server": server}
+        self._plan["secret_key"] = SECRET_KEY
         self._log = log
         self.port = 0
 
@@ -138,7 +152,7 @@ class Visitor:
             self._positions[group] = position
         told = frame.get("__resume__")
         if told is not None:
-            self._formerly.append(told["channel"])
+            self._formerly = [told["channel"]] if group else [*self._formerly, told["channel"]]
             self.reloads += not told["complete"]
         if "n" in frame:
             self.numbers.append(frame["n"])

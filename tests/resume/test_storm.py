@@ -12,7 +12,15 @@ import pytest
 
 from channels_redis.testing.servers import RedisServer
 from tests.conftest import class_of
-from tests.resume.site import Visitor, Web, all_joined, options_for, running
+from tests.resume.site import (
+    SECRET_KEY,
+    Visitor,
+    Web,
+    all_joined,
+    options_for,
+    running,
+    signing_with,
+)
 
 SOCKETS = 2000
 ROUNDS = 5
@@ -40,7 +48,8 @@ async def test_clients_that_resume_come_back_for_little_more(
 ) -> None:
     """Than those that only join again: the figures are of one storm of 2,000 sockets."""
     options = options_for(private_server.url, prefix)
-    layer: Any = class_of(kind)(**options)
+    with signing_with(SECRET_KEY):
+        layer: Any = class_of(kind)(**options)
     figures = {}
     for path in ("/plain", "/resuming"):
         async with running(1, kind, options, tmp_path) as [web]:

@@ -86,7 +86,9 @@ export class ResumingSocket extends EventTarget {
     if (!told) return this.#tell("message", rest);
     if (told.refused) this.positions.delete(told.group);
     else if (this.#formerly.at(-1) !== told.channel) this.#formerly.push(told.channel);
-    this.#formerly.splice(0, this.#formerly.length - 10);
+    // What excludes the channels before this one is seen, if it has a position in its only group.
+    const count = place && this.positions.size === 1 ? 1 : 10;
+    this.#formerly.splice(0, this.#formerly.length - count);
     if (told.refused || !told.complete) this.#tell(told.refused ? "refused" : "reload", told.group);
   }
 
