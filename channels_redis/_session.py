@@ -110,7 +110,7 @@ class Session:
         self.loop = loop
         #: Everything of this session that has to be ended, and how.
         self.scope = Scope(loop, self._closing)
-        # The first part: who waits in receive() must not be woken on a loop that has ended.
+        # The first part: waiting receive() calls must not be woken on a loop that has ended.
         self.scope.hold(Stage.RECEIVING, forget=self._forget)
         # The last one: what the ends of the others bring is counted too.
         self.scope.hold(Stage.CONNECTIONS, self._count, forget=self._close_tally)

@@ -447,7 +447,7 @@ class Mailboxes:
         return self._clear(box)
 
     def discard(self, box: Mailbox) -> None:
-        """Forget a mailbox; who waits on it opens another."""
+        """Forget a mailbox; calls that wait on it open another."""
         with self.lock:
             if box.alive:
                 self._end(box)
@@ -458,7 +458,7 @@ class Mailboxes:
         False if the mailbox has ended, or another home joins its topics.
 
         Who has joined its own name takes it over from one that does not feed it, as that one's
-        loop stands still: who waits here would wait until it runs again.
+        loop is stopped: calls that wait here would wait until it runs again.
         """
         with self.lock:
             if not box.alive:
@@ -473,7 +473,7 @@ class Mailboxes:
             return True
 
     def orphan(self, home: Home) -> None:
-        """Note that ``home`` joins no topics any more; who waits opens the mailbox again."""
+        """Note that ``home`` joins no topics any more; waiting calls open the mailbox again."""
         running = home.loop if home.loop.is_running() else None
         with self.lock:
             for box in [box for box in self.boxes.values() if box.home is home]:

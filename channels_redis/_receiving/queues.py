@@ -1,4 +1,4 @@
-"""The queues that this process reads: who waits, which readers run, what becomes of a message.
+"""The queues that this process reads: waiting calls, readers, and the delivery of messages.
 
 Shared by both layers: core reads all its channels so, pubsub its general channels.
 """

@@ -79,7 +79,7 @@ class Demand:
         self._consumers = consumers
 
     def concerns(self, loop: Loop) -> bool:
-        """Return whether anybody waits on a loop, or a consumer lives there that may be busy."""
+        """Return whether a call waits on a loop, or a consumer runs there that may be busy."""
         return loop in self._loops or ref(loop) in self._consumers
 
     @property

@@ -47,9 +47,9 @@ class Link:
             self._wire.abort(reason)
 
     async def aclose(self) -> None:
-        """End the task and close the connection; nobody waits for anything afterwards."""
+        """End the task and close the connection; waiting calls raise an error."""
         self._closed = True
-        # First: who waits here may be what others wait for, who are about to end as well.
+        # First: the closing of others may wait for calls that wait here.
         self._fail_all()
         await self._task.end()
         # After the task, which might be about to store a connection that it has just dialled.
@@ -109,10 +109,10 @@ class Link:
 
     async def _disconnect(self) -> None:
         """Close the connection."""
-        # Forgotten before it is closed, which awaits: nobody writes to it meanwhile, and what is
-        # asked for then waits for the next one.
+        # Forgotten before it is closed, which awaits: so nothing is written to it meanwhile, and
+        # new commands wait for the next connection.
         wire, self._wire = self._wire, None
-        # A question that this connection was asked will not be answered.
+        # A reply that this connection owes will not come.
         self._node.reply_came(self)
         if wire is not None:
             await wire.close()

@@ -1,14 +1,14 @@
-"""Proof that a subscriber still hears, asked for when it has heard nothing for a while.
+"""Checks that a subscriber still receives, after it has received nothing for a while.
 
-Two questions, as an answer to the first is none to the second:
+Two checks, as success of the first does not imply success of the second:
 
 * *Does the connection live?*  It subscribes, again and again, to a topic of its own; each time
   the server confirms.  (A PING would do the same, but may be forbidden.)
-* *Does it hear what is published?*  Something is published to that topic in the ordinary way, over
+* *Does it receive what is published?*  Something is published to that topic in the usual way, over
   the multiplexer of the node.  A connection to a server that was demoted or cut off from the
-  others answers all commands, and is deaf.
+  others replies to all commands, but no messages arrive there.
 
-Where publishing fails or is forbidden, nothing is known, and so nothing is concluded.
+If publishing fails or is forbidden, nothing is known, and nothing is done.
 """
 
 from __future__ import annotations

@@ -41,11 +41,12 @@ WINDOW_BYTES = 8 * 1024 * 1024
 #: that never await would fill the memory in an outage.
 BACKLOG_BYTES = 128 * 1024 * 1024
 
-#: More commands than this in one write are a crowd: the next ones will be one as well.
+#: After a write of more commands than this, the next write is expected to be as large, and is not
+#: made before the end of the tick.
 CROWD = 4
 
-#: Bytes of commands that wait to be written, above which they are, though the tick goes on: the
-#: server runs them while others are made.
+#: Bytes of commands that wait to be written, above which they are written before the end of the
+#: tick: the server runs them while others are created.
 PIECE_BYTES = 12 * 1024
 
 #: Why a connection that nobody needed was closed.
@@ -148,7 +149,7 @@ class Multiplexer(Link):
             waiting.append(command)
 
     def hand_on(self) -> None:
-        """Give away what other servers of a cluster serve by now."""
+        """Pass on the commands that other servers of a cluster serve now."""
         for command in self._node.reroute(self._unwritten):
             self._backlog_bytes -= command.size_bytes
 
@@ -173,7 +174,7 @@ class Multiplexer(Link):
             await asyncio.sleep(0)  # In which the transport closes the socket.
 
     def _fail_all(self) -> None:
-        """Raise in all who wait, and say whether their commands may have run."""
+        """Raise an error in all waiting calls that says whether their commands may have run."""
         self._watch.cancel()
         self._probe.stop()
         reason = "the layer was closed"
@@ -183,7 +184,7 @@ class Multiplexer(Link):
             command.fail(self._node.health.abandoned(reason, maybe_executed=command.may_have_run))
 
     def _write_waiting(self) -> None:
-        """Write what waits, in one piece, as far as the window is open."""
+        """Write the waiting commands at once, as far as the window allows."""
         self._writing_due = False
         if self._wire is None or self._refused or self._retiring:
             return
@@ -213,7 +214,7 @@ class Multiplexer(Link):
 
     async def _run(self) -> None:
         await turn()
-        # After a failure it goes on alone: who waits for messages wants to know the end.
+        # After a failure it continues without commands, because the end of an outage is reported.
         while self.pending or self._wire is not None or self._failures:
             if self._wire is None:
                 await self._connect()
@@ -228,9 +229,9 @@ class Multiplexer(Link):
         return bool(self.pending or self._failures)
 
     async def _connect(self) -> None:
-        """Try once to get a connection, after a pause if the last ones brought nothing."""
+        """Try once to connect, after a pause if the last attempts failed."""
         await self._pause()
-        # Only now: in the pause, a command may have come to belong to another server.
+        # Only now: during the pause, the slot of a command may have moved to another server.
         self.hand_on()
         if self._node.retired:
             self._failures = 0
@@ -254,12 +255,12 @@ class Multiplexer(Link):
             self._write_waiting()
 
     def _watch_replies(self, socket_timeout_s: float) -> None:
-        """Set how long a reply may take, and how often that is looked at."""
+        """Set how long a reply may take, and how often this is checked."""
         self._reply_limit_s = min(self._node.command_timeout_s, socket_timeout_s)
         self._watch_s = min(self._node.connect_wait_s, self._reply_limit_s) / 10
 
     def _ask(self) -> None:
-        """Make sure of the connection, if nothing is on its way there."""
+        """Write a PING, if no other command is in flight."""
         if self._wire is not None and not self._written:
             question = self._probe.begin()
             self._written.append(question)
@@ -267,7 +268,7 @@ class Multiplexer(Link):
             self._wire.write(question.data)
 
     def _authenticate(self, command: bytes) -> None:
-        """Present new credentials, behind what was asked for before."""
+        """Write new credentials, after the commands that were queued before."""
         self._reauthentication = self.call(command)
         self._reauthentication.add_done_callback(ignore)
 
@@ -276,7 +277,7 @@ class Multiplexer(Link):
         try:
             await wire.hand_over(self._take)
         except Exception as error:  # noqa: BLE001 (whatever it is, nobody may wait for ever)
-            # First, so that no caller waits for the end of a connection that brings nothing more.
+            # First, so that no caller waits until the lost connection is closed.
             self._drop(error)
             await wire.close()
 
@@ -314,7 +315,7 @@ class Multiplexer(Link):
             else:
                 command.fail(error_for_key(self._node.explain(reply), command.key))
         except Exception as error:
-            # A user's address_remap, asked where a refused command is to go.
+            # Of a user's address_remap, which is called for a redirection.
             reason = f"{type(error).__name__}: {error}"
             command.fail(self._node.health.abandoned(reason, maybe_executed=False))
             raise
@@ -331,7 +332,7 @@ class Multiplexer(Link):
         return script.as_source(data)
 
     def _repeat_with_source(self, command: Command, script: Script, refusal: Exception) -> None:
-        """Have a script run as EVAL that the server has forgotten, or may not be asked for by its
+        """Send a script as EVAL that the server has forgotten, or that may not be called by its
         hash: a refused EVALSHA did certainly not run.
         """
         if not isinstance(refusal, NoScriptError):
@@ -344,17 +345,17 @@ class Multiplexer(Link):
         self._queue(command)
 
     def _drop(self, error: Exception) -> None:
-        """Let the connection go, and decide about each command that it carried."""
+        """Drop the connection, and decide about each command that was written to it."""
         self._wire = None
         self._retiring = False
         self._in_flight_bytes = 0
         if self._reauthentication is not None:
-            # The next connection has asked for credentials of its own.
+            # The next connection gets its own credentials in its handshake.
             self._reauthentication.cancel()
         again, self._refused = self._refused, deque()
         written, self._written = self._written, deque()
         if self._probe.question is not None:
-            written.clear()  # It was alone, and nobody's loss.
+            written.clear()  # The PING was the only one.
         self._probe.stop()
         at_stake = bool(again or written)
         for command in written:
@@ -376,7 +377,7 @@ class Multiplexer(Link):
             self._fails(str(error))
 
     def _check_deadlines(self) -> None:
-        """Give up on what has waited too long."""
+        """Abandon the commands that have waited too long."""
         now = clock.monotonic()
         if self._written and now - self._written[0].written_at >= LATE_S:
             self._node.reply_missing(self)
@@ -385,7 +386,7 @@ class Multiplexer(Link):
         if self._wire is None:
             self._fail_unwritten(None, asked_before=now - self._node.connect_wait_s)
         elif self._written and now - self._written[0].written_at >= self._reply_limit_s:
-            # The second time, as a loop that was blocked may have the answer before it.
+            # Only the second time: after a blocked loop, the reply may have arrived unread.
             if self._overdue is self._written[0]:
                 self._wire.abort(NO_ANSWER)
             self._overdue = self._written[0]

@@ -37,11 +37,11 @@ from .wire import NO_ANSWER, Leftovers, Loop, Wire
 HOLD_S = 0.1
 #: How long a stopped reader waits for its last reply before it closes the socket.
 STOP_S = 0.5
-#: Between two looks at a key that holds no queue.
+#: Seconds between two checks of a key that is not a sorted set.
 UNREADABLE_S = 0.5
-#: Between two looks at what else a replaced reader's pops have brought.
+#: Seconds between two checks for replies to a replaced reader's pops.
 RETRY_S = 0.005
-#: Between a redirection and the next dial.
+#: Seconds between a redirection and the next connection attempt.
 REDIRECTED_S = 0.01
 
 
@@ -60,11 +60,11 @@ class QueueOwner(Protocol):
         ...
 
     def limit(self) -> int:
-        """Return how many messages there is use or room for."""
+        """Return the maximum number of messages to pop."""
         ...
 
     def deliver(self, reader: QueueReader, messages: list[Popped], running: Loop | None) -> None:
-        """Take popped messages over; ``running`` is the event loop that runs in this thread."""
+        """Accept popped messages; ``running`` is the event loop that runs in this thread."""
 
     def dropped(self, reason: str, count: int) -> None:
         """Count messages that will not be delivered."""
@@ -74,10 +74,10 @@ class QueueOwner(Protocol):
         ...
 
     def failed(self, error: Exception) -> None:
-        """Raise ``error`` in those who wait: no retry will help."""
+        """Raise ``error`` in the waiting calls: no retry will help."""
 
     def unreadable(self, error: WrongKeyType) -> None:
-        """Raise ``error`` in those who wait: it is this queue's alone, and may be over soon."""
+        """Raise ``error`` in the waiting calls: it concerns only this queue, and may end soon."""
 
     def ended(self, reader: QueueReader) -> None:
         """Note the end of a reader, and start another if somebody waits by now."""
@@ -95,9 +95,9 @@ class Late:
 
 
 class QueueReader(Link):
-    """A supervised task that pops while anybody waits, and survives every loss.
+    """A supervised task that pops while calls wait, and reconnects after each loss.
 
-    Cancelled by somebody else it ends, as one that was stopped: who waits starts another.
+    If other code cancels it, it ends like a stopped one, and the next waiting call starts another.
     ``before`` is the reader that was replaced for this one (see :meth:`mark_replaced`).
     """
 
@@ -161,7 +161,7 @@ class QueueReader(Link):
 
     @property
     def _holds(self) -> bool:
-        """Whether there is what nobody here takes, and what is not back in its queue yet."""
+        """Whether there are popped messages that nobody took, and that were not put back yet."""
         if self._returning is not None and not self._returning.done():
             return True
         return self._hold.running
@@ -189,7 +189,7 @@ class QueueReader(Link):
             self.loop.call_later(RENEW_S, self._wire.abort, reason)
 
     def stop(self) -> None:
-        """Make the reader end soon, and lose nothing.  Call it on the reader's loop."""
+        """End the reader soon, without losing messages.  Call it on the reader's loop."""
         if self._stopping:
             return
         self._stopping = True
@@ -232,7 +232,7 @@ class QueueReader(Link):
             left = self._wire.take_over() if self._wire is not None else None
         if left is not None:
             late.append(Late(left, self._pops, self._client_id))
-            # From here on it expects nothing, and takes nothing.
+            # From here on it expects no replies, and delivers nothing.
             self._pops = self._new_pops()
         return late
 
@@ -258,13 +258,13 @@ class QueueReader(Link):
         self._close_late()
 
     async def _end_pops(self, client_id: int | None, shut: Callable[[], object]) -> None:
-        """Have the server end the pops of another connection."""
+        """End the pops of another connection."""
         asked = client_id is not None and not self._node.in_cluster
         if not (asked and await _unblock_all(self._commands, client_id)):
-            shut()  # There is no name, or no server, by which to ask.
+            shut()  # The id is unknown, or the server did not reply.
 
     def _take_late(self, running: Loop | None) -> None:
-        """Deliver what has come over connections that were taken over."""
+        """Deliver the messages that arrived on connections that were taken over."""
         brought = [
             late.pops.take(reply, clock.monotonic())
             for late in self._late
@@ -303,11 +303,11 @@ class QueueReader(Link):
             await turn()
             before, self._before = self._before, None
             if before is not None:
-                # What a broken connection brings is no reason not to read on.
+                # An invalid reply on the old connection must not stop this reader.
                 with contextlib.suppress(Exception):
                     await self._take_over(before)
-            # Replies that are still to come are read before all else, by a reader that was stopped
-            # too: what they bring is in no queue any more.
+            # Outstanding replies are read first, also if the reader was stopped: their messages are
+            # no longer in the queue.
             while self._pops.pending or await self._wait_for_demand():
                 await self._work()
             if self._failures and not self._leaving:
@@ -327,10 +327,10 @@ class QueueReader(Link):
                 await self._finish()
 
     async def _wait_for_demand(self) -> bool:
-        """Wait for somebody who wants a message; False when nobody has come for a while."""
+        """Wait for a waiting call; return False if there was none for a while."""
         if not self._leaving and not self._owner.demand():
             self._poked = self.loop.create_future()
-            # Looked at again after the future is there: others join from other threads.
+            # Checked again now that the future exists: calls begin to wait in other threads.
             if not self._owner.demand():
                 await asyncio.wait({self._poked}, timeout=self._block_s)
             self._poked = None
@@ -353,7 +353,7 @@ class QueueReader(Link):
             await asyncio.sleep(UNREADABLE_S)
         except Redirected:
             await self._disconnect()
-            # Two servers that send us back and forth must not keep us busy.
+            # Two servers that redirect to each other must not keep the loop busy.
             await asyncio.sleep(REDIRECTED_S)
         except Exception as error:  # noqa: BLE001 (whatever it is, receiving has to go on)
             if not self._leaving:
@@ -366,14 +366,14 @@ class QueueReader(Link):
         wire = await self._dial()
         self._pops.reset(asking=self._node.asking)
         if wire.health_check_s:
-            # The end of a blocking pop, and the next one, show life to both sides.
+            # The reply to each blocking pop, and the next pop, keep the connection alive.
             self._block_s = max(1, int(min(self._block_s, wire.health_check_s)))
             self._pops.block_for(self._block_s)
         client_id = await wire.ask("CLIENT", "ID")
         self._client_id = client_id if isinstance(client_id, int) else None
 
     def _authenticate(self, command: bytes) -> None:
-        """Present new credentials; the server looks at them when the present pop has ended."""
+        """Write new credentials; the server reads them when the present pop has ended."""
         if self._wire is not None:
             self._wire.write(command)
             self._pops.expect_consent()
@@ -386,9 +386,9 @@ class QueueReader(Link):
         await super()._disconnect()
 
     async def _pop(self, wire: Wire) -> None:
-        """See to it that pops are on their way, and take one reply."""
+        """Write pops if necessary, and handle one reply."""
         if self._returning is not None:
-            # What went back is older than what a pop would bring now.
+            # The messages that are put back are older than what a pop would return now.
             await asyncio.wait({self._returning})
             self._returning = None
         leaving = self._stopping or self._replaced or self._refusal or self._renewal
@@ -424,9 +424,9 @@ class QueueReader(Link):
                 self.stop()
 
     def _take(self, reply: Reply) -> None:
-        """Take over what a reply brought, before anything else is awaited."""
+        """Keep the messages of a reply, before anything else is awaited."""
         if reply.error is not None:
-            # Other replies may be on their way and bring messages: they are read first.
+            # Other outstanding replies may have messages: they are read first.
             explained = self._node.explain(reply.error)
             if explained is reply.error:
                 explained = error_for_key(explained, self._owner.key)
@@ -445,18 +445,18 @@ class QueueReader(Link):
                 self._hold_for_receivers(reply.messages)
 
     async def _deliver_in_turns(self, wire: Wire) -> None:
-        """Put what was popped into mailboxes.  Decoding may take long, or be the user's code."""
+        """Put popped messages into mailboxes.  Decoding may take long, or run the user's code."""
         while self._deliver_popped(self.loop, BREATH_S):
             try:
                 await turn()
             except asyncio.CancelledError:
-                # As in _reply(): what is on its way has to arrive first.
+                # As in _reply(): outstanding replies are read first.
                 if self._stopping:
                     wire.abort()
                 self.stop()
 
     def _deliver_popped(self, running: Loop | None, limit_s: float = math.inf) -> bool:
-        """Put what was popped into mailboxes; return whether ``limit_s`` seconds are over."""
+        """Put popped messages into mailboxes; return whether ``limit_s`` seconds have passed."""
         end = clock.monotonic() + limit_s
         while self._popped:
             try:
@@ -474,7 +474,7 @@ class QueueReader(Link):
             self._hold.start(HOLD_S)
 
     def _give_back(self) -> None:
-        """Return to the queue what nobody has taken for a while, so that others can."""
+        """Put back the messages that nobody took for a while, so that other processes can."""
         # A loop's timers may be early by as much as its clock is coarse: a millisecond in uvloop.
         age_s = 0 if self._stopping else 0.95 * HOLD_S
         held, more = self._owner.reclaim(self, clock.monotonic() - age_s)
@@ -496,7 +496,7 @@ class QueueReader(Link):
             if maybe_executed or self._stopping:
                 owner.dropped("put_back", len(held))
             else:
-                # Not in the queue, for certain; so it may wait here, and try again later.
+                # They are certainly not in the queue, so they are kept here and put back later.
                 self._hold_for_receivers(held)
         except asyncio.CancelledError:
             await asyncio.wait({sending}, timeout=STOP_S)
@@ -506,17 +506,17 @@ class QueueReader(Link):
             raise
 
     async def _unblock(self, wire: Wire) -> None:
-        """Make the server answer the blocking pop now; close the socket if it does not."""
+        """Unblock the pops on the server; close the socket if it does not reply."""
         limit = self.loop.call_later(STOP_S, wire.abort)
         server = self._node.same_server(self._commands)
         try:
             await turn()
             while self._pops.pending and self._client_id is not None:
                 command = pack("CLIENT", "UNBLOCK", self._client_id)
-                # Sent again after a loss, as it does no harm: given up here, the pops would be
-                # given up below, with what they have just brought.
+                # Repeated after a loss, which does no harm: without a reply, the pops would be
+                # abandoned below, with the messages that they have just popped.
                 if not await server.call(command, True):
-                    # Not blocked yet, or not any more: so again, until all have answered.
+                    # Not blocked yet, or not any more: again, until all have replied.
                     await asyncio.sleep(0.002)
         except (RedisError, ConfigurationError):
             pass
@@ -542,8 +542,8 @@ class QueueReader(Link):
         try:
             await self._disconnect()
         finally:
-            # The tasks that help have to end first, though this one be cancelled meanwhile: where
-            # the owner is notified of the end, another reader starts, and a layer may close.
+            # The helping tasks have to end first, even if this one is cancelled meanwhile: after
+            # the owner is notified of the end, another reader may start, or a layer may close.
             if self._unblocking is not None:
                 self._unblocking.cancel()
             limit = self.loop.call_later(STOP_S, _cancel_all, self._helpers)
@@ -562,7 +562,7 @@ def _cancel_all(tasks: set[asyncio.Task[None]]) -> None:
 
 
 async def _unblock_all(commands: Commands, client_id: int | None) -> bool:
-    """Have the server answer all pops of a connection; return whether it did."""
+    """Unblock all pops of a connection on the server; return whether it replied."""
     try:
         for _ in range(DEPTH):
             if not await commands.call(pack("CLIENT", "UNBLOCK", client_id or 0)):

@@ -119,7 +119,7 @@ class Subscriber(Link):
         self._request(name)
 
     def move_out(self, name: bytes) -> Topic:
-        """Give a topic to another server's subscriber, with those who wait; unsubscribe here."""
+        """Pass a topic and its waiting calls to another server's subscriber; unsubscribe here."""
         topic = self.topics.move_out(name)
         self._request(name)
         return topic
@@ -130,7 +130,7 @@ class Subscriber(Link):
         self._request(name)
 
     def _fail_all(self) -> None:
-        """Raise in all who wait for topics."""
+        """Raise an error in all calls that wait for topics."""
         self.topics.fail(list(self.topics), self._given_up("the layer was closed"))
 
     def _give_up(self, join: Join) -> None:
@@ -140,7 +140,7 @@ class Subscriber(Link):
         return ConnectionLost(self._node.health.located(reason, "not subscribed"))
 
     def _request(self, name: bytes) -> None:
-        """Have the wishes about a topic compared with its state in this tick."""
+        """Compare what is wanted of a topic with its state, later in this tick."""
         if self._closed:
             self.topics.fail([name], self._given_up("the layer was closed"))
             return
@@ -172,7 +172,7 @@ class Subscriber(Link):
                 await self._serve()
             except Exception as error:  # noqa: BLE001 (whatever it is, receiving has to go on)
                 await self._lose(error)
-        # What is asked for while the connection is closed begins the work again.
+        # A topic that is wanted while the connection is being closed starts the task again.
         await self._disconnect()
         if self._failures and not self._closed:
             # Nobody waits for the end of the outage any more, and it still has to be reported.
@@ -252,7 +252,7 @@ class Subscriber(Link):
             self._works()
 
     def _dropped(self, name: bytes) -> None:
-        """Take note that the server ended a subscription whose slot it gave away.
+        """Note that the server ended a subscription because its slot has moved.
 
         Where an end of our own is on its way too, this may be its late confirmation: what is not
         joined just now is left as it is.
@@ -274,14 +274,14 @@ class Subscriber(Link):
         self._loopback.start(self._wire.health_check_s)
 
     def _settle(self, name: bytes, topic: Topic) -> None:
-        """Compare the wish with the state that was reached."""
+        """Compare what is wanted with the state that was reached."""
         if topic.state is State.IDLE and not topic.wanted:
             del self.topics[name]
         elif topic.wanted != (topic.state is State.JOINED):
             self._request(name)
 
     def _refused(self, reply: Exception) -> None:
-        """Take an error reply: it answers the oldest command as a whole."""
+        """Handle an error reply, which is the reply to the oldest command as a whole."""
         command, names = self._sent.refused()
         if command == AUTH:
             raise ConnectionError(str(reply))
@@ -307,7 +307,7 @@ class Subscriber(Link):
             self._settle(name, self.topics[name])
 
     def _redirected(self, command: bytes, names: list[bytes], reply: Exception) -> None:
-        """Ask again for what another server, or none just now, serves; it may move away first."""
+        """Subscribe again, later, to topics that another server, or none at present, serves."""
         if command == self._verbs.subscribe:
             self._unconfirmed -= len(names)
         for name in names:
@@ -327,23 +327,23 @@ class Subscriber(Link):
             self._request(name)
 
     async def _lose(self, error: Exception) -> None:
-        """Let the connection go; everything has to be subscribed anew."""
+        """Drop the connection; everything has to be subscribed again."""
         if isinstance(error, ConfigurationError):
             self.topics.fail(list(self.topics), error)
-        # Before the await, in which others may subscribe: what was joined is so no more.
+        # Before the await, during which others may subscribe: no topic is subscribed any more.
         self.topics.lose()
         self._fails(str(error))
         await self._disconnect()
 
     def _question(self) -> None:
-        """Ask for a sign of life."""
+        """Subscribe to the own topic, which the server confirms."""
         self._node.reply_missing(self)
         self._write(self._verbs.subscribe, [self._own_topic])
 
     def _is_deaf(self, reason: str) -> None:
-        """Give up a connection that answers no more, or hears nothing."""
+        """Close a connection on which no replies, or no messages, arrive."""
         if reason == DEAF:
-            # Which end is at the wrong server, this one or the publishing one, can't be known.
+            # It is unknown which end is at the wrong server: this one or the publishing one.
             self._node.renew(reason)
         elif self._wire is not None:
             self._wire.abort(reason)

@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 
 Loop = asyncio.AbstractEventLoop
 
-#: Why a connection was given up whose server has been silent for too long.
+#: Why a connection was closed whose server did not reply for too long.
 NO_ANSWER = "no reply within the timeout"
 
-#: How long a handshake over TLS may go on that nobody wants any more.  Where it is cancelled as it
-#: succeeds, asyncio closes TLS in the background, and the loop may end before that does.
+#: How long a TLS handshake may continue that is no longer needed.  If it is cancelled as it
+#: succeeds, asyncio closes TLS in the background, and the loop may end before that is done.
 _HANDSHAKE_S = 1.0
 
 #: How reading shows that a connection is lost: its end, what is no reply, a pool that was closed.
 _LOSSES = (ConnectionError, InvalidResponse, OSError, EOFError, AttributeError, ValueError)
 
-#: How long a server that closes new connections may take to say why.
+#: How long to wait for the reason why a server closes new connections.
 _LAST_WORDS_S = 0.5
 
 
@@ -94,11 +94,11 @@ class Wire:
         parser: Any = connection._parser
         if hasattr(parser, "handle_push_response"):
             parser.handle_push_response = take_push
-        # Time-outs and health checks of redis-py would read from under our reading task.
+        # Timeouts and health checks of redis-py would read beside our reading task.
         connection.socket_timeout = None
         connection.health_check_interval = 0
-        connection.set_re_auth_token(None)  # type: ignore[arg-type]  # it has just told the newest
-        #: What presents new credentials, as a packed command, in its place among the others.
+        connection.set_re_auth_token(None)  # type: ignore[arg-type]  # it has the newest
+        #: Writes new credentials (a packed command), in order with other commands.
         self.renewed: Callable[[bytes], None] | None = None
         self._transport: Any = self._foreign
         if self._foreign is None:
@@ -154,7 +154,7 @@ class Wire:
             raise
 
     def take_token(self, token: Any, credentials: Credentials) -> None:
-        """Present new credentials to the server, if the user of this connection knows how.
+        """Send new credentials to the server, if the user of this connection supports it.
 
         Called from any thread.  redis-py presents them on the other connections of the pool, as
         each is given back.
@@ -257,7 +257,7 @@ class Wire:
     async def ask(self, *args: bytes | str | int) -> Any:
         """Send one command on a connection that nobody else uses yet; return the reply."""
         self.write(pack(*args))
-        # Not a plain timer: where a test freezes time, a loop's clock leaps and all of them go off.
+        # Not a plain timer: if a test freezes time, a loop's clock jumps, and all of them fire.
         deadline = Deadline(self._loop, self._deadline_s, partial(self.abort, NO_ANSWER), grace_s=0)
         deadline.begin()
         try:
@@ -266,7 +266,7 @@ class Wire:
             deadline.cancel()
 
     def abort(self, reason: str = "") -> None:
-        """Close at once, from wherever; the reading task sees a lost connection, and why."""
+        """Close at once; the reading task raises an error with the reason."""
         self._reason = self._reason or reason
         self._transport.abort()
 
@@ -279,11 +279,11 @@ class Wire:
         self._connection.set_re_auth_token(None)  # type: ignore[arg-type]  # for its next user
         vars(self._connection._parser).pop("handle_push_response", None)
         self._connection.socket_timeout, self._connection.health_check_interval = self._settings
-        # In this very task: one of its own might never start where the loop ends.
+        # In this task: a new one might never start, if the loop ends.
         with contextlib.suppress(Exception):
             await self._connection.disconnect()
         with contextlib.suppress(Exception):
-            # The pool may have been closed or replaced meanwhile; then it does not know us.
+            # The pool may have been closed or replaced meanwhile; then it raises.
             await self._pool.release(self._connection)
         self._part.release()
 
@@ -320,7 +320,7 @@ class Leftovers:
         return self._replies.arrived()
 
     def shut(self) -> None:
-        """Let the server see the end, and read what it has sent by then."""
+        """Close for writing, so that the server closes, and what it has sent can still be read."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
@@ -393,7 +393,7 @@ async def last_words(pool: ConnectionPool) -> str:
 
 
 async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:
-    """End a connection attempt that is no longer needed, even if it succeeds meanwhile."""
+    """End a connection attempt that is no longer needed, also if it succeeds meanwhile."""
     limit = Deadline(dial.get_loop(), _HANDSHAKE_S, dial.cancel)
     if pools.uses_tls(pool.connection_class):
         limit.begin()

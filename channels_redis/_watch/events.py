@@ -124,7 +124,7 @@ class Hooks(Generic[T]):
 
     def __init__(self, logger: logging.Logger) -> None:
         self._log = logger
-        #: Empty while nobody wants to know.
+        #: Empty if there are none, which is checked before an operation is timed.
         self.callbacks: dict[object, Callable[[T], None]] = {}
         self._failure_logged_at: float | None = None
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 #: Bytes before each message on sharded Pub/Sub, unlike those before any other: while a replica
-#: takes over, servers of both roles pass a message on, and a subscriber of both hears it twice.
+#: takes over, servers of both roles pass a message on, and a subscriber of both gets it twice.
 MARK_BYTES = 16
 
 

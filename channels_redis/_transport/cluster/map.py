@@ -60,8 +60,8 @@ class SlotMap:
         self.primaries: tuple[Address, ...] = ()
         self._complete = False
         self.known = False
-        # What the owners were made of, unless some were assigned since: it is many times
-        # smaller, and compared whenever somebody was asked.
+        # The ranges of the owners, unless some were assigned since: many times smaller, and
+        # compared with each reply.
         self._ranges: Ranges | None = None
         #: Whether the servers have sharded Pub/Sub, as the first one that was asked says.
         self.sharded = True
@@ -173,7 +173,7 @@ class SlotMap:
             self._resolve(error)
         else:
             self._take(chart)
-            # While something is lost, the question is asked again, but less and less often.
+            # While something is lost, the map is read again, at increasing intervals.
             self._failures = self._failures + 1 if self._troubled else 0
 
     def _take(self, chart: Chart) -> None:
@@ -185,7 +185,7 @@ class SlotMap:
         if changed:
             self._surveyor.map_changed()
         self._surveyor.map_learnt()
-        # A server that was lost may have left, so that nobody else says when all is well again.
+        # A lost server may have left the cluster, and then nothing else ends the outage.
         lost = self._marked_down or (self._health.down and self._health.proven)
         if lost and chart.healthy and self._complete:
             self._marked_down = False

@@ -70,7 +70,7 @@ class ClusterSubscriber:
         try:
             await self._subscriber_for(name).subscribe(name, arrived, limit_s)
         except BaseException:
-            # By now it may be at home elsewhere.
+            # Meanwhile, another subscriber may have the topic.
             self.release(name)
             raise
 
@@ -95,7 +95,7 @@ class ClusterSubscriber:
                 self._subscriber_for(name).move_in(name, topic)
         if moved:
             self._drop()
-        # Servers that serve nothing any more; what they did is done elsewhere.
+        # Servers without slots: other subscribers have their topics.
         for address in self._by_server.keys() - set(self._cluster.map.primaries):
             subscriber = self._by_server[address]
             if not subscriber.topics.elsewhere(_nowhere):
@@ -119,7 +119,8 @@ class ClusterSubscriber:
             return self._anywhere
         address = self._cluster.owner(slot_of(name))
         if address is None:
-            # Whoever has it keeps it, or else anybody takes it, until the slot has a server.
+            # The subscriber that has it keeps it, or else any one gets it, until the slot has a
+            # server.
             holders = [one for one in self._by_server.values() if one.topics.knows(name)]
             if holders:
                 return holders[0]

@@ -44,7 +44,7 @@ MOVED_AWAY = "another server of the cluster serves it now"
 
 #: How long a command that can't be placed waits for its next try.
 PARKED_S = 0.1
-#: A command that is sent on so often waits a little before the next time.
+#: A command that was redirected this often waits a little before the next attempt.
 MAX_HOPS = 8
 #: How long a server that is asked for keys under migration need not be in the map.
 ASKED_S = 10.0
@@ -128,7 +128,7 @@ class Servers:
             known = self._clients[address] = client, hold_client(client, self.scope)
         return known[0]
 
-    # Commands that do not stay where they were sent
+    # Commands that are redirected
 
     def issue(self, command: Command) -> None:
         """Send a command to the server of its slot, or keep it for a while."""
@@ -140,7 +140,7 @@ class Servers:
             self.server(owner).multiplexer.issue(command)
 
     def redirect(self, command: Command, reply: Exception, asked: Address) -> None:
-        """Send a refused command where it belongs, or later again."""
+        """Send a refused command to the right server, or again later."""
         self.note(reply, asked)
         command.hops += 1
         target = self.address_in(reply, asked) if is_ask(reply) else None
@@ -191,7 +191,7 @@ class Servers:
             self._unparking.start(PARKED_S)
 
     def _unpark(self) -> None:
-        """Try again to place what waits, and fail what has waited too long."""
+        """Try again to send waiting commands, and fail those that have waited too long."""
         self._unparking.cancel()
         parked, self._parked = self._parked, []
         too_old = clock.monotonic() - self.context.connect_wait_s
@@ -213,7 +213,7 @@ class Servers:
         return bool(self._parked)
 
     def whom_to_ask(self) -> Iterator[Callable[[], Awaitable[Chart]]]:
-        """Return whom to ask: connected servers, other known ones, the ones of the entry."""
+        """Return the servers to query: connected ones, other known ones, those of the entry."""
         connected = [at for at, one in self._servers.items() if one.multiplexer.connected]
         known = list(self.map.primaries)
         seeds = list(self.entry.seeds)
@@ -236,13 +236,13 @@ class Servers:
         finally:
             await wire.close()
         if self.health.down and address in self.map.primaries:
-            # More questions follow while anything is lost, which a connection that stays will take.
+            # While anything is lost, more queries follow, so a connection is kept for them.
             staying = self.server(address).multiplexer.call(pack("PING"), True)
             staying.add_done_callback(ignore)
         return chart
 
     def map_changed(self) -> None:
-        """Have all who wait at the wrong server go to the right one."""
+        """Move everything that waits at the wrong server to the right one."""
         self._notify_watchers()
         self._retire_others()
         for server in list(self._servers.values()):
@@ -266,7 +266,7 @@ class Servers:
     # Ends
 
     def _retire_others(self) -> None:
-        """Let go of all servers that are not in the map."""
+        """Close the connections to all servers that are not in the map."""
         recently = clock.monotonic() - ASKED_S
         asked = {address for address, when in self._asked.items() if when > recently}
         for address in self._servers.keys() - set(self.map.primaries) - asked:
@@ -279,7 +279,7 @@ class Servers:
             self.scope.start(closing, f"close of {address[0]}:{address[1]}")
 
     async def _close(self, server: Server, known: tuple[Redis, Part] | None) -> None:
-        """Close the connections to a server once what is under way has had its chance.
+        """Close the connections to a server after the commands in flight had time to finish.
 
         Where this is cancelled, they are closed with the scope.
         """
@@ -303,7 +303,7 @@ class Servers:
 
 
 class NodeInCluster(Node):
-    """What is dialled in a cluster, and doubted by way of its map."""
+    """A node of a cluster, whose map is read while replies are missing."""
 
     in_cluster: ClassVar[bool] = True
 
@@ -312,11 +312,11 @@ class NodeInCluster(Node):
         self._cluster = cluster
 
     def reply_missing(self, user: object) -> None:
-        """Look whether another server took over, again and again, while a user misses an answer."""
+        """Read the map repeatedly while a user is missing a reply."""
         self._cluster.map.reply_missing(user)
 
     def reply_came(self, user: object) -> None:
-        """Take note that it has it, or has given up."""
+        """Note that the user has got the reply, or no longer waits for it."""
         self._cluster.map.reply_came(user)
 
 
@@ -362,7 +362,7 @@ class ClusterNode(NodeInCluster):
             self._left.set_result(None)
 
     def renew(self, reason: str) -> None:
-        """Have all connections made anew, and the map too."""
+        """Replace all connections, and read the map again."""
         self._cluster.map.stale()
         super().renew(reason)
 
@@ -383,7 +383,7 @@ class ClusterNode(NodeInCluster):
         self._cluster.note(recognised(reply) if reply is not None else None, self.address)
 
     def reroute(self, commands: deque[Command]) -> list[Command]:
-        """Take away, and return, the commands that belong to other servers by now."""
+        """Remove and return the commands that now belong to other servers."""
         moving = [command for command in commands if not self._keeps(command)]
         if moving:
             staying = [command for command in commands if self._keeps(command)]

@@ -26,7 +26,7 @@ class SlotNode(NodeInCluster):
         super().__init__(cluster, self._client_there)
         self.slot = slot
         self._dialled: Address = cluster.entry.seeds[0]
-        # Where the slot is on its way to, and the key is, or will be, already.
+        # The server to which the slot is being moved.
         self._importing: Address | None = None
         self._change: asyncio.Future[None] | None = None
 
@@ -52,7 +52,7 @@ class SlotNode(NodeInCluster):
         self._change = None
 
     def map_changed(self) -> None:
-        """Have the reader dial again if it waits at the wrong server."""
+        """Reconnect if the reader waits at the wrong server."""
         owner = self._cluster.owner(self.slot)
         if owner != self._dialled and self._change is not None and not self._change.done():
             self._change.set_result(None)
@@ -89,7 +89,7 @@ class AnyNode(SlotNode):
         return await self._cluster.server(self._dialled).node.dial()
 
     def map_changed(self) -> None:
-        """Stay: a primary that became a replica hears as much."""
+        """Stay: a primary that became a replica gets all messages, too."""
 
 
 class Route:
