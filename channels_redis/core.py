@@ -27,7 +27,8 @@ from ._format.keyspace import (
     without,
 )
 from ._format.positions import Position
-from ._groups.leases import Keepers
+from ._groups.leases import Keeper, Keepers
+from ._groups.people import Entry
 from ._groups.queued import QueuedGroups, QueuedLayer
 from ._layer.encoding import check_message
 from ._receiving.mailbox import Mailbox
@@ -136,6 +137,7 @@ class RedisChannelLayer(CoreNames):
         *,
         since: str | None = None,
         formerly: Iterable[str] = (),
+        presence: dict[str, Any] | None = None,
     ) -> Resumed | None:
         """Add a channel to a group, or refresh its membership for ``group_expiry`` seconds.
 
@@ -144,34 +146,45 @@ class RedisChannelLayer(CoreNames):
         What excludes the channel, or one of the names that the consumer had before (``formerly``),
         is left out. The result says which it was.
 
+        ``presence`` says who it is, for :meth:`group_presence`; it replaces what was said before.
+
         Raises :class:`InvalidName`, :class:`WrongKeyType` if the group's key in Redis is not a
         sorted set, :class:`ConnectionLost` if Redis could not be reached or did not reply, and with
         ``since`` :class:`HistoryDisabled`, :class:`InvalidPosition`, and
         :class:`ForeignChannelError` for a channel of another process.
         """
-        plan = partial(self._group_add_plan, since=since, formerly=formerly)
+        plan = partial(self._group_add_plan, since=since, formerly=formerly, presence=presence)
         resumed: Resumed | None = await self._run("group_add", plan, group, channel)
         return resumed
 
     def _group_add_plan(
-        self, group: str, channel: str, since: str | None = None, formerly: Iterable[str] = ()
+        self,
+        group: str,
+        channel: str,
+        since: str | None = None,
+        formerly: Iterable[str] = (),
+        presence: dict[str, Any] | None = None,
     ) -> Plan:
         self._check_group(group)
         self._check_channel(channel)
         past = self._since(group, channel, since, formerly)
         if self._is_own(channel):
-            return self._join_plan(group, self._open_own(channel), past)
-        if past is not None:
+            entry = self._entry(group, channel, presence)
+            return self._join_plan(group, self._open_own(channel), past, entry)
+        if past is not None or presence is not None:
             raise ForeignChannelError(
-                f"group_add() of {channel!r}: only a channel of this process can resume here."
+                f"group_add() of {channel!r}: only a channel of this process can resume here, or "
+                "have presence."
             )
         key, shard = self._group_key(group), self.consistent_hash(group)
         return lambda session: scripts.join(
             session.commands(shard, key), key, channel, self.group_expiry
         )
 
-    def _join_plan(self, group: str, box: Mailbox, since: Since | None) -> Plan:
-        join = partial(self._keepers.of(group).join, group=group, box=box)
+    def _join_plan(
+        self, group: str, box: Mailbox, since: Since | None, entry: Entry | None
+    ) -> Plan:
+        join = partial(self._keepers.of(group).join, group=group, box=box, entry=entry)
         log = self._log(group)
         if log is None or self._queued is None:
             return join
@@ -388,7 +401,7 @@ class RedisChannelLayer(CoreNames):
 
     def _start_afresh(self) -> None:
         super()._start_afresh()
-        self._keepers = Keepers(self, logger)
+        self._keepers = Keepers(self, self._keys, self._people, logger, stores_groups=True)
         self._queued = self._make_queued() if self.history else None
 
     def _make_queued(self) -> QueuedGroups:
@@ -402,6 +415,9 @@ class RedisChannelLayer(CoreNames):
             self._health,
             weakly(self._tell_missed, None),
         )
+
+    def _keeper_of(self, group: str) -> Keeper:
+        return self._keepers.of(group)
 
     def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
         self._keepers.leave(session, boxes)

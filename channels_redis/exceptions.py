@@ -71,6 +71,14 @@ class Unsupported(ChannelsRedisError, NotImplementedError):
     """The layer does not support the operation; the text names an alternative."""
 
 
+class PresenceDisabled(Unsupported, ValueError):
+    """The option ``presence`` has no pattern for the group."""
+
+
+class InvalidPresence(ChannelsRedisError, TypeError, ValueError):
+    """The info about a member is not a dict, or its key does not identify a user."""
+
+
 class SerializationError(ChannelsRedisError, TypeError, ValueError):
     """A message can't be serialized; the text names the path to the unsupported value."""
 

@@ -33,6 +33,15 @@ class HistoryOptions(TypedDict, total=False):
     ttl: float
 
 
+class PresenceRule(TypedDict, total=False):
+    """What the option ``presence`` says about the groups of a pattern."""
+
+    key: str | None
+    grace_s: float
+    events: bool
+    max_bytes: int
+
+
 class LayerOptions(TypedDict, total=False):
     """The options in ``CONFIG``, which are the same for both layers. :doc:`configuration`
     describes each of them.
@@ -56,6 +65,7 @@ class LayerOptions(TypedDict, total=False):
     command_timeout_s: float
     serializer_default: bool | str | Callable[[Any], Any] | None
     encryption_binding: Literal["off", "write", "require"]
+    presence: Mapping[Any, PresenceRule] | None
     history: Mapping[Any, HistoryOptions] | None
     max_catch_up: int
 

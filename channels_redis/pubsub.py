@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Iterable
@@ -13,7 +14,9 @@ from ._compat import PubSubNames, RedisPubSubLoopLayer, RedisSingleShardConnecti
 from ._config.options import given
 from ._format.encryption import Place
 from ._format.histories import Log
-from ._format.keyspace import EXCLUDE_KEY, NO_BEGINNING, NONCE_KEY, random_hex
+from ._format.keyspace import EXCLUDE_KEY, NO_BEGINNING, NONCE_KEY, TopicKeyspace, random_hex
+from ._groups.leases import Keeper, Keepers
+from ._groups.people import Entry
 from ._layer.base import CLOSED, Loop
 from ._layer.encoding import check_message
 from ._receiving.mailbox import Mailbox
@@ -134,8 +137,11 @@ class RedisPubSubChannelLayer(PubSubNames):
         *,
         since: str | None = None,
         formerly: Iterable[str] = (),
+        presence: dict[str, Any] | None = None,
     ) -> Resumed | None:
         """Add a channel of this process to a group; the group is subscribed when this returns.
+
+        ``presence`` says who it is, for :meth:`group_presence`; it replaces what was said before.
 
         With ``since``, a position in the group's history or ``"start"`` for all that is kept, what
         the channel has missed is put into its mailbox before anything newer: all of it, or nothing.
@@ -146,12 +152,17 @@ class RedisPubSubChannelLayer(PubSubNames):
         does not receive on, :class:`ConnectionLost` if the server could not be reached or did
         not confirm, and with ``since`` :class:`HistoryDisabled` and :class:`InvalidPosition`.
         """
-        plan = partial(self._group_add_plan, since=since, formerly=formerly)
+        plan = partial(self._group_add_plan, since=since, formerly=formerly, presence=presence)
         resumed: Resumed | None = await self._run("group_add", plan, group, channel)
         return resumed
 
     def _group_add_plan(
-        self, group: str, channel: str, since: str | None = None, formerly: Iterable[str] = ()
+        self,
+        group: str,
+        channel: str,
+        since: str | None = None,
+        formerly: Iterable[str] = (),
+        presence: dict[str, Any] | None = None,
     ) -> Plan:
         self._check_group(group)
         self._check_channel(channel)
@@ -162,7 +173,17 @@ class RedisPubSubChannelLayer(PubSubNames):
                 "that receives it, which is not this one."
             )
         past = self._since(group, channel, since, formerly)
+        entry = self._entry(group, channel, presence)
+        if entry is not None:
+            return lambda session: self._join_with_presence(session, group, box, past, entry)
         return lambda session: self._at_home(session, box, TopicSession.group_add, group, box, past)
+
+    async def _join_with_presence(
+        self, session: TopicSession, group: str, box: Mailbox, past: Any, entry: Entry
+    ) -> Any:
+        outcome = await self._at_home(session, box, TopicSession.group_add, group, box, past)
+        await self._keeper_of(group).join(session, group, box, entry)
+        return outcome
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member.
@@ -178,7 +199,14 @@ class RedisPubSubChannelLayer(PubSubNames):
         box = self._mailboxes.boxes.get(channel)
         if box is None:
             return _nothing
+        if self._people.options(group) is not None:
+            return lambda session: self._leave_with_presence(session, group, box)
         return lambda session: self._at_home(session, box, TopicSession.group_discard, group, box)
+
+    async def _leave_with_presence(self, session: TopicSession, group: str, box: Mailbox) -> None:
+        await self._at_home(session, box, TopicSession.group_discard, group, box)
+        with contextlib.suppress(ConnectionLost):  # written again when the server is back
+            await self._keeper_of(group).leave(session, group, box.name)
 
     async def group_send(
         self, group: str, message: dict[str, Any], *, exclude: Iterable[str] = ()
@@ -210,16 +238,20 @@ class RedisPubSubChannelLayer(PubSubNames):
         return self._keys.topic_place(name)
 
     def _group_channels_plan(self, group: str) -> Plan:
-        raise self._knows_no_members("group_channels")
+        if self._people.options(group) is None:
+            raise self._knows_no_members("group_channels")
+        return partial(self._keeper_of(group).present_channels, group=group)
 
     def _group_size_plan(self, group: str) -> Plan:
-        raise self._knows_no_members("group_size")
+        if self._people.options(group) is None:
+            raise self._knows_no_members("group_size")
+        return partial(self._keeper_of(group).present_size, group=group)
 
     @staticmethod
     def _knows_no_members(method: str) -> Unsupported:
         return Unsupported(
             f"{method}(): on pubsub each process knows its own members of a group and nobody "
-            "knows all. Use the core layer, or keep count where members come and go; "
+            "knows all. Add a pattern for the group to the option presence, or use the core layer; "
             "layer.groups holds the members in this process."
         )
 
@@ -235,6 +267,26 @@ class RedisPubSubChannelLayer(PubSubNames):
     def _start_afresh(self) -> None:
         super()._start_afresh()
         self._used_names: dict[str, None] = {}
+        self._keepers: Keepers | None = None
+        if self.presence:
+            keys = TopicKeyspace(self.prefix)
+            self._keepers = Keepers(self, keys, self._people, logger, stores_groups=False)
+
+    def _keeper_of(self, group: str) -> Keeper:
+        assert self._keepers is not None  # the group has presence
+        return self._keepers.of(group)
+
+    def _sweep(self, session: Session) -> None:
+        if self._keepers is None:
+            super()._sweep(session)
+        elif not self._keepers.stands_by(session):
+            super()._sweep(session)
+            self._keepers.tick(session)
+
+    async def _close_here(self, session: Session) -> None:
+        await super()._close_here(session)
+        if self._keepers is not None:
+            self._keepers.forget_closed()
 
     def _make_session(self, loop: Loop) -> TopicSession:
         return RedisPubSubLoopLayer(self, loop)
@@ -254,6 +306,8 @@ class RedisPubSubChannelLayer(PubSubNames):
 
     async def _forget_groups(self, session: TopicSession) -> None:
         await self._on_all_loops(TopicSession.leave_all, session)
+        if self._keepers is not None:
+            self._keepers.request(session)
 
     def _queues_to_delete(self) -> set[str]:
         with self._mailboxes.lock:
@@ -304,6 +358,8 @@ class RedisPubSubChannelLayer(PubSubNames):
         assert isinstance(session, TopicSession)
         for box in boxes:
             session.forget(box)
+        if self._keepers is not None:
+            self._keepers.leave(session, boxes)
 
     async def _at_home(self, here: TopicSession, box: Mailbox, operation: Any, *args: Any) -> Any:
         """Run a session's operation where the mailbox is subscribed."""

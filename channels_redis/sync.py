@@ -24,6 +24,7 @@ from ._runtime.plans import Plan
 from ._runtime.portal import out_of_time
 from .exceptions import LoopRunning
 from .history import History, Resumed
+from .presence import Presence
 
 
 class SyncFace:
@@ -109,13 +110,22 @@ class SyncFace:
         *,
         since: str | None = None,
         formerly: Iterable[str] = (),
+        presence: dict[str, Any] | None = None,
         timeout_s: float | None = None,
     ) -> Resumed | None:
-        """Add a channel to a group, with what it has missed there since a position."""
+        """Add a channel to a group, with what it has missed there since a position, and with
+        what is said of it.
+        """
         # Methods of older subclasses may not accept these keywords.
         keywords: dict[str, Any] = {} if since is None else {"since": since, "formerly": formerly}
+        keywords |= {} if presence is None else {"presence": presence}
         resumed: Resumed | None = self._call("group_add", timeout_s, group, channel, **keywords)
         return resumed
+
+    def group_presence(self, group: str, *, timeout_s: float | None = None) -> Presence:
+        """Return who is in a group with presence."""
+        presence: Presence = self._call("group_presence", timeout_s, group)
+        return presence
 
     def group_history(
         self,
@@ -134,12 +144,12 @@ class SyncFace:
         self._call("group_discard", timeout_s, group, channel)
 
     def group_channels(self, group: str, *, timeout_s: float | None = None) -> list[str]:
-        """Return the names of a group's members (core)."""
+        """Return the names of a group's members (on pubsub: with presence)."""
         channels: list[str] = self._call("group_channels", timeout_s, group)
         return channels
 
     def group_size(self, group: str, *, timeout_s: float | None = None) -> int:
-        """Return the number of a group's members (core)."""
+        """Return the number of a group's members (on pubsub: with presence)."""
         size: int = self._call("group_size", timeout_s, group)
         return size
 

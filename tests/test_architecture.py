@@ -30,7 +30,7 @@ FLOORS = [
     ["_transport"],
     ["_watch", "events"],
     ["_runtime"],
-    ["_config", "_format", "serializers", "utils", "exceptions", "stats", "history"],
+    ["_config", "_format", "serializers", "utils", "exceptions", "stats", "history", "presence"],
 ]
 # Used by tests and operators, and by no other module.
 BESIDE = ("testing", "doctor")

@@ -15,6 +15,8 @@ COMMANDS = {"ZCOUNT", "ZRANGE", "ZADD", "ZREM", "ZREMRANGEBYSCORE", "ZPOPMIN", "
 # The same for groups with a history. What is published goes to a topic, which is no key.
 COMMANDS |= {"GET", "SET", "XADD", "XDEL", "XRANGE", "XREVRANGE"}
 PUBLISHING_COMMANDS = {"PUBLISH", "SPUBLISH"}
+# The same for presence.
+COMMANDS |= {"HGET", "HSET", "HDEL", "HINCRBY"}
 # May be refused: the script then takes the caller's clock.
 OPTIONAL_COMMANDS = {"TIME"}
 

@@ -21,8 +21,9 @@ from channels_redis import events, exceptions, tracing
 from channels_redis.core import RedisChannelLayer
 from channels_redis.events import Event, Operation
 from channels_redis.history import History, Resumed
-from channels_redis.layers import HistoryOptions, LayerOptions, get_layer
+from channels_redis.layers import HistoryOptions, LayerOptions, PresenceRule, get_layer
 from channels_redis.opentelemetry import instrument
+from channels_redis.presence import Member, Presence
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.serializers import (
     BaseMessageSerializer,
@@ -86,6 +87,7 @@ def options() -> tuple[RedisChannelLayer, RedisPubSubChannelLayer]:
         serializer_default=encode_default,
         encryption_binding="write",
         history={"room.*": {"size": 100, "ttl": 300}, "lobby": {}},
+        presence={"room.*": {"key": "user", "max_bytes": 100}, "lobby": {}},
         max_catch_up=100,
     )
     return core, RedisPubSubChannelLayer()
@@ -117,6 +119,7 @@ def settings(hosts: list[str]) -> LayerOptions:
         "serializer_default": encode_default,
         "encryption_binding": "write",
         "history": {"room.*": HistoryOptions(size=100, ttl=0.5), "lobby": {}},
+        "presence": {"room.*": PresenceRule(key="user", max_bytes=100), "lobby": {}},
         "max_catch_up": 100,
     }
 
@@ -168,6 +171,7 @@ async def messages(layer: Layer) -> None:
     assert_type(await layer.receive(channel), Any)
     await layer.group_add("room", channel)
     await history(layer, channel)
+    await presence(layer, channel)
     await layer.group_send("room", {"type": "greeting"})
     await layer.group_send("room", {"type": "greeting"}, exclude=[channel])
     await layer.group_discard("room", channel)
@@ -175,6 +179,21 @@ async def messages(layer: Layer) -> None:
     assert_type(await layer.group_size("room"), int)
     await layer.flush()
     await layer.close()
+
+
+async def presence(layer: Layer, channel: str) -> None:
+    await layer.group_add("room", channel, presence={"user": 7})
+    there = await layer.group_presence("room")
+    assert_type(there, Presence)
+    assert_type(there.by_key, dict[Any, tuple[Member, ...]])
+    assert_type(there.by_channel, dict[str, Member])
+    for member in there:
+        assert_type(member.info, dict[str, Any])
+        assert_type(member.joined_s, float)
+        assert_type((member.channel, member.key), tuple[str, Any])
+    assert_type(there.members, tuple[Member, ...])
+    assert_type(layer.sync.group_presence("room"), Presence)
+    assert_type(bool(layer.presence), bool)
 
 
 async def history(layer: Layer, channel: str) -> None:
@@ -299,6 +318,8 @@ def errors(error: exceptions.ChannelsRedisError) -> None:
         exceptions.ConfigurationError,
         exceptions.ForeignChannelError,
         exceptions.HistoryDisabled,
+        exceptions.InvalidPresence,
+        exceptions.PresenceDisabled,
         exceptions.WrongKeyType,
         exceptions.TooManyChannels,
         exceptions.InvalidMessage,

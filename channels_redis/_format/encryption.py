@@ -108,6 +108,13 @@ def _content(data: bytes, place: Place) -> bytes:
     return data[_DIGEST_BYTES:]
 
 
+def person_secret(keys: Any) -> bytes:
+    """Return the key of the hashes that identify users in Redis; empty without encryption."""
+    first = next(iter(keys or ()), b"")
+    secret = first.encode() if isinstance(first, str) else bytes(first)
+    return hashlib.sha256(b"channels_redis presence" + secret).digest() if secret else b""
+
+
 def make_crypter(keys: Any, *, bound: bool = False) -> Crypter | None:
     """Return the MultiFernet for the option ``symmetric_encryption_keys``, None without keys."""
     if keys is None:

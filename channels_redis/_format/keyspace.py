@@ -8,7 +8,10 @@ what                   name on the server                      type
 queue                  ``<prefix><non-local name>``            sorted set: message -> time
 group (core)           ``<prefix>:group:<group>``              sorted set: channel -> time
 group (pubsub)         ``<prefix>__group__<group>``            Pub/Sub topic
-leases (core)          ``<prefix>:live:<number>``              sorted set: process -> time (new)
+leases                 ``<prefix>:live:<number>``              sorted set: process -> time (new)
+presence               ``<prefix>:presence:{<group's name>}``  hash, see ``presence_join.lua`` (new)
+groups of a process    ``<prefix>:held:<process>``             set of groups with presence (new)
+who cleans up          ``<prefix>:cleaner:<process>``          process that removes a dead one (new)
 channel (pubsub)       its own name, which has the prefix      Pub/Sub topic
 proof of hearing       ``<prefix>__loopback__<random>``        Pub/Sub topic (new in 5.0)
 the doctor's probe     ``<prefix>__doctor__<random>``          sorted set and topic, for seconds
@@ -117,6 +120,7 @@ class Keyspace:
         )
         name = rf"{literal}(?::group:|__group__){_GROUP_NAME}"
         self._history_key = re.compile(rf"{literal}:(?:log|pos):\{{{name}\}}\Z", re.ASCII)
+        self._presence_key = re.compile(rf"{literal}:presence:\{{{name}\}}\Z", re.ASCII)
 
     def queue(self, name: str) -> str:
         """Return the key of the queue with this non-local name."""
@@ -132,6 +136,26 @@ class Keyspace:
         One that no group or queue can have, so that no ``flush()`` takes it for one.
         """
         return f"{self.prefix}:live:{number}"
+
+    def presence_of(self, group: str) -> bytes:
+        """Return the key of a group's presence, which is in the slot of :meth:`group`."""
+        return f"{self.prefix}:presence:{{{self.group(group).decode()}}}".encode()
+
+    def held(self, process: str) -> str:
+        """Return the key of the set of groups in which a process has presence."""
+        return f"{self.prefix}:held:{process}"
+
+    def cleaner(self, process: str) -> str:
+        """Return the key that names the process which removes a dead one."""
+        return f"{self.prefix}:cleaner:{process}"
+
+    def presence_place(self, group: str) -> Place:
+        """Return the place of the info about the members of a group."""
+        return Place("presence", self.prefix, group)
+
+    def owns_presence(self, key: str) -> bool:
+        """Return whether a key has the presence of a group of this layer."""
+        return self._presence_key.match(key) is not None
 
     def group_topic(self, group: str) -> str:
         """Return the Pub/Sub topic of a group (pubsub)."""
@@ -220,3 +244,11 @@ class Keyspace:
         channel name can't be told apart, which the documentation says.
         """
         return self._own_key.match(key) is not None
+
+
+class TopicKeyspace(Keyspace):
+    """The names of the pubsub layer, where a group has no key: its name is that of its topic."""
+
+    def group(self, group: str) -> bytes:
+        """Return the name of a group, which has the slot of its presence."""
+        return self.group_topic(group).encode()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
@@ -30,8 +31,12 @@ from .._session import Session
 from .._transport import scripts
 from .._watch.outages import Health
 from ..exceptions import COMMAND_ERRORS, ConnectionLost, LayerClosed
+from ..presence import Presence
+from .attendance import Attendance
 from .deaths import Deaths, process_of
-from .memberships import Lease, Look, Memberships, Writes
+from .memberships import Lease, Look, Memberships, Pair, Writes
+from .people import Entry, People
+from .writers import Writer
 
 #: The maximum time between two renewals: a third of a lease.
 RENEWAL_S = 10.0
@@ -60,7 +65,6 @@ class Remembering(Protocol):
     group_expiry: float
     ring_size: int
     _health: list[Health]
-    _keys: Keyspace
     _mailboxes: Mailboxes
     _sessions: LoopStates[Any]
 
@@ -72,25 +76,55 @@ class Remembering(Protocol):
 class Keepers:
     """The memberships of a layer, by shard."""
 
-    def __init__(self, layer: Remembering, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        layer: Remembering,
+        keys: Keyspace,
+        people: People,
+        logger: logging.Logger,
+        *,
+        stores_groups: bool,
+    ) -> None:
         self._hash = weakly(layer.consistent_hash, 0)
+        self._keys = keys
+        self._people = people
+        self._stores_groups = stores_groups
         self._layer = ref(layer)
         self._sessions = layer._sessions
         find = self._sessions.find
-        self._all = [Keeper(layer, shard, find, logger) for shard in range(layer.ring_size)]
+        is_at = weakly(self._is_at, False)
+        self._all = [
+            Keeper(layer, self._writer(layer, shard), is_at, find, logger)
+            for shard in range(layer.ring_size)
+        ]
         # The session on the portal's loop.
         self._stand_in: ref[Session] | None = None
         # When a loop of consumers was last seen running, on the monotonic clock.
         self._beat_at: float | None = None
 
+    def _writer(self, layer: Remembering, shard: int) -> Writer:
+        process, expiry_s = layer.client_prefix, layer.group_expiry
+        return Writer(
+            shard, self._keys, process, expiry_s, self._people, stores_groups=self._stores_groups
+        )
+
+    def _is_at(self, group: str, shard: int) -> bool:
+        return self._keeps(group) and self._shard_of(group) == shard
+
+    def _keeps(self, group: str) -> bool:
+        return self._stores_groups or self._people.options(group) is not None
+
+    def _shard_of(self, group: str) -> int:
+        return self._hash(group if self._stores_groups else self._keys.group_topic(group))
+
     def of(self, group: str) -> Keeper:
         """Return the keeper of a group."""
-        return self._all[self._hash(group)] if len(self._all) > 1 else self._all[0]
+        return self._all[self._shard_of(group)] if len(self._all) > 1 else self._all[0]
 
     def leave(self, session: Session, boxes: Iterable[Mailbox]) -> None:
         """Leave the groups of mailboxes that have ended."""
         for box in boxes:
-            for group in box.groups or ():
+            for group in filter(self._keeps, box.groups or ()):
                 self.of(group).owe(session, group, box.name)
 
     def tick(self, session: Session) -> None:
@@ -100,6 +134,11 @@ class Keepers:
             self._stand_by()
         for keeper in self._all:
             keeper.tick(session)
+
+    def request(self, session: Session) -> None:
+        """Write what is owed on any shard."""
+        for keeper in self._all:
+            keeper.request(session)
 
     def stands_by(self, session: Session) -> bool:
         """Return whether a session has nothing to do, because it is the portal's and consumers'
@@ -140,28 +179,33 @@ class Keeper:
     def __init__(
         self,
         layer: Remembering,
-        shard: int,
+        writer: Writer,
+        is_at: Callable[[str, int], bool],
         session_of: Callable[[asyncio.AbstractEventLoop], Session | None],
         logger: logging.Logger,
     ) -> None:
-        shard_of = weakly(layer.consistent_hash, shard)
+        shard = self._shard = writer.shard
 
         def is_here(group: str) -> bool:
-            return shard_of(group) == shard
+            return is_at(group, shard)
 
-        self._shard = shard
         self._logger = logger
-        self._health = layer._health[shard]
+        self._health = layer._health[self._shard]
         self._health.recovery = self
-        self._keys = layer._keys
+        self._keys = writer.keys
+        self._writer = writer
         #: The name of the leases.
-        self._process = layer.client_prefix
+        self._process = writer.process
         self._group_expiry_s = layer.group_expiry
         self._session_of = session_of
         self._kept_s = max(KEPT_S, layer.group_expiry)
-        self.told = Memberships(layer._mailboxes, self._keys, is_here, layer.group_expiry)
+        # On pubsub, who has subscribed is a member for any time.
+        expiry_s = layer.group_expiry if writer.stores_groups else math.inf
+        self.told = Memberships(layer._mailboxes, self._keys, is_here, expiry_s)
         #: What is known of other processes.
         self.deaths = Deaths(LEASE_S)
+        self.attendance = Attendance(writer, self.deaths, self._ask_about)
+        self._is_seen = False
         # A weak reference, because tasks reference their loops, which may be dropped.
         self._task: ref[asyncio.Task[None]] | None = None
         self._began_at = 0.0
@@ -171,14 +215,17 @@ class Keeper:
 
     # Called by the layer
 
-    async def join(self, session: Session, group: str, box: Mailbox) -> None:
-        """Add the channel of a mailbox to a group."""
+    async def join(
+        self, session: Session, group: str, box: Mailbox, entry: Entry | None = None
+    ) -> None:
+        """Add the channel of a mailbox to a group; ``entry`` is for a group with presence."""
         joining = self.told.begin(group, box)
-        key = self._keys.group(group)
         worked: bool | None = None
         try:
-            commands = session.commands(self._shard, key)
-            await scripts.join(commands, key, box.name, self._group_expiry_s)
+            if entry is not None:
+                self._writer.people.entries[joining.pair] = entry
+                await self._be_seen(session, group)
+            await self._writer.join(session, group, box.name)
             worked = True
         except COMMAND_ERRORS as error:
             worked = getattr(error, "maybe_executed", False)
@@ -191,13 +238,22 @@ class Keeper:
     async def leave(self, session: Session, group: str, channel: str) -> None:
         """Remove a channel of this process from a group."""
         self.told.part(group, channel)
-        key = self._keys.group(group)
         try:
-            await scripts.leave(session.commands(self._shard, key), key, channel)
+            await self._writer.leave(session, group, [channel])
         except (ConnectionLost, asyncio.CancelledError):
             self.owe(session, group, channel)
             raise
         self.told.parted(group, channel)
+        self.told.drop_left(self._writer.people.entries, Pair(group, channel))
+
+    async def _be_seen(self, session: Session, group: str) -> None:
+        """Have a lease before the first member is written, so that others notice if it is left
+        behind.
+        """
+        leases = self.told.lease_key(group, session.backend(self._shard).served())
+        if not (self._is_seen or self.told.has_leases or leases is None):
+            self._is_seen = True
+            self.told.first_end_s = (await self._ask(session, leases, LEASE_S)).end_s
 
     def owe(self, session: Session, group: str, channel: str) -> None:
         """Schedule leaving a group, for a channel that has ended or whose leave failed."""
@@ -206,12 +262,17 @@ class Keeper:
 
     async def forget(self, session: Session) -> None:
         """Forget what was written to the server, because all groups are deleted."""
+        held = self._writer.held
         await asyncio.gather(*[self._end(session, lease) for lease in self.forget_closed()])
+        if held:
+            await self._writer.release(session, held)
 
     def forget_closed(self) -> list[Lease]:
         """Forget what was written to the server; return the leases that it still has."""
         # The end of an outage no longer depends on the memberships.
         self._health.gone(self)
+        self._is_seen = False
+        self._writer.held = set()
         return self.told.forget()
 
     async def members(
@@ -265,6 +326,19 @@ class Keeper:
         key = self._keys.group(group)
         return await scripts.size(session.commands(self._shard, key), key, self._group_expiry_s)
 
+    async def presence(self, session: Session, group: str) -> Presence:
+        """Return who is in a group with presence."""
+        members = await self.attendance.members(session, group)
+        return self._writer.people.presence(group, members)
+
+    async def present_channels(self, session: Session, group: str) -> list[str]:
+        """Return the members of a group with presence, in the order of joining."""
+        return [member.channel for member in await self.attendance.members(session, group)]
+
+    async def present_size(self, session: Session, group: str) -> int:
+        """Return the number of these members."""
+        return len(await self.attendance.members(session, group))
+
     # Called for changes of the shard (see Recovery)
 
     def is_needed(self) -> bool:
@@ -274,6 +348,7 @@ class Keeper:
     def connected(self) -> None:
         """Check the server, because it may be another one, or a restarted one."""
         self.told.reconnected()
+        self._writer.held = set()
         self._check()
 
     def moved(self) -> None:
@@ -323,6 +398,8 @@ class Keeper:
         try:
             while await self._round(session):
                 pass
+            if self._writer.people.is_used:
+                await self._look_after_presence(session)
             self._refused_with = ""
         except ConnectionLost:
             # Repeated after the next connection, or at the next sweep; until then the outage lasts.
@@ -332,6 +409,13 @@ class Keeper:
             self._refused(error)
         self._due_at = clock.monotonic() + RENEWAL_S * random.uniform(0.8, 1)
         self._health.works(self)
+
+    async def _look_after_presence(self, session: Session) -> None:
+        await self.attendance.clean_up(session)
+        unused = self._writer.held - self.told.owe_ended(self._writer.people.entries)
+        if unused:
+            await self._writer.release(session, unused)
+        await self._writer.refresh(session)
 
     async def _round(self, session: Session) -> bool:
         """Renew the leases, and write what is owed; return whether to check again."""
@@ -349,7 +433,9 @@ class Keeper:
         for lease in over:
             self._end(session, lease).add_done_callback(ignore)
         if loss:
+            self._writer.held = set()
             await asyncio.sleep(random.uniform(0, SPREAD_S))
+        self.told.owe_ended(self._writer.people.entries)
         wrote, more = await self._write(session)
         failures += more
         lost = [error for error in failures if isinstance(error, ConnectionLost)]
@@ -365,6 +451,7 @@ class Keeper:
         async def renew(lease: Lease) -> None:
             answer = await self._ask(session, lease.key, LEASE_S)
             look.ends[lease] = answer.end_s, answer.known_end_s
+            self.attendance.dead.update(answer.dead)
             if lease.end_s is not None and (answer.known_end_s or 0) < answer.now_s:
                 late.append(lease)
 
@@ -372,15 +459,20 @@ class Keeper:
         self.deaths.settle(sound=len(look.ends) == len(look.leases) and not late)
         return [outcome for outcome in outcomes if outcome is not None]
 
-    async def _ask(self, session: Session, leases: str, lease_s: float = 0) -> scripts.Renewal:
-        """Ask a server which processes are dead, and renew the lease if ``lease_s`` is not 0."""
+    async def _ask(
+        self, session: Session, leases: str, lease_s: float = 0, *, everything: bool = False
+    ) -> scripts.Renewal:
+        """Ask a server which processes are dead, all of them or those that were found lately, and
+        renew the lease if ``lease_s`` is not 0.
+        """
+        judgement = self.deaths.judgement(leases)
         answer = await scripts.renew(
             session.commands(self._shard, leases),
             leases,
             self._process,
             lease_s,
             self._kept_s,
-            self.deaths.judgement(leases),
+            judgement._replace(since_s=0.0) if everything else judgement,
         )
         self.deaths.learn(leases, answer)
         return answer
@@ -414,15 +506,22 @@ class Keeper:
         channels: dict[str, float | None],
         precision_s: float,
     ) -> None:
-        key = self._keys.group(group)
-        commands = session.commands(self._shard, key)
         now = clock.monotonic()
         joined = [(now - since, name) for name, since in channels.items() if since is not None]
         left = [name for name, since in channels.items() if since is None]
         if joined:
-            await scripts.rejoin(commands, key, joined, self._group_expiry_s, precision_s)
+            await self._writer.rejoin(session, group, joined, precision_s)
         if left:
-            await scripts.leave(commands, key, *left)
+            await self._writer.leave(session, group, left)
+            for name in left:
+                self.told.drop_left(self._writer.people.entries, Pair(group, name))
+
+    async def _ask_about(self, session: Session, group: str) -> scripts.Renewal | None:
+        """Ask the primary of a group for all dead processes; None if no primary is known."""
+        leases = self.told.lease_key(group, session.backend(self._shard).served())
+        if leases is None:
+            return None
+        return await self._ask(session, leases, everything=True)
 
     def _end(self, session: Session, lease: Lease) -> asyncio.Future[Any]:
         return scripts.end_lease(session.commands(self._shard, lease.key), lease.key, self._process)

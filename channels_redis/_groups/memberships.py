@@ -21,7 +21,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .._format.keyspace import Keyspace
 from .._format.slots import Address, Served
@@ -124,6 +124,8 @@ class Memberships:
         self._owed: dict[Pair, int] = {}
         self._has_lost = False
         self._was_dead = False
+        #: The end of a lease that was written before the first membership; -1 if there is none.
+        self.first_end_s = -1.0
         self._stamps = itertools.count()
 
     # What the application does
@@ -236,7 +238,7 @@ class Memberships:
                     lease.unanswered = True
                     continue
                 end_s, known_end_s = look.ends[lease]
-                known[address] = lease.is_known(known_end_s)
+                known[address] = lease.is_known(known_end_s) or known_end_s == self.first_end_s
                 # The mark of a dead process is minus a time (see renew.lua).
                 self._was_dead = self._was_dead or (known_end_s or 0) < 0
                 loss = loss or not (known[address] or lease.end_s is None)
@@ -357,6 +359,23 @@ class Memberships:
                 elif self._owed.get(pair) == writes.stamps[pair]:
                     del self._owed[pair]
                     self._note(pair)
+
+    def drop_left(self, entries: dict[Pair, Any], pair: Pair) -> None:
+        """Drop the entry of a pair whose leave was written, unless it has joined again."""
+        with self.lock:
+            if self._joined_s(pair) is None and pair not in self._joinings:
+                entries.pop(pair, None)
+
+    def owe_ended(self, entries: dict[Pair, Any]) -> set[str]:
+        """Owe the leaves of pairs whose membership is gone without one, as after ``flush()``;
+        return the groups of all pairs.
+        """
+        with self.lock:
+            here = [pair for pair in entries if self._is_here(pair.group)]
+            for pair in here:
+                if self._joined_s(pair) is None and pair not in self._joinings:
+                    self._owe(pair)
+            return {pair.group for pair in here}
 
     def primary(self, group: str) -> Address | None:
         """Return who has a group, as far as is known."""

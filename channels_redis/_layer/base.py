@@ -16,8 +16,9 @@ from channels.layers import BaseChannelLayer
 
 from .._config import keywords, options, pools
 from .._config.hosts import describe_host, doctor_command, is_cluster, redact_hosts
+from .._config.presence import check_presence
 from .._config.secrets import Secrets
-from .._format.encryption import Binding
+from .._format.encryption import Binding, person_secret
 from .._format.keyspace import Keyspace, consistent_hash, random_hex
 from .._format.slots import Address
 from .._receiving.mailboxes import Mailboxes
@@ -35,7 +36,7 @@ from ..exceptions import ConfigurationError, InvalidName, LayerClosed, MessageTo
 from ..stats import LayerStats, NodeStats
 from ..sync import SyncFace
 from .encoding import Encoding, is_separable, make_binding
-from .history import HistoryLayer
+from .presence import PresenceLayer
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool, Redis, RedisCluster
@@ -49,7 +50,7 @@ CLOSED = "The channel layer was closed while receive() waited."
 OTHER_LOOPS_S = 1.0
 
 
-class BaseRedisLayer(HistoryLayer):
+class BaseRedisLayer(PresenceLayer):
     """The base class of both channel layers.
 
     Constructing a layer opens no connection and needs no event loop. One object can be used by any
@@ -84,6 +85,7 @@ class BaseRedisLayer(HistoryLayer):
         encryption_binding: str = "off",
         history: Any = None,
         max_catch_up: int = options.MAX_CATCH_UP,
+        presence: Any = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -114,6 +116,8 @@ class BaseRedisLayer(HistoryLayer):
         self.max_catch_up = options.check_count("max_catch_up", max_catch_up)
         self._serializer = self._serializer_for(serializer_format, symmetric_encryption_keys)
         self._binding = self._make_binding(symmetric_encryption_keys)
+        self.presence = check_presence(presence)
+        self._person_secret = person_secret(symmetric_encryption_keys)
         #: Whether a subclass brings its own ``connection()``.
         self.has_own_connections = type(self).connection is not BaseRedisLayer.connection
         self._keys = Keyspace(self.prefix)
@@ -159,6 +163,7 @@ class BaseRedisLayer(HistoryLayer):
         """Create all state except the options: for a new object, a copy or a forked child."""
         self.client_prefix = random_hex()
         self._encoding = self._make_encoding()
+        self._people = self._make_people()
         self._report = Reporter(self._logger, self._on_event)
         self._tallies = Tallies(self.ring_size)
         self._outage = Outage(weakly(self._outage_changed, None))
@@ -326,7 +331,9 @@ class BaseRedisLayer(HistoryLayer):
 
         core: the channels that ``group_send()`` would address now, in all processes. Members of a
         killed process stay for up to 40 seconds.
-        pubsub: raises :class:`Unsupported`, because a process does not know the members of others.
+        pubsub: the members of a group with presence (see the option ``presence``); raises
+        :class:`Unsupported` for other groups, because a process does not know the members of
+        others.
         """
         channels: list[str] = await self._run("group_channels", self._group_channels_plan, group)
         return channels
@@ -335,7 +342,7 @@ class BaseRedisLayer(HistoryLayer):
         """Return the number of names that :meth:`group_channels` would return, without fetching
         them.
 
-        Raises :class:`Unsupported` on pubsub.
+        Raises :class:`Unsupported` on pubsub, except for groups with presence.
         """
         size: int = await self._run("group_size", self._group_size_plan, group)
         return size

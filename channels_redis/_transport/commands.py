@@ -64,10 +64,18 @@ class Script:
         self._by_source = b"$4\r\nEVAL\r\n$%d\r\n%s\r\n" % (len(source), source)
 
     def call(
-        self, commands: Commands, key: bytes | str, *args: Arg, repeatable: bool = False
+        self,
+        commands: Commands,
+        key: bytes | str,
+        *args: Arg,
+        repeatable: bool = False,
+        keys: int = 1,
     ) -> asyncio.Future[Any]:
-        """Queue a call of the script; return the future of its reply."""
-        data = pack(b"EVALSHA", self._sha, 1, key, *args)
+        """Queue a call of the script; return the future of its reply.
+
+        ``keys`` is the number of its keys, all in one slot: ``key``, and the first of ``args``.
+        """
+        data = pack(b"EVALSHA", self._sha, keys, key, *args)
         return commands.call(data, repeatable, script=self, key=key)
 
     def packed(self, key: bytes | str, *args: Arg) -> bytes:

@@ -20,11 +20,12 @@ At = Callable[[bytes], Commands]
 
 
 async def delete_owned(commands: Commands, at: At, keyspace: Keyspace) -> None:
-    """Delete all queues, groups and logs of a layer."""
+    """Delete all queues, groups, logs and presence of a layer."""
 
     async def delete(found: list[bytes]) -> None:
         await _delete_sorted_sets(at, _owned(found, keyspace))
         await delete_keys(at, _of_histories(found, keyspace))
+        await delete_keys(at, _of_presence(found, keyspace))
 
     await _delete_found(commands, keyspace, delete)
 
@@ -67,6 +68,10 @@ def _owned(found: list[bytes], keyspace: Keyspace) -> list[bytes]:
 
 def _of_histories(found: list[bytes], keyspace: Keyspace) -> list[bytes]:
     return [key for key in found if keyspace.owns_history(key.decode("utf-8", "replace"))]
+
+
+def _of_presence(found: list[bytes], keyspace: Keyspace) -> list[bytes]:
+    return [key for key in found if keyspace.owns_presence(key.decode("utf-8", "replace"))]
 
 
 async def _delete_sorted_sets(at: At, keys: list[bytes]) -> None:

@@ -1,7 +1,8 @@
 """A process with a layer, which does what its parent writes to it, one JSON list a line.
 
-``["members", "room", 3]`` makes so many channels and adds them to a group, ``["block", 2]`` blocks
-the event loop for so many seconds; all else is a method of the layer and its arguments.
+``["members", "room", 3]`` makes so many channels and adds them to a group, ``["attend", "room", 7,
+8]`` makes one for each of these users, ``["block", 2]`` blocks the event loop for so many seconds;
+all else is a method of the layer and its arguments.
 """
 
 from __future__ import annotations
@@ -87,6 +88,13 @@ async def started(kind: str, lease_s: float, **options: Any) -> AsyncIterator[Pr
         await one.kill()
 
 
+async def attend(layer: Any, group: str, user: int) -> str:
+    """Return a channel of a user in a group with presence."""
+    channel: str = await layer.new_channel()
+    await layer.group_add(group, channel, presence={"user": user})
+    return channel
+
+
 async def do(layer: Any, name: str, *args: Any) -> Any:
     """Do what a line says."""
     if name == "members":
@@ -97,6 +105,9 @@ async def do(layer: Any, name: str, *args: Any) -> Any:
         told = layer._keepers.of(group).told
         await wait_for(lambda: any(lease.end_s for lease in told._leases.values()))
         return channels
+    if name == "attend":
+        group, *users = args
+        return [await attend(layer, group, user) for user in users]
     if name == "block":
         time.sleep(args[0])
         return None

@@ -1,0 +1,57 @@
+"""The presence of groups, as both layers have it: who is there, and what is said of each member."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from .._config.presence import Patterns
+from .._groups.leases import Keeper
+from .._groups.people import Entry, People
+from .._runtime.plans import Plan
+from .._runtime.weakly import weakly
+from ..presence import Presence
+from .history import HistoryLayer
+
+
+class PresenceLayer(HistoryLayer):
+    """The part of a channel layer that is about the presence of groups."""
+
+    presence: Patterns
+    _people: People
+    _person_secret: bytes
+
+    def _make_people(self) -> People:
+        encode, decode = weakly(self._encode_info, b""), weakly(self._decode_info, None)
+        return People(self.presence, self._person_secret, encode, decode)
+
+    async def group_presence(self, group: str) -> Presence:
+        """Return who is in a group: its members in all processes, with their info.
+
+        The members of a killed process are left out when its lease has run out, 30 seconds after
+        its last renewal. Raises :class:`PresenceDisabled` if the option ``presence`` has no pattern
+        for the group, and :class:`ConnectionLost` if Redis could not be reached or did not reply.
+        """
+        found: Presence = await self._run("group_presence", self._group_presence_plan, group)
+        return found
+
+    def _group_presence_plan(self, group: str) -> Plan:
+        self._check_group(group)
+        self._people.required(group, "group_presence()")
+        return partial(self._keeper_of(group).presence, group=group)
+
+    def _entry(self, group: str, channel: str, info: Any) -> Entry | None:
+        """Return what to write for a member; None for a group without presence."""
+        if info is None and self._people.options(group) is None:
+            return None
+        return self._people.entry(group, channel, {} if info is None else info)
+
+    def _keeper_of(self, group: str) -> Keeper:
+        """Return what keeps the presence of a group."""
+        raise NotImplementedError
+
+    def _encode_info(self, info: dict[str, Any], group: str) -> bytes:
+        return self._encoding.encode(info, {}, group, self._keys.presence_place)
+
+    def _decode_info(self, data: bytes, group: str) -> Any:
+        return self._encoding.decode(data, group, self._keys.presence_place)
