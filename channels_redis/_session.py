@@ -292,29 +292,24 @@ class Session:
         there = self.backend(shard)
         way = await there.way() if published else logs.UNPUBLISHED
         new = logs.Append(log, payload, known)
-        return (await self._appended(there, new, way, logs.alone))[0]
+        position, _ = await logs.append(lambda: there.commands(log.key), new, way)
+        self._context.histories.note(log, position)
+        return position
 
     async def append_and_list(
         self,
         shard: int,
         log: Log,
         payload: bytes,
-        members: Callable[[asyncio.Future[Any]], Awaitable[list[str]]],
+        members: Callable[[logs.Reply], Awaitable[list[str]]],
     ) -> tuple[Position, list[str]]:
         """Append a message to a log, and list the members of its group directly after that."""
-        new = logs.Append(log, payload, self._context.histories.newest(log))
-        return await self._appended(self.backend(shard), new, logs.UNPUBLISHED, members)
-
-    async def _appended(
-        self,
-        there: Backend,
-        new: logs.Append,
-        way: logs.Way,
-        then: Callable[[asyncio.Future[Any]], Awaitable[logs.T]],
-    ) -> tuple[Position, logs.T]:
-        position, result = await logs.append(lambda: there.commands(new.log.key), new, way, then)
-        self._context.histories.note(new.log, position)
-        return position, result
+        histories, there = self._context.histories, self.backend(shard)
+        new = logs.Append(log, payload, histories.newest(log))
+        appending = logs.append(lambda: there.commands(log.key), new, logs.UNPUBLISHED, members)
+        position, listed = await appending
+        histories.note(log, position)
+        return position, listed or []
 
     async def past(self, shard: int, log: Log, offset: int, limit: int) -> Past:
         """Return the newest position of a group, and entries of its log (see :mod:`.logs`)."""

@@ -261,13 +261,17 @@ class RedisChannelLayer(CoreNames):
         payload = self._encoding.encode(message, own, log.name, self._log_place)
         shard, keeper = self._history_shard(log.group), self._keepers.of(log.group)
 
-        async def append(session: Session) -> Then:
+        async def append(session: Session) -> Then | None:
             position, members = await session.append_and_list(
                 shard, log, payload, lambda reply: keeper.members(session, log.group, reply)
             )
             named = without(members, excluded)
-            # A user's serializer may be needed to encode the message for each queue.
-            return Then(partial(self._send_placed_plan, log, body, position, named))
+            send = partial(self._send_placed_plan, log, body, position, named)
+            if isinstance(body, bytes):
+                await send()(session)
+                return None
+            # A user's serializer has to encode the message for each queue.
+            return Then(send)
 
         return append
 

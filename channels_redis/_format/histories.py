@@ -4,6 +4,7 @@ I/O.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -20,7 +21,8 @@ class Kept(NamedTuple):
 
     #: Messages, about.
     size: int
-    ttl_s: float
+    #: Whole seconds.
+    ttl_s: int
 
 
 Rules = list[tuple[re.Pattern[str], Kept]]
@@ -35,8 +37,8 @@ class Log(NamedTuple):
     key: str
     position_key: str
     kept: Kept
-    #: Seconds for which the newest position is kept.
-    position_ttl_s: float
+    #: Whole seconds for which the newest position is kept.
+    position_ttl_s: int
 
 
 class Histories:
@@ -52,12 +54,13 @@ class Histories:
     ) -> None:
         self._rules = rules
         self._keyspace = keyspace
-        self._position_ttl_s = position_ttl_s
+        self._position_ttl_s = math.ceil(position_ttl_s)
         self._texts = PositionTexts(secret)
         #: The most messages that one catch-up may have.
         self.max_catch_up = max_catch_up
         # Name of the log -> the newest position that this process knows.
         self._newest: dict[str, Position] = {}
+        self._logs: dict[str, Log | None] = {}
 
     @property
     def on(self) -> bool:
@@ -68,6 +71,16 @@ class Histories:
         """Return the log of a group that the layer keeps under a key or topic; None if it has no
         history.
         """
+        try:
+            return self._logs[group]
+        except KeyError:
+            log = self._find(group, name)
+        self._logs[group] = log
+        if len(self._logs) > _REMEMBERED:
+            self._logs.clear()
+        return log
+
+    def _find(self, group: str, name: str) -> Log | None:
         kept = next((kept for pattern, kept in self._rules if pattern.match(group)), None)
         if kept is None:
             return None

@@ -100,7 +100,9 @@ class PositionTexts:
     """
 
     def __init__(self, secret: bytes) -> None:
-        self._secret = hashlib.sha256(b"channels_redis: positions" + secret).digest()
+        key = hashlib.sha256(b"channels_redis: positions" + secret).digest()
+        # Copied for each position, which is faster than to make one.
+        self._hash = hashlib.blake2s(key=key, digest_size=_DIGITS // 2)
 
     def write(self, position: Position, log: str) -> str:
         """Return the text of a position in the log with a name."""
@@ -125,5 +127,6 @@ class PositionTexts:
         return Position(int(offset, 16), mark.encode())
 
     def _digits(self, plain: str, log: str) -> str:
-        signed = f"{plain} {log}".encode()
-        return hashlib.blake2s(signed, key=self._secret, digest_size=_DIGITS // 2).hexdigest()
+        signed = self._hash.copy()
+        signed.update(f"{plain} {log}".encode())
+        return signed.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -47,7 +48,7 @@ class HistoryLayer(ReceivingLayer):
 
     def _compiled_rules(self, history: dict[Any, tuple[int, float]]) -> Rules:
         """Return the option ``history`` with globs as patterns, as for ``channel_capacity``."""
-        kept = [Kept(*one) for one in history.values()]
+        kept = [Kept(size, math.ceil(ttl_s)) for size, ttl_s in history.values()]
         patterns = self.compile_capacities({one: place for place, one in enumerate(history)})
         return [(pattern, kept[place]) for pattern, place in patterns]
 

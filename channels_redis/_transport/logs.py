@@ -16,6 +16,8 @@ from ..exceptions import ConnectionLost, WrongKeyType
 from .commands import Commands, Script
 
 T = TypeVar("T")
+Reply = asyncio.Future[Any]
+"""The reply to a command that was called."""
 
 _LOG = Script("log")
 _PAST = Script("past")
@@ -42,12 +44,35 @@ class Append(NamedTuple):
     known: Position = NOWHERE
 
 
+def call(commands: Commands, new: Append, way: Way, mark: bytes, *, again: bool) -> Reply:
+    """Call the script that appends and publishes, for an entry with a mark; ``again`` if the same
+    call may have been executed before.
+    """
+    log, payload, known = new
+    packed = _LOG.packed_for(
+        (log.key, log.position_key),
+        payload,
+        mark,
+        known.offset,
+        known.mark,
+        log.kept.size,
+        log.kept.ttl_s,
+        log.position_ttl_s,
+        unix_time(),
+        way.command,
+        log.name,
+        way.head,
+        int(again),
+    )
+    return commands.call(packed, again, script=_LOG)
+
+
 async def append(
     commands: Callable[[], Commands],
     new: Append,
     way: Way,
-    then: Callable[[asyncio.Future[Any]], Awaitable[T]],
-) -> tuple[Position, T]:
+    then: Callable[[Reply], Awaitable[T]] | None = None,
+) -> tuple[Position, T | None]:
     """Append to a log and publish; return the newest position then, and what ``then(reply)``
     returns, which may call more commands in the same turn and has to await the reply.
 
@@ -55,66 +80,34 @@ async def append(
     what it has appended before.  Raises :class:`ConnectionLost`, which may have been executed if
     the second reply is lost too, and :class:`WrongKeyType`.
     """
-    marks = new_mark(), new_mark()
-    reply = call(commands(), new, way, marks)
-    try:
-        result = await then(reply)
-        return position_in(reply, new.log), result
-    except ResponseError as error:
-        raise _told(error, new.log) from None
-    except ConnectionLost as error:
-        if not may_have_run(reply, error):
-            raise
-    reply = call(commands(), new, way, marks, again=True)
-    try:
-        result = await then(reply)
-        return position_in(reply, new.log), result
-    except ConnectionLost as error:
-        raise ConnectionLost(str(error), maybe_executed=True) from None
+    mark, again = new_mark(), False
+    while True:
+        there = commands()
+        reply = call(there, new, way, mark, again=again)
+        result = None
+        try:
+            if then is not None:
+                reply.add_done_callback(ignore)
+                result = await then(reply)
+            else:
+                there.push()
+            offset, its_mark = await reply
+            return Position(int(offset), its_mark), result
+        except ResponseError as error:
+            raise _told(error, new.log) from None
+        except ConnectionLost as error:
+            if again:
+                raise ConnectionLost(str(error), maybe_executed=True) from None
+            if not _may_have_run(reply, error):
+                raise
+        again = True
 
 
-def may_have_run(reply: asyncio.Future[Any], error: ConnectionLost) -> bool:
+def _may_have_run(reply: Reply, error: ConnectionLost) -> bool:
     """Return whether an append may have been executed, given what was raised after it."""
     if reply.done() and not reply.cancelled() and reply.exception() is None:
         return True
     return error.maybe_executed
-
-
-async def alone(reply: asyncio.Future[Any]) -> None:
-    """Await the reply to an append after which nothing else has to be done."""
-    await reply
-
-
-def call(
-    commands: Commands, new: Append, way: Way, marks: tuple[bytes, bytes], *, again: bool = False
-) -> asyncio.Future[Any]:
-    """Call the script once, with the marks for the message and for a break before it."""
-    log, payload, known = new
-    packed = _LOG.packed_for(
-        (log.key, log.position_key),
-        payload,
-        *marks,
-        known.offset,
-        known.mark,
-        log.kept.size,
-        _whole(log.kept.ttl_s),
-        _whole(log.position_ttl_s),
-        unix_time(),
-        way.command,
-        log.name,
-        way.head,
-        int(again),
-    )
-    reply = commands.call(packed, again, script=_LOG)
-    # Where more commands follow, they are written together.
-    commands.push() if way.command else reply.add_done_callback(ignore)
-    return reply
-
-
-def position_in(reply: asyncio.Future[Any], log: Log) -> Position:
-    """Return the position in the reply to an append."""
-    offset, mark = reply.result()
-    return Position(int(offset), mark)
 
 
 async def past(commands: Commands, log: Log, offset: int, limit: int) -> Past:
@@ -127,7 +120,7 @@ async def past(commands: Commands, log: Log, offset: int, limit: int) -> Past:
         offset,
         wanted,
         new_mark(),
-        _whole(log.position_ttl_s),
+        log.position_ttl_s,
         unix_time(),
     )
     reply = commands.call(packed, True, script=_PAST)
@@ -145,10 +138,6 @@ def _entry(identity: bytes, fields: list[bytes]) -> Entry:
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     offset = int(identity.partition(b"-")[0])
     return Entry(Position(offset, named[b"m"]), named[b"p"], named[b"b"])
-
-
-def _whole(seconds: float) -> int:
-    return max(1, round(seconds + 0.499))
 
 
 def _told(error: ResponseError, log: Log) -> ResponseError:

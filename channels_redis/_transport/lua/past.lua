@@ -1,7 +1,7 @@
 -- Reads the newest position of a group, and the entries of its log from an offset on.
 --
 -- KEYS[1] log: stream of offset-0 -> m (mark), b (mark of the entry before), p (payload, bytes)
--- KEYS[2] pos: string of the offset, the mark, and the offset of the last break
+-- KEYS[2] pos: string of the offset, the mark, and more
 -- ARGV[1] from: number of the offset of the first entry that is wanted
 -- ARGV[2] limit: maximum number of entries; the newest if there are more
 -- ARGV[3] mark: 16 hex digits for the position of a group without one
