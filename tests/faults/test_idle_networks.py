@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from channels_redis._transport import probe
+from channels_redis._transport import multiplexer, probe
 from channels_redis.testing.servers import RedisServer
 from tests.helpers import numbered, receive, until_connected, wait_for, waiting
 from tests.proxy import Proxy
@@ -22,6 +22,7 @@ FORGOTTEN_S = 0.3
 def _soon_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second of idleness is a tenth here."""
     monkeypatch.setattr(probe, "IDLE_S", 0.1)
+    monkeypatch.setattr(multiplexer, "IDLE_S", 0.1)
 
 
 async def all_forgotten(proxy: Proxy) -> None:
