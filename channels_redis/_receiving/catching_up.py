@@ -324,10 +324,23 @@ class CatchUps:
         if position is None:
             past = await self._session.read_log(group.log, 0, limit)
             return True, past.top, unbroken_end(past.entries)
+        if self._is_at_the_end(group, position):
+            # Often true for many at once: after a restart, all clients of a process come back.
+            return True, position, []
+        losses = group.losses
         past = await self._past(group, position)
+        if losses == group.losses:
+            group.line.confirm(past.top)
         if judge(past, position) is not Verdict.COMPLETE:
             return False, past.top, []
         return True, past.top, after_offset(past.entries, position.offset)
+
+    def _is_at_the_end(self, group: GroupLine, position: Position) -> bool:
+        """Return whether nothing was missed since a position, as far as is known without reading
+        the log: no message and no break.
+        """
+        newest = self._histories.newest(group.log)
+        return group.line.is_at(position) and newest == position and not group.unlogged
 
     def end_resuming(self, group: GroupLine, box: Mailbox, upto: int) -> None:
         """Deliver what was heard meanwhile and comes after what the log had."""

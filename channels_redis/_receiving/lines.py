@@ -121,6 +121,18 @@ class Line:
         """Whether the log has to be read."""
         return self._held is not None
 
+    def is_at(self, position: Position) -> bool:
+        """Return whether everything after a position is still to be heard.  A queued line can't
+        tell, as what is not heard yet may be addressed to other channels.
+        """
+        is_told = self._exact and not self._queued and self._held is None
+        return is_told and position == self.position
+
+    def confirm(self, top: Position) -> None:
+        """Note that the log ended at ``top`` while the subscription was heard."""
+        if self._held is None and top == self.position:
+            self._exact = True
+
     def hear(self, entry: Entry) -> Heard:
         """Take a message or a break from the subscription."""
         if self._held is not None:

@@ -10,7 +10,14 @@ import pytest
 
 from channels_redis.exceptions import ConfigurationError, HistoryDisabled, InvalidPosition
 from channels_redis.history import History, Resumed
-from tests.helpers import numbered, numbers, receive, receive_numbers, receive_until_marker
+from tests.helpers import (
+    calls_by_command,
+    numbered,
+    numbers,
+    receive,
+    receive_numbers,
+    receive_until_marker,
+)
 from tests.histories.steps import HISTORY, ROOM, member, send
 
 
@@ -81,6 +88,28 @@ async def test_a_channel_resumes_where_another_was(layer: Any, other: Any) -> No
     assert (resumed.complete, resumed.count) == (True, 2)
     await send(layer, 4)
     assert await receive_numbers(other, again, 3) == [2, 3, 4]
+
+
+@pytest.mark.parametrize(("kind", "topology"), [("pubsub", "single")])
+async def test_who_missed_nothing_resumes_without_a_command(
+    layer: Any, kind: str, topology: str, server: Any
+) -> None:
+    """After a restart of a process all its clients come back at once."""
+    await member(layer)
+    await send(layer, 1)
+    position = (await layer.group_history(ROOM, limit=0)).position
+    await member(layer, since=position)
+    channels = [await layer.new_channel() for _ in range(20)]
+    before = calls_by_command(server)
+    for channel in channels:
+        resumed = await layer.group_add(ROOM, channel, since=position)
+        assert resumed == Resumed(True, position, 0)
+    after = calls_by_command(server)
+    scripts = [name for name in after if name.startswith("eval")]
+    assert sum(after[name] - before.get(name, 0) for name in scripts) < len(channels)
+    await send(layer, 2)
+    for channel in channels:
+        assert await receive_numbers(layer, channel, 1) == [2]
 
 
 async def test_a_late_joiner_gets_what_is_kept(layer: Any) -> None:

@@ -313,3 +313,25 @@ def test_a_second_catch_up_is_asked_for_where_a_hole_was_heard_meanwhile() -> No
     outcome = line.catch_up(Past(entries[5].position, entries))
     assert (outcome.missed, outcome.held, outcome.again) == (entries[3:], [], False)
     assert line.position == entries[5].position
+
+
+def test_a_line_knows_when_nothing_was_missed() -> None:
+    """Since it has heard a message, or the log was read while the subscription was heard."""
+    entries = chain(5, 3)
+    at = [one.position for one in entries]
+    line = Line(Position(4, b"%016x" % 4))
+    assert not line.is_at(line.position)
+    line.confirm(at[0])
+    assert not line.is_at(line.position)
+    line.confirm(line.position)
+    assert line.is_at(line.position)
+    line.hear(entries[0])
+    assert line.is_at(at[0])
+    assert not line.is_at(Position(5, b"%016x" % 0))
+    line.lose()
+    line.confirm(at[0])
+    assert not line.is_at(at[0])
+    line.catch_up(Past(at[2], entries))
+    assert line.is_at(at[2])
+    queued = Line(at[0], queued=True)
+    assert not queued.is_at(at[0])
