@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from channels_redis._runtime.scope import Scope, Stage
+from channels_redis._runtime.scope import Scope, Stage, shut
 
 
 @pytest.fixture
@@ -108,6 +108,16 @@ async def test_no_timer_goes_off_after_the_end() -> None:
     while not fired:
         await asyncio.sleep(0)
     assert fired == ["later"]
+
+
+def test_what_is_sent_to_a_connection_that_was_shut_can_be_read(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """A server may send a message that it has popped before it sees the end."""
+    ours, theirs = pair
+    shut(ours.fileno())
+    theirs.sendall(b"message")
+    assert (ours.recv(10), theirs.recv(10)) == (b"message", b"")
 
 
 def test_what_is_abandoned_is_forgotten_in_the_same_order(

@@ -188,6 +188,11 @@ class Scope:
 
 
 def shut(descriptor: int) -> None:
-    """Shut a socket, whoever has it; through a twin, as uvloop's own objects can't do it."""
+    """Shut a socket for writing, through a twin, because uvloop's own objects can't do it.
+
+    The server sees the end and closes.  What it sends until then can still be read by another loop:
+    on a socket that is also shut for reading, such data would reset the connection, and what lies
+    unread in the socket would be lost.
+    """
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as twin:
-        twin.shutdown(socket.SHUT_RDWR)
+        twin.shutdown(socket.SHUT_WR)

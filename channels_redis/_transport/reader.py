@@ -217,7 +217,7 @@ class QueueReader(Link):
         with contextlib.suppress(RuntimeError):  # Closed this moment.
             self.loop.call_soon_threadsafe(self._wake)
 
-    def move_out(self, running: Loop) -> list[Late]:
+    def move_out(self, running: Loop | None) -> list[Late]:
         """Return what a reader that was replaced is still to receive, and deliver what it has.
 
         All at once, as the loop of the reader that asks for it may stop at any await.
@@ -289,6 +289,8 @@ class QueueReader(Link):
         """Deliver what was popped, though the loop was closed without warning."""
         super()._forget()
         self._stopping = True
+        # With what lies unread in the socket, before that is shut: it is in no queue any more.
+        self._late = self.move_out(None)
         arrived = self._wire.arrived() if self._wire is not None and self._pops.pending else ()
         for reply in arrived:
             with contextlib.suppress(RuntimeError):  # of timers, as the loop is closed

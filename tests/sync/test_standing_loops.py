@@ -203,6 +203,30 @@ def test_a_batch_that_arrived_as_its_loop_was_closed_bare_is_kept_whole(
     del abandoned
 
 
+def test_a_message_that_arrives_for_a_stopped_loop_is_kept_where_that_is_closed_bare(
+    layer: RedisChannelLayer, server: Any
+) -> None:
+    """Nobody has read it, and it is not in its queue any more."""
+    pytest.importorskip("hiredis")  # redis-py's own parser can't go on without its loop
+    loop = asyncio.new_event_loop()
+
+    async def wait_and_stop() -> tuple[str, asyncio.Task[Any]]:
+        channel = await layer.new_channel()
+        waiting = asyncio.create_task(layer.receive(channel))
+        waiting._log_destroy_pending = False  # type: ignore[attr-defined]  # see sync.rst
+        while "cmd=bzpopmin" not in str(await asyncio.to_thread(server.command, "CLIENT", "LIST")):
+            await asyncio.sleep(0.01)
+        return channel, waiting
+
+    channel, abandoned = loop.run_until_complete(wait_and_stop())
+    layer.sync.send(channel, numbered(0))
+    (queue,) = layer._queues.values()
+    wait_until(lambda: server.command("ZCARD", queue.key) == 0, "popped")
+    loop.close()
+    assert asyncio.run(receive(layer, channel, timeout_s=5)) == numbered(0)
+    del abandoned
+
+
 async def test_a_consumer_that_was_woken_and_has_not_come_yet_keeps_its_mailbox(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
