@@ -440,6 +440,8 @@ class RedisChannelLayer(CoreNames):
         await self._keepers.forget(session)
 
     async def _close_here(self, session: Session) -> None:
+        if self._queued is not None:
+            self._queued.forget()
         await super()._close_here(session)
         self._keepers.forget_closed()
 

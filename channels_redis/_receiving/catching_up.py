@@ -11,9 +11,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
+from weakref import ref
 
 from .._format.histories import Histories, Log
 from .._format.positions import LOST_BREAK, UNLOGGED_BREAK, Entry, Past, Position
+from .._session import SessionEnded
 from .._watch.outages import Health
 from ..exceptions import COMMAND_ERRORS, ConnectionLost
 from ..history import Resumed
@@ -117,7 +119,8 @@ class CatchUps:
         lock: AbstractContextManager[Any],
         hole_s: float = 0.0,
     ) -> None:
-        self._session = session
+        # A weak reference: a cycle would keep what has ended until it is collected.
+        self._listening = ref(session)
         self._histories = histories
         self._lock = lock
         self._hole_s = hole_s
@@ -125,6 +128,13 @@ class CatchUps:
         self.groups: dict[bytes, GroupLine] = {}
         self._due: dict[Health, dict[bytes, None]] = {}
         self._working: set[Health] = set()
+
+    @property
+    def _session(self) -> Listening:
+        session = self._listening()
+        if session is None:
+            raise SessionEnded("The channel layer was closed.")
+        return session
 
     async def begin(self, log: Log) -> GroupLine:
         """Return the line of a group; its position is read before the group is subscribed."""
@@ -197,6 +207,8 @@ class CatchUps:
                 await self._session.write_log(
                     group.log, UNLOGGED_BREAK, self._histories.newest(group.log)
                 )
+            except SessionEnded:
+                return
             except ConnectionLost:
                 if self.groups.get(topic) is group:
                     group.unlogged = True
@@ -248,6 +260,8 @@ class CatchUps:
             losses, since = group.losses, group.line.position
             try:
                 past: Past | None = await self._past(group, since, own=True)
+            except SessionEnded:
+                return
             except ConnectionLost:
                 await asyncio.sleep(_PAUSE_S)
                 past, losses = None, -1

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import secrets
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import pytest
 
 from channels_redis.exceptions import ConfigurationError, HistoryDisabled, InvalidPosition
 from channels_redis.history import History, Resumed
+from tests.conftest import class_of
 from tests.helpers import (
     calls_by_command,
     numbered,
@@ -309,3 +313,20 @@ async def test_a_process_without_the_option_reads_all_messages(
     await plain.group_add(ROOM, channel)
     await send(layer, 1, 2)
     assert await receive_numbers(plain, channel, 2) == [1, 2]
+
+
+async def test_a_layer_with_a_history_is_freed_with_its_last_reference(
+    kind: str, hosts: list[Any]
+) -> None:
+    """As all layers, without the garbage collector."""
+    layer = class_of(kind)(hosts=hosts, prefix=secrets.token_hex(8), history=HISTORY)
+    await member(layer)
+    await send(layer, 1)
+    await layer.close()
+    gone = ref(layer)
+    gc.disable()
+    try:
+        del layer
+        assert gone() is None
+    finally:
+        gc.enable()
