@@ -35,6 +35,12 @@ def _switch_often() -> Any:
 
 
 @pytest.fixture
+def layer(build: Callable[..., Any]) -> Any:
+    """A layer that sixteen loops on a busy machine may take long to connect."""
+    return build(connect_wait_s=LIMIT_S)
+
+
+@pytest.fixture
 def looking(layer: Any) -> Any:
     """A thread that reads the statistics and changes the callbacks all the time."""
     ended, seen = Event(), []
@@ -47,6 +53,7 @@ def looking(layer: Any) -> Any:
             delivered = stats.delivered
             layer.on_operation(lambda operation: None)()
             layer.on_event(lambda event: None)()
+            ended.wait(0.001)  # It need not keep a processor busy.
         seen.append(delivered)
 
     with ThreadPoolExecutor(1) as pool:
