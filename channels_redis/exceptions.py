@@ -8,7 +8,12 @@ contain no passwords and no contents of messages.
 
 from __future__ import annotations
 
+from typing import Any
+
 import redis.exceptions
+
+#: Explains errors by their texts.
+TROUBLESHOOTING = "https://django.github.io/channels_redis/troubleshooting.html"
 
 
 class ChannelsRedisError(Exception):
@@ -17,6 +22,11 @@ class ChannelsRedisError(Exception):
 
 class ConfigurationError(ChannelsRedisError, ValueError, TypeError):
     """An option or an entry of ``hosts`` is wrong, or a server refuses to work with the options."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        # Part of tracebacks and not of the text; new in Python 3.11.
+        self.__notes__ = [f"Errors by their texts: {TROUBLESHOOTING}"]
 
 
 class InvalidMessage(ChannelsRedisError, AssertionError):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import copy
+import pickle
 import re
+import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import channels
 import django
 import pytest
 
-import channels_redis
+import channels_redis.exceptions
 
 PAGE = Path(__file__).parent.parent / "docs" / "troubleshooting.rst"
 
@@ -52,3 +56,16 @@ def test_the_page_quotes_texts() -> None:
     """The test above does not pass by finding nothing."""
     assert len(QUOTED) >= 20
     assert "no text of anybody's …" not in TEXTS
+
+
+def test_the_traceback_of_a_wrong_setting_names_the_page() -> None:
+    """Its address is that of the documentation, and is no part of the text."""
+    error = channels_redis.exceptions.ConfigurationError("wrong")
+    assert str(error) == "wrong"
+    settings = (PAGE.parents[1] / "setup.cfg").read_text()
+    (site,) = re.findall(r"^ +Documentation = (.+)$", settings, re.M)
+    page = f"{site}{PAGE.stem}.html"
+    if sys.version_info >= (3, 11):
+        assert traceback.format_exception_only(error)[-1].endswith(f"{page}\n")
+    for copied in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert copied.__notes__ == error.__notes__ == [f"Errors by their texts: {page}"]
