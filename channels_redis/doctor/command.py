@@ -81,7 +81,7 @@ async def _look_at(setup: Setup) -> AsyncIterator[Finding]:
     layer = setup.layer
     if layer is None:
         return
-    wishes = Wishes(setup.is_pubsub, layer.prefix, layer.max_message_bytes)
+    wishes = Wishes(setup.is_pubsub, layer.prefix, layer.max_message_bytes, bool(layer.history))
     for index in range(layer.ring_size):
         for server in await look_at_shard(layer, index):
             for finding in judge_shard(server, wishes):

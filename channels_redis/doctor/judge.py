@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
 from .._transport.node import OLDEST_SERVER
 from .facts import SentinelFacts, ServerFacts, ShardFacts
 from .findings import Finding, Level
-from .rights import ANY, QUEUES, TOPICS, Need, patterns
+from .rights import ANY, HISTORIES, QUEUES, TOPICS, Need, patterns
 from .trouble import explain_trouble, first_line
 
 #: Larger clock differences and latencies are reported.
@@ -34,6 +34,7 @@ class Wishes:
     is_pubsub: bool
     prefix: str
     max_message_bytes: int
+    has_histories: bool = False
 
 
 def judge_shard(shard: ShardFacts, wishes: Wishes) -> list[Finding]:
@@ -218,7 +219,11 @@ def _clock(shard: ShardFacts) -> Iterator[Finding]:
 
 def _rights(shard: ShardFacts, wishes: Wishes) -> Iterator[Finding]:
     vital = (*TOPICS,) if wishes.is_pubsub else QUEUES
+    groups: list[tuple[tuple[Need, ...], Level, str]]
     groups = [(vital, Level.ERROR, ""), (ANY, Level.ERROR, "")]
+    if wishes.has_histories:
+        consequence = " Groups with a history will not work."
+        groups.append((HISTORIES, Level.ERROR, consequence))
     if wishes.is_pubsub:
         groups.append((QUEUES, Level.WARNING, " General channels (workers) will not work."))
     complaints = 0

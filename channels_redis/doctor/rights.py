@@ -47,6 +47,16 @@ TOPICS = (
     Need("subscribe", ("SUBSCRIBE", PROBE)),
     Need("unsubscribe", ("UNSUBSCRIBE", PROBE)),
 )
+#: Commands for groups with a history. The first one replaces the probe key, and none of the others
+#: changes it.
+HISTORIES = (
+    Need("set", ("SET", PROBE, "", "EX", str(PROBE_S))),
+    Need("get", ("GET", PROBE)),
+    Need("xadd", ("XADD", PROBE, "0-0", "a", "b")),
+    Need("xdel", ("XDEL", PROBE, "1-0")),
+    Need("xrange", ("XRANGE", PROBE, "-", "+")),
+    Need("xrevrange", ("XREVRANGE", PROBE, "+", "-")),
+)
 #: Commands for all connections.
 ANY = (
     Need(
@@ -58,6 +68,11 @@ ANY = (
 # Also in the ACL line: commands that can't be tested or are rarely needed.
 _ALSO = ("select", "role")
 _ALSO_QUEUES = ("del", "keys")
+
+
+def history_rights() -> str:
+    """Return what to add to the ACL line for groups with a history."""
+    return " ".join(sorted(f"+{need.command}" for need in HISTORIES))
 
 
 def acl_line(*, user: str = "app", prefix: str = "asgi", workers: bool = True) -> str:

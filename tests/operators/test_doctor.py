@@ -25,7 +25,7 @@ from channels_redis.doctor.config import read_settings
 from channels_redis.doctor.endpoints import Endpoint
 from channels_redis.doctor.findings import Finding, Level
 from channels_redis.doctor.output import JSONOutput, Output
-from channels_redis.doctor.rights import QUEUES, TOPICS, acl_line
+from channels_redis.doctor.rights import HISTORIES, QUEUES, TOPICS, acl_line, history_rights
 from channels_redis.testing.servers import ClusterSet, RedisServer, SentinelSet
 from channels_redis.utils import describe_host
 from tests.conftest import class_of, find_server_or_skip
@@ -207,6 +207,24 @@ def test_each_command_is_looked_for(private_server: RedisServer, prefix: str) ->
         ear, _ = examined("pubsub", hosts=hosts, prefix=prefix)
         advice = [finding.advice for finding in ear.of("rights")]
         assert advice == [f"ACL SETUSER app +{need.command}"]
+
+
+def test_what_a_history_needs_is_looked_for_where_there_is_one(
+    kind: str, private_server: RedisServer, prefix: str
+) -> None:
+    """A site without the option needs none of it."""
+    hosts = [entry(private_server, username="app", password=PASSWORD)]
+    line = acl_line(prefix=prefix).replace("secret", PASSWORD)
+    private_server.command(*line.split())
+    ear, status = examined(kind, hosts=hosts, prefix=prefix)
+    assert status == 0
+    ear, status = examined(kind, hosts=hosts, prefix=prefix, history={"*": {}})
+    assert status == 1
+    missing = {f"ACL SETUSER app +{need.command}" for need in HISTORIES}
+    assert {one.advice for one in ear.of("rights") if one.level is Level.ERROR} == missing
+    private_server.command(*line.split(), *history_rights().split())
+    ear, status = examined(kind, hosts=hosts, prefix=prefix, history={"*": {}})
+    assert status == 0
 
 
 @pytest.fixture
@@ -603,6 +621,7 @@ def test_the_lines_to_copy_are_the_ones_that_are_tested() -> None:
         for name in ("operations.rst", "configuration.rst")
     }
     assert shown["operations.rst"] == [acl_line()]
+    assert history_rights() in (docs / "operations.rst").read_text()
     assert shown["configuration.rst"] == [acl_line(), acl_line(workers=False)]
 
 
