@@ -190,14 +190,15 @@ class ResumeMixin:
         send it.  Live messages follow.  May be a coroutine function in async consumers.
         """
 
-    def join(self, group: str, *, since: str | None = None) -> Any:
+    def join(self, group: str, *, since: str | None = None, **options: Any) -> Any:
         """Join a group, instead of ``channel_layer.group_add()``; to be awaited in async consumers.
 
         If the client has named a position in the group, what it missed since then is received
         first.  A client that has named none, or whose position is too old, gets what is kept after
-        ``since``, such as ``"start"``; by default nothing.
+        ``since``, such as ``"start"``; by default nothing.  ``options`` are further arguments of
+        ``group_add()``, such as ``presence``.
         """
-        return self._run(self._join(group, since))
+        return self._run(self._join(group, since, options))
 
     def resume_missed(self, message: dict[str, Any]) -> Any:
         """Tell the client of the groups in a message of the option ``on_reconnect`` of which it
@@ -251,7 +252,7 @@ class ResumeMixin:
         groups, consumer.groups = consumer.groups, []
         try:
             for group in groups:
-                yield from self._join(group, None)
+                yield from self._join(group)
             yield connect
         finally:
             consumer.groups = groups
@@ -276,11 +277,13 @@ class ResumeMixin:
             if group in self._joined:
                 continue
             if (yield partial(self.may_resume, group)):
-                yield from self._join(group, None)
+                yield from self._join(group)
             else:
                 yield partial(self._send_text, naming.refusal(group))
 
-    def _join(self, group: str, since: str | None) -> Steps:
+    def _join(
+        self, group: str, since: str | None = None, options: dict[str, Any] | None = None
+    ) -> Steps:
         if group in self._joined:
             return
         named = self._named.positions.get(group, "")
@@ -292,6 +295,7 @@ class ResumeMixin:
             named=named,
             since=since,
             formerly=self._named.formerly,
+            options=options,
         )
         self._joined[group] = joined
         self._untold.append(joined)

@@ -63,6 +63,8 @@ class GroupEventsView(View):  # type: ignore[misc]  # Django has no annotations
     #: Where a browser without a position begins: ``"start"`` for what is kept, None for what comes.
     since: str | None = None
     channel_layer_alias = "default"
+    #: Not HEAD, whose answer would never end.
+    http_method_names = ("get", "options")
     #: Seconds between two comments on an idle connection.
     heartbeat_s: float = 15.0
     #: Seconds until the response ends, and the browser comes back; None for no limit.

@@ -29,9 +29,7 @@ class Feed:
         # In the task of the request: when that ends, the layer forgets the channel.
         channel: str = await self._layer.new_channel()
         self._channel = channel
-        return await joining.join(
-            self._layer, channel, self._group, named=named, since=since, formerly=[]
-        )
+        return await joining.join(self._layer, channel, self._group, named=named, since=since)
 
     async def next(self, timeout_s: float) -> dict[str, Any] | None:
         """Return the next message; None if there is none for so many seconds."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from .._format.keyspace import POSITION_KEY
-from ..exceptions import InvalidPosition, Unsupported
+from ..exceptions import InvalidPosition
 
 #: What the application may give as a position, and a client may not.
 START = "start"
@@ -31,44 +32,38 @@ class Joined:
 
 
 async def join(
-    layer: Any, channel: str, group: str, *, named: str, since: str | None, formerly: list[str]
+    layer: Any,
+    channel: str,
+    group: str,
+    *,
+    named: str = "",
+    since: str | None = None,
+    formerly: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> Joined:
-    """Add a channel to a group after the position ``named`` by a client (empty: none), else after
-    ``since``, else for live messages only.
+    """Add a channel to a group after the position ``named`` by a client, else after ``since``, else
+    for live messages only.  ``options`` are further arguments of ``group_add()``.
     """
-    if hasattr(layer, "group_history"):
-        with contextlib.suppress(Unsupported):
-            return await _after(layer, channel, group, named, since, formerly)
-    # Another package's layer, or one that does not resume.
-    await layer.group_add(group, channel)
-    return Joined(group, failed=bool(named), position=None)
-
-
-async def _after(
-    layer: Any, channel: str, group: str, named: str, since: str | None, formerly: list[str]
-) -> Joined:
+    add = partial(layer.group_add, group, channel, **(options or {}))
+    if not hasattr(layer, "group_history"):  # of another package
+        await add()
+        return Joined(group, failed=bool(named), position=None)
+    add = partial(add, formerly=formerly)
     if named and named != START:
         try:
-            return await _joined(layer, channel, group, named, since, formerly, is_named=True)
+            return await _joined(layer, group, add, named, since)
         except InvalidPosition:
             pass  # Nothing was joined yet.
     # The position first, so that a client has one even if nothing is sent before it comes back.
     begin = since or (await layer.group_history(group, limit=0)).position
-    joined = await _joined(layer, channel, group, begin, since, formerly, is_named=False)
+    joined = await _joined(layer, group, add, begin, since)
     return replace(joined, failed=bool(named))
 
 
 async def _joined(
-    layer: Any,
-    channel: str,
-    group: str,
-    begin: str,
-    since: str | None,
-    formerly: list[str],
-    *,
-    is_named: bool,
+    layer: Any, group: str, add: Callable[..., Awaitable[Any]], begin: str, since: str | None
 ) -> Joined:
-    resumed = await layer.group_add(group, channel, since=begin, formerly=formerly)
+    resumed = await add(since=begin)
     if resumed.complete:
         return Joined(group, failed=False, position=resumed.position, pending=resumed.count)
     kept = []
@@ -76,7 +71,7 @@ async def _joined(
         # It is in the group already, so what is later than that comes live.
         messages = (await layer.group_history(group)).messages
         kept = [one for one in messages if _offset(one) <= resumed.position[:OFFSET_DIGITS]]
-    return Joined(group, failed=is_named, position=resumed.position, kept=kept)
+    return Joined(group, failed=True, position=resumed.position, kept=kept)
 
 
 def _offset(message: dict[str, Any]) -> str:

@@ -241,6 +241,13 @@ async def test_a_view_says_what_it_needs(layer: Any) -> None:
         await view(AsyncRequestFactory().get("/"))
 
 
+async def test_a_view_answers_only_to_get(layer: Any) -> None:
+    """The answer to HEAD would have no end either."""
+    view: Any = GroupEventsView.as_view(group=GROUP)
+    assert (await view(AsyncRequestFactory().head("/"))).status_code == 405
+    assert (await view(AsyncRequestFactory().post("/"))).status_code == 405
+
+
 async def test_browsers_come_back_at_different_times(layer: Any, ask: Callable[..., Any]) -> None:
     """So that a server that restarts does not meet all of them at once."""
     delays = set()

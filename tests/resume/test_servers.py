@@ -54,8 +54,11 @@ async def talk(layer: Any, ended: asyncio.Event) -> int:
     return count
 
 
+@pytest.mark.parametrize(
+    "count", [30, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
 async def test_a_rolling_restart_loses_and_doubles_no_message(
-    layer: Any, kind: str, redis_url: str, prefix: str, tmp_path: Path
+    layer: Any, kind: str, redis_url: str, prefix: str, tmp_path: Path, count: int
 ) -> None:
     """Of three processes, under 30 messages a second: each client has all, in order, and never had
     to load its state again.
@@ -63,16 +66,16 @@ async def test_a_rolling_restart_loses_and_doubles_no_message(
     visitors: list[Visitor] = []
     async with running(3, kind, options_for(redis_url, prefix), tmp_path) as webs:
         try:
-            visitors += [Visitor(webs) for _ in range(30)]
+            visitors += [Visitor(webs) for _ in range(count)]
             await all_joined(visitors)
             ended = asyncio.Event()
             talking = asyncio.create_task(talk(layer, ended))
             for web in webs:
                 await web.restart()
             ended.set()
-            count = await talking
-            await wait_for(lambda: all(one.numbers[-1:] == [count - 1] for one in visitors), 60)
-            assert all(one.numbers == list(range(count)) for one in visitors)
+            sent = await talking
+            await wait_for(lambda: all(one.numbers[-1:] == [sent - 1] for one in visitors), 60)
+            assert all(one.numbers == list(range(sent)) for one in visitors)
             assert sum(one.joined for one in visitors) >= 2 * len(visitors)
             assert sum(one.reloads for one in visitors) == 0
         finally:
