@@ -405,8 +405,16 @@ class RedisChannelLayer(CoreNames):
 
     def _start_afresh(self) -> None:
         super()._start_afresh()
-        self._keepers = Keepers(self, self._keys, self._people, logger, stores_groups=True)
+        rejoined = weakly(self._rejoined, None) if self.history else None
+        self._keepers = Keepers(
+            self, self._keys, self._people, logger, stores_groups=True, rejoined=rejoined
+        )
         self._queued = self._make_queued() if self.history else None
+
+    def _rejoined(self, group: str) -> None:
+        log = self._log(group)
+        if log is not None and self._queued is not None:
+            self._queued.rejoined(log)
 
     def _make_queued(self) -> QueuedGroups:
         return QueuedGroups(

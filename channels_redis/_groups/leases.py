@@ -84,6 +84,7 @@ class Keepers:
         logger: logging.Logger,
         *,
         stores_groups: bool,
+        rejoined: Callable[[str], object] | None = None,
     ) -> None:
         self._hash = weakly(layer.consistent_hash, 0)
         self._keys = keys
@@ -94,7 +95,7 @@ class Keepers:
         find = self._sessions.find
         is_at = weakly(self._is_at, False)
         self._all = [
-            Keeper(layer, self._writer(layer, shard), is_at, find, logger)
+            Keeper(layer, self._writer(layer, shard), is_at, find, logger, rejoined)
             for shard in range(layer.ring_size)
         ]
         # The session on the portal's loop.
@@ -183,6 +184,7 @@ class Keeper:
         is_at: Callable[[str, int], bool],
         session_of: Callable[[asyncio.AbstractEventLoop], Session | None],
         logger: logging.Logger,
+        rejoined: Callable[[str], object] | None = None,
     ) -> None:
         shard = self._shard = writer.shard
 
@@ -190,6 +192,8 @@ class Keeper:
             return is_at(group, shard)
 
         self._logger = logger
+        #: Called with the name of a group whose members were written again.
+        self._rejoined = rejoined
         self._health = layer._health[self._shard]
         self._health.recovery = self
         self._keys = writer.keys
@@ -511,6 +515,8 @@ class Keeper:
         left = [name for name, since in channels.items() if since is None]
         if joined:
             await self._writer.rejoin(session, group, joined, precision_s)
+            if self._rejoined is not None:
+                self._rejoined(group)
         if left:
             await self._writer.leave(session, group, left)
             for name in left:

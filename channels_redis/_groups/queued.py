@@ -100,6 +100,13 @@ class QueuedGroups:
                 self._channels.pop(log.name, None)
             self._catch_ups.left(log.name.encode(), channel, last=not channels)
 
+    def rejoined(self, log: Log) -> None:
+        """Note that a server had forgotten who is in a group: what was sent meanwhile is read in
+        its log.
+        """
+        with self._mailboxes.lock:
+            self._catch_ups.joined(log.name.encode())
+
     def ended(self, boxes: list[Mailbox]) -> None:
         """Note that channels have ended."""
         for box in boxes:

@@ -106,12 +106,14 @@ class Line:
     filled by what comes a little later (see :meth:`fill`).
     """
 
-    __slots__ = ("_exact", "_held", "_known", "_queued", "position")
+    __slots__ = ("_exact", "_held", "_known", "_lost", "_queued", "position")
 
     def __init__(self, position: Position, *, queued: bool = False) -> None:
         self.position = position
         self._queued = self._exact = queued
         self._held: list[Entry] | None = None
+        # Whether only the log can tell how the line goes on.
+        self._lost = False
         # Offset -> mark of what was delivered, so that a repetition is told from another server's
         # entry with the same offset.
         self._known: OrderedDict[int, bytes] = OrderedDict()
@@ -149,7 +151,7 @@ class Line:
 
     def fill(self) -> list[Entry]:
         """Return what a queued line holds and can go on with by now."""
-        if not self._queued or self._held is None:
+        if not self._queued or self._held is None or self._lost:
             return []
         filled = []
         for entry in sorted(self._held, key=_offset_of):
@@ -161,6 +163,7 @@ class Line:
 
     def lose(self) -> None:
         """Note that the subscription was interrupted: the line catches up."""
+        self._lost = True
         if self._held is None:
             self._held = []
 
@@ -169,6 +172,7 @@ class Line:
         if it could not be read.
         """
         held, self._held = self._held or [], None
+        self._lost = False
         since = self.position
         complete = past is not None and judge(past, since) is Verdict.COMPLETE
         missed = after_offset(past.entries, since.offset) if past is not None and complete else []

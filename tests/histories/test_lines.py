@@ -335,3 +335,14 @@ def test_a_line_knows_when_nothing_was_missed() -> None:
     assert line.is_at(at[2])
     queued = Line(at[0], queued=True)
     assert not queued.is_at(at[0])
+
+
+def test_a_queued_line_that_has_lost_its_place_waits_for_the_log() -> None:
+    """Even if what comes next has the next offset: it may be of a server that was empty."""
+    entries = chain(5, 2)
+    line = Line(Position(4, b"%016x" % 4), queued=True)
+    line.lose()
+    assert line.hear(entries[0]) is Heard.NOTHING
+    assert line.fill() == []
+    assert line.catching_up
+    assert line.catch_up(Past(entries[1].position, entries)).missed == entries
