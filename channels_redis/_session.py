@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Loop = asyncio.AbstractEventLoop
 
-#: Seconds between two looks at the mailboxes, at most and at least.
+#: The longest and the shortest interval between two checks of the mailboxes, in seconds.
 SWEEP_S = 2.0
 MIN_SWEEP_S = 0.05
 
@@ -112,7 +112,7 @@ class Session:
         self.scope = Scope(loop, self._closing)
         # The first part: waiting receive() calls must not be woken on a loop that has ended.
         self.scope.hold(Stage.RECEIVING, forget=self._forget)
-        # The last one: what the ends of the others bring is counted too.
+        # The last one, so that messages that are sent at the end of the others are counted, too.
         self.scope.hold(Stage.CONNECTIONS, self._count, forget=self._close_tally)
         self._tally = context.tallies.open()
         self._pauses = 0
@@ -200,7 +200,7 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether somebody waits for a reply on this loop."""
+        """Whether a call waits for a reply on this loop."""
         return any(backend.pending for backend in self._backends.values())
 
     def commands(self, shard: int, key: bytes | str) -> Commands:
@@ -230,11 +230,11 @@ class Session:
 
     @property
     def receiving(self) -> bool:
-        """Whether messages come in on this loop, for somebody who wants them."""
+        """Whether messages are received on this loop."""
         return any(reader.wanted for reader in self._readers)
 
     def background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run something whose end this session awaits."""
+        """Run a coroutine in a task whose end this session awaits."""
         return self.scope.start(work, name)
 
     async def send(self, channel: str, frame: Frame) -> None:
@@ -362,7 +362,7 @@ class Session:
         self._context.tallies.close(self._tally)
 
     async def rest(self) -> None:
-        """Close what nobody needs just now; it is made again when it is needed."""
+        """Close what is not in use; it is created again when it is needed."""
         unwanted = [reader for reader in self._readers if not reader.wanted]
         await asyncio.gather(*[reader.aclose() for reader in unwanted])
         backends = list(self._backends.values())
@@ -373,7 +373,7 @@ class Session:
                 await pool.disconnect(inuse_connections=False)
 
     async def retire(self) -> None:
-        """End, unless somebody uses this session; the layer makes another one if it goes on."""
+        """End, unless this session is in use; the layer creates another one when it is needed."""
         if not (self.closing or self.receiving or self.busy):
             await self._context.close()
 

@@ -159,7 +159,7 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
                 return message
             raise TypeError("not a dict")
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
-            self._mailboxes.spoil()
+            self._mailboxes.count_undecodable()
             self._undecodable(channel, error)
 
     def _forget_slow_loop(self, loop: ref[Loop]) -> None:

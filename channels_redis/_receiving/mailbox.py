@@ -1,4 +1,4 @@
-"""The buffer of one channel in this process: what lies there, who waits, when it ends.
+"""The buffer of one channel in this process: its messages, its waiting calls, and its end.
 
 Knows no Redis.  See :mod:`.mailboxes` for what is done with it.
 """
@@ -14,9 +14,9 @@ from .budget import Share
 from .sinks import Sink
 from .waiters import Demand, Loop, Waiter
 
-#: A consumer whose task has ended is gone when it has not called ``receive()`` for so long since.
+#: Seconds without a call of ``receive()`` after which a consumer whose task has ended is gone.
 GONE_S = 10.0
-#: A mailbox that is in no group and has no subscription ends when unused for so long, or for
+#: A mailbox that is in no group and has no subscription ends when unused for this long, or for
 #: ``group_expiry``: its channel can be received on again at any time.
 UNUSED_S = 3600.0
 
@@ -57,10 +57,10 @@ class Mailbox(Share):
     def __init__(self, name: str, capacity: int | None, demand: Demand | None, now: float) -> None:
         super().__init__()
         self.name = name
-        #: What the user allowed it to hold, in messages; None where the budget is the bound.
+        #: Its limit in messages, if the user set one; None if the budget is the limit.
         self.capacity = capacity
         self.demand = demand
-        #: Whether the layer knows it still; one that has ended takes no more messages.
+        #: False after its end, when it accepts no more messages.
         self.alive = True
         # A weak reference: it belongs to an event loop that may be dropped.
         self._home: ref[Home] | None = None
@@ -94,17 +94,17 @@ class Mailbox(Share):
 
     @property
     def fed(self) -> bool:
-        """Whether something brings messages here: readers of a queue, or a subscription."""
+        """Whether it has a source of messages: readers of a queue, or a subscription."""
         if self.demand is not None:
             return True
         home = self.home
         return self.subscribed and home is not None and home.loop.is_running()
 
     def awaited(self) -> bool:
-        """Return whether somebody waits who can still be woken."""
+        """Return whether there is a waiting call that can still be woken."""
         return any(not (one.done() or one.get_loop().is_closed()) for one in self.waiters)
 
-    def is_strange(self) -> bool:
+    def is_unknown(self) -> bool:
         """Return whether this process has not created, received on or joined the channel."""
         known = self.loop or self.groups or self.maker or self.left or self.waiters
         return not known
@@ -117,7 +117,7 @@ class Mailbox(Share):
             return False
         if self.left is not None and now - self.left[0] >= GONE_S:
             loop = self.left[1]()
-            # A loop that ended with the task, as in asyncio.run(), says nothing of the consumer.
+            # If the loop ended with the task, as in asyncio.run(), the consumer may continue.
             if loop is not None and loop.is_running():
                 return True
         is_of_use = self.items or self.groups or self.maker is not None

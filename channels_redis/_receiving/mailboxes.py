@@ -26,9 +26,9 @@ from .waiters import Demand, Loop, Waiter, wake
 Drops = list[tuple[str, str]]
 """The channel of each message that was dropped, and the reason."""
 
-#: So many consumers of one message are woken in one turn of their event loop.
+#: The number of consumers of one message that are woken in one iteration of their event loop.
 WAKES = 100
-#: Channels of a layer that were made here and never received on, at most.
+#: The maximum number of channels that were created here and never received on.
 UNHEARD = 20_000
 
 
@@ -51,9 +51,9 @@ class Mailboxes:
         self.lock = RLock()
         self.boxes: dict[str, Mailbox] = {}
         self._budget = Budget(max_buffered_bytes)
-        #: Channels that were made here, and on which nobody has received yet.
+        #: Channels that were created here and not received on yet.
         self._unheard: set[str] = set()
-        # The channels that a task has made and that are still known.
+        # The channels that a task has created and that have a mailbox.
         self._made: WeakKeyDictionary[asyncio.Task[Any], set[str]] = WeakKeyDictionary()
         self._capacity = capacity
         self._dropped = dropped
@@ -62,7 +62,7 @@ class Mailboxes:
         #: How many consumers may have a sink in their mailbox.
         self.sinks = 0
         self._taken = 0
-        self._spoilt = 0
+        self._undecodable = 0
         self._delivered = 0
 
     def open(self, name: str, demand: Demand | None = None) -> Mailbox:
@@ -105,7 +105,7 @@ class Mailboxes:
             )
 
     def maker_ended(self, task: asyncio.Task[Any]) -> None:
-        """Note that a task that made channels has ended; no sign where others receive."""
+        """Note that a task that created channels has ended; other tasks may receive on them."""
         with self.lock:
             for name in self._made.pop(task, ()):
                 box = self.boxes[name]
@@ -143,7 +143,7 @@ class Mailboxes:
         """
         boxes = list(boxes)
         if self.sinks:
-            # What consumers make of it together is about as large again.
+            # The frame that consumers share is about as large again.
             item.cost_bytes *= 2
         self._append(boxes, item, None)
         if len(boxes) > WAKES:
@@ -169,7 +169,7 @@ class Mailboxes:
                 items = box.items
                 if items is None:
                     items = box.items = deque()
-                # What somebody waits for is taken at once, and not worth counting.
+                # A message that a call waits for is taken at once, so it is not counted.
                 if (box.waiters and not items) or not item.droppable:
                     items.append(entry)
                 elif not box.alive:
@@ -220,7 +220,7 @@ class Mailboxes:
     def _drop_expired(self, box: Mailbox, now: float) -> int:
         """Drop the messages that are older than ``expiry``; return their number."""
         count, items = 0, box.items
-        # What goes back to its queue expires there.
+        # A message that can be put back into its queue expires there.
         while items and now - items[0][0] >= self._expiry_s and items[0][1].droppable:
             self._remove(box)
             count += 1
@@ -257,7 +257,7 @@ class Mailboxes:
             for box in boxes[start:end]:
                 if box.waiters and box.items:
                     self._wake_next(box, running)
-        # On a loop that was closed nobody waits any more, and those elsewhere were woken before.
+        # On a closed loop no call waits any more, and calls on other loops were woken before.
         if end < len(boxes) and running is not None and not running.is_closed():
             running.call_soon(self._wake_some, boxes, end, running)
 
@@ -309,7 +309,7 @@ class Mailboxes:
             if loop is running:
                 waiter.set_result(None)
                 return
-            # A loop that stands still may never run again: the next one is woken too.
+            # A stopped loop may never run again: the next call is woken, too.
             if wake(waiter, running) and loop.is_running():
                 return
 
@@ -376,18 +376,18 @@ class Mailboxes:
                 self._forget(box, waiter)
             box.used_at = clock.monotonic()
             if box.items:
-                # It was, or was to be, woken for a message that it will not take.
+                # It was woken, or about to be, for a message that it will not take.
                 self._wake_next(box, waiter.get_loop())
 
-    def spoil(self) -> None:
+    def count_undecodable(self) -> None:
         """Note that a message that was taken could not be decoded."""
         with self.lock:
-            self._spoilt += 1
+            self._undecodable += 1
 
     def delivered(self) -> int:
         """Return how many messages were taken and decoded. Never decreases."""
         with self.lock:
-            self._delivered = max(self._delivered, self._taken - self._spoilt)
+            self._delivered = max(self._delivered, self._taken - self._undecodable)
             return self._delivered
 
     def waiting(self) -> int:
@@ -407,7 +407,7 @@ class Mailboxes:
         """Take back the messages for which ``wanted(message)`` is true."""
         with self.lock:
             found = [index for index, (_, item, _) in enumerate(box.items or ()) if wanted(item)]
-            # From the end, so that the places of the others stay what they are.
+            # From the end, so that the indexes of the others stay valid.
             mine = [self._remove(box, index) for index in reversed(found)]
             return mine[::-1]
 
@@ -472,7 +472,7 @@ class Mailboxes:
             box.subscribed = box.subscribed or subscribed
             return True
 
-    def orphan(self, home: Home) -> None:
+    def forget_home(self, home: Home) -> None:
         """Note that ``home`` joins no topics any more; waiting calls open the mailbox again."""
         running = home.loop if home.loop.is_running() else None
         with self.lock:
@@ -509,7 +509,7 @@ class Mailboxes:
             for box in list(self.boxes.values()):
                 if box.items:
                     dropped += [(box.name, "expired")] * self._drop_expired(box, now)
-                # Somebody was woken whose loop stopped that moment.
+                # A call was woken whose loop stopped at that moment.
                 if box.items and any(one.get_loop().is_running() for one in box.waiters):
                     self._wake_next(box, None)
                 if box.home in (None, home) and box.ended(now, self._group_expiry_s):

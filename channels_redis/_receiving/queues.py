@@ -33,9 +33,10 @@ Loop = asyncio.AbstractEventLoop
 
 #: Messages in one pop.
 BATCH = 128
-#: Mailboxes of a queue that only messages have opened, at most: nobody may ever come for them.
+#: Above this many mailboxes that only messages have opened, the oldest ends: nobody may ever
+#: receive there.
 STRANGERS = 1000
-#: Readers of a layer, each with a connection, above which no more general channel is read.
+#: Above this many readers of a layer, each with a connection, no further general channel is read.
 READERS = 1000
 
 
@@ -87,7 +88,7 @@ class LocalQueue:
         return self.receivers.waiting
 
     def limit(self) -> int:
-        """Return how many messages there is use or room for."""
+        """Return the maximum number of messages to pop."""
         return self.receivers.waiting
 
     def deliver(self, reader: QueueReader, messages: list[Popped], running: Loop | None) -> None:
@@ -103,16 +104,16 @@ class LocalQueue:
         return [], False
 
     def failed(self, error: Exception) -> None:
-        """Raise in those who wait: no retry will help."""
+        """Raise an error in the waiting calls: no retry will help."""
         self._mailboxes.fail(error, None, self.receivers)
 
     def unreadable(self, error: WrongKeyType) -> None:
-        """Raise in those who wait, and report."""
+        """Raise an error in the waiting calls, and report it."""
         self._report(QueueUnreadable(self.name))
         self.failed(error)
 
     def ended(self, reader: QueueReader) -> None:
-        """Note the end of a reader, and have another started if somebody waits by now."""
+        """Note the end of a reader, and start another if a call waits."""
         with self._mailboxes.lock:
             for shard, running in list(self._readers.items()):
                 if running is reader:
@@ -132,12 +133,12 @@ class LocalQueue:
         loop = self.receivers.loop()
         readers = list(self._readers.values())
         standing = not readers or not all(one.loop.is_running() for one in readers)
-        # A loop that stands still itself would do nothing but gather callbacks.
+        # On a stopped loop, callbacks would only accumulate.
         if standing and loop is not None and loop.is_running():
             self.resume()
 
     def resume(self) -> None:
-        """Have readers started if somebody receives, on the loop of one who does."""
+        """Start readers if there are receivers, on the loop of one of them."""
         with self._mailboxes.lock:
             loop = self.receivers.loop()
         if loop is not None:
@@ -145,7 +146,7 @@ class LocalQueue:
                 loop.call_soon_threadsafe(self._ensure_readers, loop)
 
     def _ensure_readers(self, loop: Loop) -> None:
-        """See to it that a reader runs on every shard; ``loop`` is the running one."""
+        """Start a reader on each shard that has none; ``loop`` is the running one."""
         home = self._sessions.find(loop)
         if home is None and not self.receivers.waiting:
             return  # The layer was closed there, or is gone; the next receive() starts anew.
@@ -200,14 +201,14 @@ class LocalQueue:
     # Loops that are blocked
 
     def _watch_others(self, loop: Loop) -> None:
-        """Ask the loops of readers for ``loop``, the running one, whether they answer."""
+        """Check from ``loop``, the running one, whether the loops of the readers respond."""
         # Weakly, as a watch must not keep the queue of a layer that its users have dropped.
         others, silent = weakly(self._others, set[Loop]()), weakly(self._take_over, None)
         watch = self._watches[loop] = SilenceWatch(loop, others, silent)
         watch.ask()
 
     def _others(self, loop: Loop) -> set[Loop]:
-        """Return the other loops that read for somebody on ``loop``."""
+        """Return the other loops that read for receivers on ``loop``."""
         others: set[Loop] = set()
         if self.receivers.concerns(loop):
             others = {reader.loop for reader in list(self._readers.values())} - {loop}
@@ -216,7 +217,7 @@ class LocalQueue:
         return others
 
     def _take_over(self, loop: Loop, silent: set[Loop]) -> None:
-        """Read on ``loop``, the running one, what loops read that do not answer."""
+        """Replace, on ``loop``, the running one, the readers of loops that do not respond."""
         home = self._sessions.find(loop)
         if home is not None:  # the layer was not closed there meanwhile
             for shard in self._shards:
@@ -291,7 +292,7 @@ class OwnQueue(LocalQueue):
         self._recent = Recent() if unique else None
         self._used_at = clock.monotonic()
         self._smallest_capacity = BATCH
-        #: What messages have opened, oldest first.
+        #: Mailboxes that only messages have opened, oldest first.
         self._strangers: OrderedDict[str, Mailbox] = OrderedDict()
 
     def open(self, channel: str) -> Mailbox:
@@ -306,7 +307,7 @@ class OwnQueue(LocalQueue):
         """Return the mailboxes of many channels; of those that nobody here has made or received
         on, the last :data:`STRANGERS` at most.
         """
-        # Anybody may have written the addresses: each counts once.
+        # The addresses are not trusted: each counts once.
         channels = list(dict.fromkeys(channels))
         boxes = self._mailboxes.boxes
         unknown = [one for one in channels if one not in boxes]
@@ -320,9 +321,9 @@ class OwnQueue(LocalQueue):
         return [box for one in channels if (box := boxes.get(one)) is not None]
 
     def _give_up(self, channel: str, box: Mailbox) -> None:
-        """End a mailbox that a message has opened, unless somebody has come for it."""
+        """End a mailbox that a message has opened, unless it is used by now."""
         with self._mailboxes.lock:
-            if box.is_strange() and self._mailboxes.boxes.get(channel) is box:
+            if box.is_unknown() and self._mailboxes.boxes.get(channel) is box:
                 unread = len(box.items or ())
                 self._mailboxes.discard(box)
                 self.dropped("abandoned", unread)
@@ -358,5 +359,5 @@ class OwnQueue(LocalQueue):
                 self._put_in_order(boxes, item, running)
 
     def unused(self) -> bool:
-        """Return the same; and no server will offer again what came from the queue."""
+        """Return whether nobody reads the queue, and no message of it can come a second time."""
         return clock.monotonic() - self._used_at >= self.expiry_s and super().unused()

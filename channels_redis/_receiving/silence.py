@@ -1,4 +1,4 @@
-"""Loops that do not answer, as synchronous code blocks them.
+"""Finds loops that do not respond, because synchronous code blocks them.
 
 Such a loop counts as running.  What it reads would not come to consumers on other loops either.
 """
@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary, ref
 from .._runtime.weakly import weakly
 from .waiters import Loop
 
-#: Between two questions.
+#: Seconds between two checks.
 ASK_S = 0.3
-#: So many questions without an answer are silence.  They are counted, not timed: the loop that asks
-#: may have been held up as well, as in a process that was stopped.
+#: After this many checks without a response, a loop is silent.  They are counted, not timed: the
+#: loop that checks may have been delayed as well, as in a process that was stopped.
 UNANSWERED = 4
 
 

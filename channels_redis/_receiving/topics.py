@@ -189,11 +189,11 @@ class TopicSession(Session):
 
     def _closing(self) -> None:
         # At once: who begins to wait here while the subscribers are closed would wait for ever.
-        self._mailboxes.orphan(self)
+        self._mailboxes.forget_home(self)
 
     def _forget(self) -> None:
         super()._forget()
-        self._mailboxes.orphan(self)
+        self._mailboxes.forget_home(self)
 
     @property
     def busy(self) -> bool:

@@ -55,7 +55,7 @@ class Demand:
         if len(loops) == 1:
             self.waiting = here
             return here == 1
-        # Who waits on a loop that was closed bare never leaves by itself.
+        # A call on a loop that was closed bare never stops waiting by itself.
         self._loops = {one: n for one, n in loops.items() if not one.is_closed()}
         self.waiting = sum(self._loops.values())
         return here == 1
