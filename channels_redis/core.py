@@ -406,8 +406,9 @@ class RedisChannelLayer(CoreNames):
     def _start_afresh(self) -> None:
         super()._start_afresh()
         rejoined = weakly(self._rejoined, None) if self.history else None
+        say = weakly(self._say, None)
         self._keepers = Keepers(
-            self, self._keys, self._people, logger, stores_groups=True, rejoined=rejoined
+            self, self._keys, self._people, say, logger, stores_groups=True, rejoined=rejoined
         )
         self._queued = self._make_queued() if self.history else None
 

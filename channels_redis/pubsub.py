@@ -24,6 +24,7 @@ from ._receiving.messages import Item, Packed
 from ._receiving.topics import TopicSession
 from ._runtime import fork
 from ._runtime.plans import Plan, run, submit
+from ._runtime.weakly import weakly
 from ._session import Frame, Session, SessionEnded
 from ._transport.scripts import Bound
 from .exceptions import ConnectionLost, ForeignChannelError, InvalidName, LayerClosed, Unsupported
@@ -269,8 +270,8 @@ class RedisPubSubChannelLayer(PubSubNames):
         self._used_names: dict[str, None] = {}
         self._keepers: Keepers | None = None
         if self.presence:
-            keys = TopicKeyspace(self.prefix)
-            self._keepers = Keepers(self, keys, self._people, logger, stores_groups=False)
+            keys, say = TopicKeyspace(self.prefix), weakly(self._say, None)
+            self._keepers = Keepers(self, keys, self._people, say, logger, stores_groups=False)
 
     def _keeper_of(self, group: str) -> Keeper:
         assert self._keepers is not None  # the group has presence

@@ -71,6 +71,8 @@ def _options(pattern: Any, given: Any) -> PresenceOptions:
         raise ConfigurationError(f"{where}: key must be the name of a key of the info, or None.")
     if not isinstance(events, bool):
         raise ConfigurationError(f"{where}: events must be True or False.")
+    if events and key is None:
+        raise ConfigurationError(f"{where}: events needs key, which identifies a user.")
     return PresenceOptions(
         key,
         check_seconds(f"{where}: grace_s", given.get("grace_s", GRACE_S)),

@@ -1,4 +1,5 @@
-"""Reads who is in groups with presence, and removes the members of dead processes.
+"""Reads who is in groups with presence, removes the members of dead processes, and announces who
+has joined and left.
 
 A process that finds another dead claims it for a short time, takes over its groups, one after the
 other, and removes these from the set of the dead process last.  If it dies itself meanwhile, others
@@ -9,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol
 
 from .._session import Session
 from .._transport import presence as commands
 from .._transport.scripts import Renewal
 from ..exceptions import COMMAND_ERRORS
 from .deaths import Deaths
-from .people import Roll, Stored, read_roll
+from .leaves import Leaves
+from .people import Entry, Roll, Stored, read_roll
 from .writers import Writer
 
 #: A process that has claimed a dead one has so many seconds; then others may.
@@ -31,14 +34,21 @@ class Asks(Protocol):
         ...
 
 
+Says = Callable[[Session, str, dict[str, Any]], Coroutine[Any, Any, None] | None]
+"""Sends a message to a group; returns None if nobody holds the layer any more."""
+
+
 class Attendance:
     """The presence of the groups at one entry of ``hosts``."""
 
-    def __init__(self, writer: Writer, deaths: Deaths, ask: Asks) -> None:
+    def __init__(self, writer: Writer, deaths: Deaths, ask: Asks, say: Says) -> None:
         self._shard = writer.shard
         self._writer = writer
         self._deaths = deaths
         self._ask = ask
+        self._say = say
+        #: What this process has to announce.
+        self.leaves = Leaves()
         #: Dead processes that may have left members behind.
         self.dead: set[str] = set()
 
@@ -89,5 +99,36 @@ class Attendance:
         if answer is None or process not in answer.dead:
             return False
         gone = [(one.channel, one.value) for one in roll.members if one.process == process]
-        await self._writer.remove(session, group, options, gone)
+        persons = await self._writer.remove(session, group, options, gone)
+        self.leaves.add(group, persons, options.grace_s)
+        for person, left_s in roll.leaving:
+            self.leaves.add(group, [person], left_s - answer.now_s)
         return True
+
+    async def announce_joins(
+        self, session: Session, group: str, persons: list[str], entries: Iterable[Entry]
+    ) -> None:
+        """Tell a group which of the persons have joined."""
+        infos = {entry.person: entry.info for entry in entries}
+        for person in filter(infos.__contains__, persons):
+            await self._tell(session, group, "presence.join", infos[person])
+
+    async def announce_leaves(self, session: Session) -> None:
+        """Tell groups who has left, as far as it is time to."""
+        for group, persons in self.leaves.due().items():
+            key = self._writer.presence_key(group)
+            there = session.commands(self._shard, key)
+            taken = await commands.take_leaves(there, key, persons)
+            for person, left_s, info in taken:
+                await self._tell(session, group, "presence.leave", info, id=f"{person}.{left_s}")
+                await commands.end_leave(there, key, person, left_s)
+                self.leaves.done(group, person)
+            for person in set(persons) - {person for person, _, _ in taken}:
+                self.leaves.passed(group, person)
+
+    async def _tell(
+        self, session: Session, group: str, kind: str, info: bytes, **more: str
+    ) -> None:
+        saying = self._say(session, group, self._writer.people.event(kind, group, info) | more)
+        if saying is not None:
+            await saying

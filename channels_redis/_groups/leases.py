@@ -32,7 +32,7 @@ from .._transport import scripts
 from .._watch.outages import Health
 from ..exceptions import COMMAND_ERRORS, ConnectionLost, LayerClosed
 from ..presence import Presence
-from .attendance import Attendance
+from .attendance import Attendance, Says
 from .deaths import Deaths, process_of
 from .memberships import Lease, Look, Memberships, Pair, Writes
 from .people import Entry, People
@@ -45,6 +45,8 @@ LEASE_S = 30.0
 #: than this can still find out that nothing was lost.  The members of a dead process are known as
 #: such until they expire, so it is never less than ``group_expiry``.
 KEPT_S = 3600.0
+#: The maximum time between two looks at the leaves to announce, if there are any.
+ANNOUNCE_S = 1.0
 #: A consumers' event loop that has not run for this time is blocked, or has ended.
 BLOCKED_S = 5.0
 #: After a loss, processes start to write at random times within this time.
@@ -81,6 +83,7 @@ class Keepers:
         layer: Remembering,
         keys: Keyspace,
         people: People,
+        say: Says,
         logger: logging.Logger,
         *,
         stores_groups: bool,
@@ -95,7 +98,7 @@ class Keepers:
         find = self._sessions.find
         is_at = weakly(self._is_at, False)
         self._all = [
-            Keeper(layer, self._writer(layer, shard), is_at, find, logger, rejoined)
+            Keeper(layer, self._writer(layer, shard), is_at, find, say, logger, rejoined)
             for shard in range(layer.ring_size)
         ]
         # The session on the portal's loop.
@@ -183,6 +186,7 @@ class Keeper:
         writer: Writer,
         is_at: Callable[[str, int], bool],
         session_of: Callable[[asyncio.AbstractEventLoop], Session | None],
+        say: Says,
         logger: logging.Logger,
         rejoined: Callable[[str], object] | None = None,
     ) -> None:
@@ -208,7 +212,9 @@ class Keeper:
         self.told = Memberships(layer._mailboxes, self._keys, is_here, expiry_s)
         #: What is known of other processes.
         self.deaths = Deaths(LEASE_S)
-        self.attendance = Attendance(writer, self.deaths, self._ask_about)
+        self.attendance = Attendance(writer, self.deaths, self._ask_about, say)
+        self.told.duties = self.attendance.leaves.groups
+        self._announcing: ref[asyncio.Task[None]] | None = None
         self._is_seen = False
         # A weak reference, because tasks reference their loops, which may be dropped.
         self._task: ref[asyncio.Task[None]] | None = None
@@ -229,7 +235,7 @@ class Keeper:
             if entry is not None:
                 self._writer.people.entries[joining.pair] = entry
                 await self._be_seen(session, group)
-            await self._writer.join(session, group, box.name)
+            changes = await self._writer.join(session, group, box.name)
             worked = True
         except COMMAND_ERRORS as error:
             worked = getattr(error, "maybe_executed", False)
@@ -238,17 +244,49 @@ class Keeper:
             self.told.end(joining, worked)
             if self.told.is_due:
                 self.request(session)
+        if entry is not None:
+            self._leaving(session, group, changes.leaving)
+            await self.attendance.announce_joins(session, group, changes.joined, [entry])
 
     async def leave(self, session: Session, group: str, channel: str) -> None:
         """Remove a channel of this process from a group."""
         self.told.part(group, channel)
         try:
-            await self._writer.leave(session, group, [channel])
+            # Meanwhile the lease is kept, even if this is the last channel.
+            with self.attendance.leaves.expected(group):
+                persons = await self._writer.leave(session, group, [channel])
+                self._leaving(session, group, persons)
         except (ConnectionLost, asyncio.CancelledError):
             self.owe(session, group, channel)
             raise
         self.told.parted(group, channel)
         self.told.drop_left(self._writer.people.entries, Pair(group, channel))
+
+    def _leaving(self, session: Session, group: str, persons: list[str]) -> None:
+        """Announce that persons have left, when their grace is over."""
+        options = self._writer.people.options(group)
+        if persons and options is not None:
+            self.attendance.leaves.add(group, persons, options.grace_s)
+            self._announce(session)
+
+    def _announce(self, session: Session) -> None:
+        """Run the task that announces leaves, if there are any and it does not run."""
+        if not self.attendance.leaves.groups() or session.closing:
+            return
+        task = self._announcing() if self._announcing is not None else None
+        if task is None or task.done() or not task.get_loop().is_running():
+            work = self._announce_all(session)
+            self._announcing = ref(session.background(work, "announce leaves"))
+
+    async def _announce_all(self, session: Session) -> None:
+        leaves = self.attendance.leaves
+        while (wait_s := leaves.next_s()) is not None:
+            # A leave with a shorter grace may be added meanwhile.
+            await asyncio.sleep(min(wait_s, ANNOUNCE_S))
+            try:
+                await self.attendance.announce_leaves(session)
+            except COMMAND_ERRORS:  # Redis still has it, and others take it if this process dies.
+                await asyncio.sleep(ANNOUNCE_S)
 
     async def _be_seen(self, session: Session, group: str) -> None:
         """Have a lease before the first member is written, so that others notice if it is left
@@ -416,7 +454,9 @@ class Keeper:
 
     async def _look_after_presence(self, session: Session) -> None:
         await self.attendance.clean_up(session)
-        unused = self._writer.held - self.told.owe_ended(self._writer.people.entries)
+        self._announce(session)
+        used = self.told.owe_ended(self._writer.people.entries)
+        unused = self._writer.held - used - self.told.duties()
         if unused:
             await self._writer.release(session, unused)
         await self._writer.refresh(session)
@@ -514,11 +554,15 @@ class Keeper:
         joined = [(now - since, name) for name, since in channels.items() if since is not None]
         left = [name for name, since in channels.items() if since is None]
         if joined:
-            await self._writer.rejoin(session, group, joined, precision_s)
+            changes = await self._writer.rejoin(session, group, joined, precision_s)
             if self._rejoined is not None:
                 self._rejoined(group)
+            # After a loss of data nobody was away, unlike after this process was taken for dead.
+            if changes.joined and precision_s < 0:
+                entries = self._writer.people.of(group, [name for _, name in joined])
+                await self.attendance.announce_joins(session, group, changes.joined, entries)
         if left:
-            await self._writer.leave(session, group, left)
+            self._leaving(session, group, await self._writer.leave(session, group, left))
             for name in left:
                 self.told.drop_left(self._writer.people.entries, Pair(group, name))
 

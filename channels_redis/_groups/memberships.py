@@ -126,6 +126,8 @@ class Memberships:
         self._was_dead = False
         #: The end of a lease that was written before the first membership; -1 if there is none.
         self.first_end_s = -1.0
+        #: Returns the groups for which this process has something to do, even without members.
+        self.duties: Callable[[], set[str]] = set
         self._stamps = itertools.count()
 
     # What the application does
@@ -214,7 +216,7 @@ class Memberships:
     def is_over(self) -> bool:
         """Whether there are leases and no memberships any more."""
         with self.lock:
-            return bool(self._leases) and next(self._everything(), None) is None
+            return bool(self._leases) and self._is_idle()
 
     def reconnected(self) -> None:
         """Note that there is a new connection, perhaps to a server that knows less."""
@@ -270,13 +272,14 @@ class Memberships:
         there are new ones.
         """
         with self.lock:
-            if next(self._everything(), None) is None:
+            if self._is_idle():
                 over = list(self._leases.values())
                 self._leases, self._served, self._unleased, self._recent = {}, None, False, {}
                 return over, False
             if served == self._served and not self._unleased:
                 return [], False
-            used = {served.by(self._keys.group(pair.group)) for pair in self._everything()}
+            groups = self.duties().union(pair.group for pair in self._everything())
+            used = {served.by(self._keys.group(group)) for group in groups}
             homes = {lease: served.by(lease.key) for lease in self._leases.values()}
             if None in used or None in homes.values():
                 return [], False  # Until all have a server again: the leases tell what it knows.
@@ -384,6 +387,9 @@ class Memberships:
 
     def _primary(self, group: str) -> Address | None:
         return self._served.by(self._keys.group(group)) if self._served is not None else None
+
+    def _is_idle(self) -> bool:
+        return not self.duties() and next(self._everything(), None) is None
 
     def _everything(self) -> Iterator[Pair]:
         for box in self._mailboxes.boxes.values():

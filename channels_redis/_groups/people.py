@@ -46,13 +46,14 @@ class Roll(NamedTuple):
     """All that is stored for a group."""
 
     members: list[Stored]
-    #: Persons whose leave was not announced.
-    leaving: list[str]
+    #: Persons whose leave was not announced, and when they will have left, in unix seconds.
+    leaving: list[tuple[str, float]]
 
 
 def read_roll(flat: list[bytes]) -> Roll:
     """Return what the reply to HGETALL says."""
-    members, leaving = [], []
+    members: list[Stored] = []
+    leaving: list[tuple[str, float]] = []
     for field, value in zip(flat[::2], flat[1::2], strict=True):
         kind, name = field[:2], field[2:].decode("utf-8", "replace")
         if kind == b"m:":
@@ -60,7 +61,7 @@ def read_roll(flat: list[bytes]) -> Roll:
             who = process.decode("utf-8", "replace"), person.decode("utf-8", "replace")
             members.append(Stored(name, value, *who, float(joined_s), info))
         elif kind == b"l:":
-            leaving.append(name)
+            leaving.append((name, float(value.split(b"\n", 1)[0])))
     members.sort(key=lambda one: one.joined_s)
     return Roll(members, leaving)
 
@@ -119,6 +120,16 @@ class People:
             )
         return Entry(self._person(options, channel, info), encoded)
 
+    def of(self, group: str, channels: list[str]) -> list[Entry]:
+        """Return what was written for channels."""
+        pairs = [Pair(group, channel) for channel in channels]
+        return [self.entries[pair] for pair in pairs if pair in self.entries]
+
+    @property
+    def has_events(self) -> bool:
+        """Whether any group gets messages about joins and leaves."""
+        return any(options.events for _, options in self._patterns)
+
     def _person(self, options: PresenceOptions, channel: str, info: dict[str, Any]) -> str:
         """Return what identifies a user in Redis, which does not reveal the value of the key."""
         value = info.get(options.key) if options.key is not None else None
@@ -137,6 +148,11 @@ class People:
     def _member(self, group: str, stored: Stored) -> Member:
         info = self.info(group, stored.info)
         return Member(stored.channel, self.key(group, info, stored.channel), info, stored.joined_s)
+
+    def event(self, kind: str, group: str, data: bytes) -> dict[str, Any]:
+        """Return the message about a user who has joined or left, with encoded info."""
+        info = self.info(group, data)
+        return {"type": kind, "group": group, "key": self.key(group, info, None), "info": info}
 
     def info(self, group: str, data: bytes) -> dict[str, Any]:
         """Return decoded info; empty if it can't be decoded, as with another key."""

@@ -15,6 +15,7 @@ from .._runtime import clock
 from .._session import Session
 from .._transport import presence as commands
 from .._transport import scripts
+from .._transport.presence import NO_CHANGES, Changes
 from .memberships import Pair
 from .people import Entry, People
 
@@ -48,17 +49,17 @@ class Writer:
         #: The groups that others clean up if this process dies.
         self.held: set[str] = set()
 
-    async def join(self, session: Session, group: str, channel: str) -> None:
+    async def join(self, session: Session, group: str, channel: str) -> Changes:
         """Add a channel to a group."""
         entry = self.people.entries.get(Pair(group, channel))
         if entry is None:
             key = self.keys.group(group)
             there = session.commands(self.shard, key)
             await scripts.join(there, key, channel, self._group_expiry_s)
-            return
-        await self._write(session, group, [(0.0, channel, entry)], with_group=True)
+            return NO_CHANGES
+        return await self._write(session, group, [(0.0, channel, entry)], with_group=True)
 
-    async def rejoin(self, session: Session, group: str, ages: Ages, precision_s: float) -> None:
+    async def rejoin(self, session: Session, group: str, ages: Ages, precision_s: float) -> Changes:
         """Add channels to a group again, with the age of their memberships."""
         if self.stores_groups:
             key = self.keys.group(group)
@@ -67,17 +68,18 @@ class Writer:
         entries = self.people.entries
         known = [(age_s, name, entries.get(Pair(group, name))) for age_s, name in ages]
         members = [(age_s, name, entry) for age_s, name, entry in known if entry is not None]
-        if members:
-            await self._write(session, group, members, with_group=False)
+        if not members:
+            return NO_CHANGES
+        return await self._write(session, group, members, with_group=False)
 
-    async def leave(self, session: Session, group: str, channels: Iterable[str]) -> None:
-        """Remove channels from a group."""
+    async def leave(self, session: Session, group: str, channels: Iterable[str]) -> list[str]:
+        """Remove channels from a group; return the persons who will have left after the grace."""
         options = self.people.options(group)
         if options is not None:
-            await self.remove(session, group, options, [(name, b"") for name in channels])
-            return
+            return await self.remove(session, group, options, [(name, b"") for name in channels])
         key = self.keys.group(group)
         await scripts.leave(session.commands(self.shard, key), key, *channels)
+        return []
 
     async def remove(
         self,
@@ -85,12 +87,14 @@ class Writer:
         group: str,
         options: PresenceOptions,
         gone: list[tuple[str, bytes]],
-    ) -> None:
+    ) -> list[str]:
         """Remove channels from a group with presence, each with the value that was read, or with
-        ``b""`` in any case.
+        ``b""`` in any case; return the persons who will have left after the grace.
         """
+        if options.events:
+            await self.hold(session, group)  # until the leaves are announced
         keys = self._presence_keys(group)
-        await commands.leave(session.commands(self.shard, keys[0]), keys, options, gone)
+        return await commands.leave(session.commands(self.shard, keys[0]), keys, options, gone)
 
     async def hold(self, session: Session, group: str) -> None:
         """Note in Redis that this process has members in a group, or leaves to announce."""
@@ -127,14 +131,14 @@ class Writer:
         members: list[tuple[float, str, Entry]],
         *,
         with_group: bool,
-    ) -> None:
+    ) -> Changes:
         await self.hold(session, group)
         keys = self._presence_keys(group, with_group=with_group)
         options = self.people.required(group, "group_add()")
         there = session.commands(self.shard, keys[0])
         writing = commands.Writing(self.process, self._group_expiry_s, options)
         rows = [(age_s, name, entry.person, entry.info) for age_s, name, entry in members]
-        await commands.join(there, keys, writing, rows)
+        return await commands.join(there, keys, writing, rows)
 
     def _presence_keys(self, group: str, *, with_group: bool = True) -> list[bytes]:
         key = self.presence_key(group)

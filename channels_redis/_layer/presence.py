@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from .._config.presence import Patterns
 from .._groups.leases import Keeper
 from .._groups.people import Entry, People
-from .._runtime.plans import Plan
+from .._receiving.messages import Recent
+from .._runtime.plans import Plan, Then
 from .._runtime.weakly import weakly
+from .._session import Session
 from ..presence import Presence
 from .history import HistoryLayer
+
+#: The type of the messages about users who have left.
+LEAVE = "presence.leave"
 
 
 class PresenceLayer(HistoryLayer):
@@ -22,8 +28,11 @@ class PresenceLayer(HistoryLayer):
     _person_secret: bytes
 
     def _make_people(self) -> People:
+        self._leaves = Recent()
         encode, decode = weakly(self._encode_info, b""), weakly(self._decode_info, None)
-        return People(self.presence, self._person_secret, encode, decode)
+        people = People(self.presence, self._person_secret, encode, decode)
+        self._checks_leaves = people.has_events
+        return people
 
     async def group_presence(self, group: str) -> Presence:
         """Return who is in a group: its members in all processes, with their info.
@@ -39,6 +48,23 @@ class PresenceLayer(HistoryLayer):
         self._check_group(group)
         self._people.required(group, "group_presence()")
         return partial(self._keeper_of(group).presence, group=group)
+
+    async def _say(self, session: Session, group: str, message: dict[str, Any]) -> None:
+        """Send a message about a member to its group."""
+        outcome = await self._group_send_plan(group, message)(session)
+        while isinstance(outcome, Then):
+            outcome = await outcome.decide()(session)
+
+    def _is_repeated(self, channel: str, message: dict[str, Any]) -> bool:
+        """Return whether a channel has got this message about a leave before, from a process that
+        died before it could note that.
+        """
+        if message.get("type") != LEAVE or not isinstance(message.get("id"), str):
+            return False
+        return self._leaves.has(f"{channel} {message['id']}".encode())
+
+    def _group_send_plan(self, group: str, message: Any, exclude: Iterable[str] = ()) -> Plan:
+        raise NotImplementedError
 
     def _entry(self, group: str, channel: str, info: Any) -> Entry | None:
         """Return what to write for a member; None for a group without presence."""

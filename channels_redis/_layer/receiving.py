@@ -51,6 +51,9 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
     #: How long a pop may wait on the server; None for half of ``command_timeout_s``.
     _block_s: float | None = None
 
+    #: Whether there may be messages about users who have left, which may come again.
+    _checks_leaves: bool = False
+
     _encoding: Encoding
     _histories: Histories
     _keys: Keyspace
@@ -154,6 +157,8 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
                 self._slow_loop = slow = ref(running_loop())
                 running_loop().call_soon(self._forget_slow_loop, slow)
             if isinstance(message, dict):
+                if self._checks_leaves and self._is_repeated(channel, message):
+                    return None
                 return None if channel in message.pop(EXCLUDE_KEY, ()) else message
             if self._lets_pass(channel, message):
                 return message
@@ -161,6 +166,10 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
             self._mailboxes.count_undecodable()
             self._undecodable(channel, error)
+
+    def _is_repeated(self, channel: str, message: dict[str, Any]) -> bool:
+        """Return whether a message about a user who has left came to this channel before."""
+        raise NotImplementedError
 
     def _forget_slow_loop(self, loop: ref[Loop]) -> None:
         if self._slow_loop is loop:

@@ -13,6 +13,7 @@ from .packing import pack
 
 _JOIN = Script("presence_join")
 _LEAVE = Script("presence_leave")
+_ANNOUNCE = Script("presence_announce")
 
 #: A leave that was taken to be announced and was not removed is taken again after this time.
 AGAIN_S = 10
@@ -24,6 +25,16 @@ class Writing(NamedTuple):
     process: str
     group_expiry_s: float
     options: PresenceOptions
+
+
+class Changes(NamedTuple):
+    """The persons who have joined, and those who will have left when the grace is over."""
+
+    joined: list[str]
+    leaving: list[str]
+
+
+NO_CHANGES = Changes([], [])
 
 
 def _texts(persons: list[bytes]) -> list[str]:
@@ -42,18 +53,18 @@ async def join(
     keys: list[bytes],
     writing: Writing,
     members: Iterable[tuple[float, str, str, bytes]],
-) -> list[str]:
+) -> Changes:
     """Write members: seconds since joining, channel, person, and info; may be repeated.
 
-    ``keys`` are the hash of the group, and on core its sorted set.  Returns the persons who have
-    joined.
+    ``keys`` are the hash of the group, and on core its sorted set.
     """
     options = writing.options
     args: list[Arg] = [writing.group_expiry_s, unix_time(), writing.process]
     args += [int(options.events), options.grace_s]
     for age_s, channel, person, info in members:
         args += [channel, person, age_s, info]
-    return _texts(await _run(commands, _JOIN, keys, *args))
+    joined, leaving = await _run(commands, _JOIN, keys, *args)
+    return Changes(_texts(joined), _texts(leaving))
 
 
 async def leave(
@@ -69,6 +80,23 @@ async def leave(
     for pair in gone:
         args += pair
     return _texts(await _run(commands, _LEAVE, keys, *args))
+
+
+async def take_leaves(
+    commands: Commands, key: bytes, persons: Iterable[str]
+) -> list[tuple[str, str, bytes]]:
+    """Return the leaves to announce now, of these persons: person, time of leaving, and info."""
+    args: list[Arg] = [unix_time(), AGAIN_S]
+    for person in persons:
+        args += [person, ""]
+    flat = await _run(commands, _ANNOUNCE, [key], *args)
+    leaves = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    return [(person.decode(), left_s.decode(), info) for person, left_s, info in leaves]
+
+
+async def end_leave(commands: Commands, key: bytes, person: str, left_s: str) -> None:
+    """Remove a leave that was announced; may be repeated."""
+    await _run(commands, _ANNOUNCE, [key], unix_time(), AGAIN_S, person, left_s)
 
 
 async def read(commands: Commands, key: bytes) -> list[bytes]:

@@ -12,7 +12,8 @@
 -- ARGV[6..] channel, person, age_s, info: the name of a channel, what identifies its user, seconds
 --   since it joined, and encoded info, bytes
 --
--- Returns the persons who have joined: with their first channel, and not after a short absence
+-- Returns {joined, leaving}: the persons who have joined, with their first channel and not after a
+-- short absence, and those who will have left when the grace is over, as a channel has another person
 local presence = KEYS[1]
 local group = KEYS[2]
 local group_expiry_s = tonumber(ARGV[1])
@@ -26,7 +27,7 @@ if not time.err then
     now_s = tonumber(time[1]) + tonumber(time[2]) / 1000000
 end
 
-local joined = {}
+local joined, leaving = {}, {}
 for i = 6, #ARGV, 4 do
     local channel, person = ARGV[i], ARGV[i + 1]
     local joined_s = string.format('%.17g', now_s - tonumber(ARGV[i + 2]))
@@ -41,12 +42,13 @@ for i = 6, #ARGV, 4 do
         if was and redis.call('HINCRBY', presence, 'c:' .. was, -1) <= 0 then
             redis.call('HDEL', presence, 'c:' .. was)
             redis.call('HSET', presence, 'l:' .. was, string.format('%.17g', now_s + grace_s) .. '\n0\n' .. was_info)
+            leaving[#leaving + 1] = was
         end
         if redis.call('HINCRBY', presence, 'c:' .. person, 1) == 1 then
-            local leaving = redis.call('HGET', presence, 'l:' .. person)
+            local absence = redis.call('HGET', presence, 'l:' .. person)
             redis.call('HDEL', presence, 'l:' .. person)
             -- One that was already announced, or is being announced, is followed by a join.
-            if not (leaving and string.match(leaving, '^[^\n]*\n0\n')) then
+            if not (absence and string.match(absence, '^[^\n]*\n0\n')) then
                 joined[#joined + 1] = person
             end
         end
@@ -56,4 +58,4 @@ redis.call('EXPIRE', presence, math.ceil(group_expiry_s))
 if group then
     redis.call('EXPIRE', group, math.ceil(group_expiry_s))
 end
-return joined
+return {joined, leaving}
