@@ -225,11 +225,12 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
             }
             if self._histories.on and not began:
                 facts |= self._missed_of(box)
+                box.missed = None
             self._mailboxes.put(box, Whole(facts), running_loop_or_none())
 
     def _missed_of(self, box: Mailbox) -> dict[str, Any]:
-        """Return what is known of the messages that a consumer has missed, which it is told now."""
-        missed, box.missed = box.missed, None
+        """Return what is known of the messages that a consumer has missed."""
+        missed = box.missed
         groups = box.groups or ()
         kept = self._histories.with_history(groups)
         if not kept:
@@ -240,15 +241,17 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         return {**known, "may_have_missed": bool(known["missed"])}
 
     def _tell_missed(self, boxes: list[Mailbox]) -> None:
-        """Tell consumers that they have missed messages of groups with a history; in an outage,
-        its end tells them.
+        """Tell consumers that they have missed messages of groups with a history, before they get
+        later ones; in an outage, its end tells them again.
         """
         kind = self.on_reconnect
-        if kind is None or self._outage.seconds()[0]:
+        if kind is None:
             return
+        in_outage = self._outage.seconds()[0] > 0
         for box in boxes:
             facts = {"type": kind, "outage_s": 0.0, "groups": sorted(box.groups or ())}
             facts = {**facts, "may_have_missed": True, **self._missed_of(box)}
+            box.missed = box.missed if in_outage else None
             self._mailboxes.put(box, Whole(facts), running_loop_or_none())
 
     def _sweep(self, session: Session) -> None:

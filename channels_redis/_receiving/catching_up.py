@@ -298,12 +298,13 @@ class CatchUps:
             late = [box for box in members if not self._session.has_room(box, outcome.missed)]
         missed = _missed(late, group.log)
         in_time = [box for box in members if box not in late]
+        # First: a client that has a later position must know that there is something before it.
+        self._session.tell_missed(missed)
         for entry in outcome.missed:
             self._deliver(group, entry, in_time)
         for entry in outcome.held:
             if outcome.complete or not entry.is_break:
                 self._deliver(group, entry)
-        self._session.tell_missed(missed)
 
     # Resuming
 
