@@ -292,8 +292,10 @@ class Keeper:
         """Have a lease before the first member is written, so that others notice if it is left
         behind.
         """
+        if self._is_seen or self.told.has_leases:
+            return
         leases = self.told.lease_key(group, session.backend(self._shard).served())
-        if not (self._is_seen or self.told.has_leases or leases is None):
+        if leases is not None:
             self._is_seen = True
             self.told.first_end_s = (await self._ask(session, leases, LEASE_S)).end_s
 

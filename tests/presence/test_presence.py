@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -315,3 +317,33 @@ async def test_lost_data_is_written_anew(
     private_server.command("FLUSHALL")
     await until(layer, 2)
     await wait_for(lambda: private_server.command("KEYS", "*:held:*"))
+
+
+# Rights
+
+
+async def test_the_documented_rights_are_enough(
+    kind: str, make_layer: Callable[..., Any], private_server: RedisServer, prefix: str
+) -> None:
+    """Those of the layer, and those that docs/presence.rst adds."""
+    docs = Path(__file__).parents[2] / "docs"
+    user = re.search(
+        r"ACL SETUSER app reset .*\+zrem\S* .*", (docs / "configuration.rst").read_text()
+    )
+    more = re.search(r"\+hget .*", (docs / "presence.rst").read_text())
+    assert user is not None
+    assert more is not None
+    private_server.command(*user[0].replace("asgi", prefix).split(), *more[0].split())
+    url = f"redis://app:secret@{private_server.host}:{private_server.port}"
+    rules = {"room.*": {"key": "user", "grace_s": 0.1, "events": True}}
+    layer = make_layer(kind, hosts=[url], presence=rules)
+    seer = await attend(layer, ROOM, 1)
+    channel = await attend(layer, ROOM, 2)
+    assert await users(layer) == [1, 2]
+    await layer.group_discard(ROOM, channel)
+    found = [await layer.receive(seer) for _ in range(3)]
+    assert [message["type"] for message in found] == [
+        "presence.join",
+        "presence.join",
+        "presence.leave",
+    ]

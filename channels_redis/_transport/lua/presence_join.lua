@@ -32,12 +32,15 @@ for i = 6, #ARGV, 4 do
     local channel, person = ARGV[i], ARGV[i + 1]
     local joined_s = string.format('%.17g', now_s - tonumber(ARGV[i + 2]))
     local info = ARGV[i + 3]
-    local before = redis.call('HGET', presence, 'm:' .. channel)
+    local before = events and redis.call('HGET', presence, 'm:' .. channel)
     redis.call('HSET', presence, 'm:' .. channel, process .. '\n' .. person .. '\n' .. joined_s .. '\n' .. info)
     if group then
         redis.call('ZADD', group, joined_s, channel)
     end
-    local was, was_info = string.match(before or '', '^[^\n]*\n([^\n]*)\n[^\n]*\n(.*)$')
+    local was, was_info
+    if before then
+        was, was_info = string.match(before, '^[^\n]*\n([^\n]*)\n[^\n]*\n(.*)$')
+    end
     if events and was ~= person then
         if was and redis.call('HINCRBY', presence, 'c:' .. was, -1) <= 0 then
             redis.call('HDEL', presence, 'c:' .. was)
