@@ -57,6 +57,13 @@ class Setup:
         return isinstance(self.layer, RedisPubSubChannelLayer)
 
 
+#: Advice for a BACKEND that can't be imported.
+_BACKENDS = (
+    "The layers of this package are channels_redis.core.RedisChannelLayer and "
+    "channels_redis.pubsub.RedisPubSubChannelLayer."
+)
+
+
 def read_settings(settings: Mapping[str, Mapping[str, Any]]) -> list[Setup]:
     """Return the layers of ``CHANNEL_LAYERS`` that belong to this package."""
     found = (_read(alias, entry) for alias, entry in settings.items())
@@ -69,7 +76,7 @@ def _read(alias: str, entry: Mapping[str, Any]) -> Setup | None:
         layer_class = pkgutil.resolve_name(entry["BACKEND"])
     except Exception as error:  # noqa: BLE001 (whatever importing a user's module raises)
         text = f"BACKEND can't be imported: {type(error).__name__}: {error}"
-        return Setup(alias, config, None, (Finding(Level.ERROR, "E005", alias, text),))
+        return Setup(alias, config, None, (Finding(Level.ERROR, "E005", alias, text, _BACKENDS),))
     if not (isinstance(layer_class, type) and issubclass(layer_class, BaseRedisLayer)):
         return None
     try:

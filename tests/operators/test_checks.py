@@ -18,6 +18,7 @@ from django.test.utils import override_settings
 
 from channels_redis import checks as our_checks
 from channels_redis.doctor import config as rules
+from channels_redis.doctor.config import read_settings
 from channels_redis.management.commands.channel_layer import Command
 from channels_redis.utils import describe_host
 
@@ -283,3 +284,12 @@ def test_an_option_that_needs_another_is_not_blamed_for_a_third() -> None:
     config = {**BOUND, "symmetric_encryption_keys": [STRONG], "expiry": -1}
     (message,) = found(config)
     assert "expiry" in message.msg
+
+
+def test_a_misspelt_backend_is_shown_the_right_names() -> None:
+    """Channels' own error says only that it can't be imported."""
+    (setup,) = read_settings({"default": {"BACKEND": "channels_redis.core.RedisChanelLayer"}})
+    (refusal,) = setup.refusals
+    assert refusal.id == "E005"
+    for kind in ("core.RedisChannelLayer", "pubsub.RedisPubSubChannelLayer"):
+        assert f"channels_redis.{kind}" in refusal.advice
