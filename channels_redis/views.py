@@ -127,7 +127,7 @@ class GroupEventsView(View):  # type: ignore[misc]  # Django has no annotations
             ends_at = clock.monotonic() + (math.inf if self.lifetime_s is None else self.lifetime_s)
             while (left_s := ends_at - clock.monotonic()) > 0:
                 message = await feed.next(min(self.heartbeat_s, left_s))
-                yield events.HEARTBEAT if message is None else self._event(message)
+                yield events.HEARTBEAT if message is None else self._text(feed, message)
         except AWAY:
             return
         finally:
@@ -138,11 +138,20 @@ class GroupEventsView(View):  # type: ignore[misc]  # Django has no annotations
         # Not the last position, if messages are still to come before it.
         position = None if joined.pending else joined.position
         if joined.failed:
-            yield events.event({"group": joined.group}, position=position, name="reset")
+            yield self._reset(joined.group, position)
         elif position is not None:
             yield events.event(None, position=position)
         for message in joined.kept:
             yield self._event(message)
+
+    def _text(self, feed: Feed, message: dict[str, Any]) -> str:
+        if not feed.tells_of_outage(message):
+            return self._event(message)
+        is_incomplete = feed.group in message.get("missed", ())
+        return self._reset(feed.group, None) if is_incomplete else events.HEARTBEAT
+
+    def _reset(self, group: str, position: str | None) -> str:
+        return events.event({"group": group}, position=position, name="reset")
 
     def _event(self, message: dict[str, Any]) -> str:
         return events.event(

@@ -19,8 +19,10 @@ class Feed:
     """The messages of a group for one client."""
 
     def __init__(self, layer: Any, group: str) -> None:
+        self.group = group
         self._layer = layer
-        self._group = group
+        names = ("on_disconnect", "on_reconnect")
+        self._outage_types = {getattr(layer, name, None) for name in names}
         self._channel: str | None = None
         self._receiving: asyncio.Future[Any] | None = None
 
@@ -29,12 +31,12 @@ class Feed:
         # In the task of the request: when that ends, the layer forgets the channel.
         channel: str = await self._layer.new_channel()
         self._channel = channel
-        return await joining.join(self._layer, channel, self._group, named=named, since=since)
+        return await joining.join(self._layer, channel, self.group, named=named, since=since)
 
     async def next(self, timeout_s: float) -> dict[str, Any] | None:
         """Return the next message; None if there is none for so many seconds."""
         if self._receiving is None:
-            name = f"channels_redis events of {self._group}"
+            name = f"channels_redis events of {self.group}"
             receive = self._layer.receive(self._channel)
             self._receiving = running_loop().create_task(receive, name=name)
         # It goes on if nothing comes in time, so that no message can be lost.
@@ -45,6 +47,13 @@ class Feed:
         message: dict[str, Any] = receiving.result()
         return message
 
+    def tells_of_outage(self, message: dict[str, Any]) -> bool:
+        """Return whether a message is the layer's own, of the option ``on_disconnect`` or
+        ``on_reconnect``.
+        """
+        kind = message.get("type")
+        return kind is not None and kind in self._outage_types
+
     async def leave(self) -> None:
         """Leave the group; may be called at any time, also while the task is being cancelled."""
         if self._receiving is not None:
@@ -52,4 +61,4 @@ class Feed:
             await asyncio.gather(self._receiving, return_exceptions=True)
         if self._channel is not None:
             with contextlib.suppress(*AWAY):
-                await self._layer.group_discard(self._group, self._channel)
+                await self._layer.group_discard(self.group, self._channel)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.broadcast.client import Client
 from tests.broadcast.conftest import as_default
-from tests.helpers import wait_for
+from tests.helpers import bounded, wait_for
 from tests.resume.memory import MemoryLayer
 
 #: As many messages as a log keeps at least, and more than it keeps at most: a stream of Redis is
@@ -55,6 +55,36 @@ class Page(Client):
         """Wait for exactly these frames of the application."""
         await self.heard_last(texts[-1])
         assert self.texts == list(texts)
+
+
+class Events:
+    """A browser's EventSource: the events of a response, and the last position."""
+
+    def __init__(self, response: Any) -> None:
+        self._parts: Any = aiter(response)
+        self.last_id: str | None = None
+        self.heartbeats = 0
+        self._fields: dict[str, Any] = {}
+
+    async def next(self) -> tuple[str, str]:
+        """Return the type and the data of the next event; raises ``StopAsyncIteration``."""
+        while True:
+            text = (await bounded(anext(self._parts))).decode()
+            assert text.endswith("\n\n")
+            fields = [line.partition(": ")[::2] for line in text.split("\n") if line]
+            self.heartbeats += text == ":\n\n"
+            named = dict(fields)
+            self.last_id = named.get("id", self.last_id)
+            data = [value for name, value in fields if name == "data"]
+            if data:
+                return named.get("event", "message"), "\n".join(data)
+
+    async def take(self, count: int) -> list[str]:
+        """Return the data of so many events."""
+        return [(await self.next())[1] for _ in range(count)]
+
+    async def end(self) -> None:
+        await self._parts.aclose()
 
 
 async def members(layer: Any, group: str) -> int:

@@ -16,40 +16,10 @@ from channels_redis._resume import events
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.views import GroupEventsView
 from tests.broadcast.conftest import as_default
-from tests.helpers import bounded, wait_for
-from tests.resume.conftest import MANY, SIZE, members
+from tests.helpers import wait_for
+from tests.resume.conftest import MANY, SIZE, Events, members
 
 GROUP = "room.1"
-
-
-class Events:
-    """A browser's EventSource: the events of a response, and the last position."""
-
-    def __init__(self, response: Any) -> None:
-        self._parts: Any = aiter(response)
-        self.last_id: str | None = None
-        self.heartbeats = 0
-        self._fields: dict[str, Any] = {}
-
-    async def next(self) -> tuple[str, str]:
-        """Return the type and the data of the next event; raises ``StopAsyncIteration``."""
-        while True:
-            text = (await bounded(anext(self._parts))).decode()
-            assert text.endswith("\n\n")
-            fields = [line.partition(": ")[::2] for line in text.split("\n") if line]
-            self.heartbeats += text == ":\n\n"
-            named = dict(fields)
-            self.last_id = named.get("id", self.last_id)
-            data = [value for name, value in fields if name == "data"]
-            if data:
-                return named.get("event", "message"), "\n".join(data)
-
-    async def take(self, count: int) -> list[str]:
-        """Return the data of so many events."""
-        return [(await self.next())[1] for _ in range(count)]
-
-    async def end(self) -> None:
-        await self._parts.aclose()
 
 
 @pytest.fixture

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from django.test import AsyncRequestFactory
 
 from channels_redis.consumers import BroadcastMixin, ResumeMixin, broadcast
 from channels_redis.testing.servers import RedisServer
+from channels_redis.views import GroupEventsView
 from tests.broadcast.conftest import as_default
 from tests.helpers import until_connected, wait_for
-from tests.resume.conftest import SIZE
+from tests.resume.conftest import SIZE, Events
 
 GROUP = "room.1"
 
@@ -103,3 +105,21 @@ async def test_a_client_is_present_in_the_group_that_it_resumes(
     await wait_for(lambda: page.notices)
     presence = await layer.group_presence(GROUP)
     assert "'user': 7" in repr(presence)
+
+
+async def test_a_browser_that_reads_events_is_told_that_the_server_has_lost_the_log(
+    layer: Any, private_server: RedisServer
+) -> None:
+    """The layer's own message about it is no event."""
+    view: Any = GroupEventsView.as_view(group=GROUP, heartbeat_s=0.1)
+    source = Events(await view(AsyncRequestFactory().get("/")))
+    waiting = asyncio.create_task(source.next())
+    await wait_for(lambda: source.last_id)
+    await note(layer, 1)
+    assert await waiting == ("message", '{"type": "room.note", "n": 1}')
+    await asyncio.to_thread(private_server.kill)
+    await asyncio.to_thread(private_server.start)
+    assert await source.next() == ("reset", f'{{"group": "{GROUP}"}}')
+    await note(layer, 2)
+    assert await source.next() == ("message", '{"type": "room.note", "n": 2}')
+    await source.end()
