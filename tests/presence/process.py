@@ -16,8 +16,10 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
 from channels_redis import _session
-from channels_redis._groups import leases
+from channels_redis._groups import attendance, leases
 from channels_redis.testing.servers import RedisServer
 from tests.conftest import class_of
 from tests.helpers import wait_for
@@ -31,6 +33,16 @@ def shorten_leases(lease_s: float) -> None:
     leases.LEASE_S = lease_s
     leases.RENEWAL_S = lease_s / 3
     leases.BLOCKED_S = lease_s / 6
+    attendance.CLAIM_S = max(1, round(lease_s / 3))
+
+
+def shorten_leases_here(monkeypatch: pytest.MonkeyPatch, lease_s: float) -> None:
+    """Do the same in this process, until the end of the test."""
+    for name in ("LEASE_S", "RENEWAL_S", "BLOCKED_S"):
+        monkeypatch.setattr(leases, name, getattr(leases, name))
+    monkeypatch.setattr(attendance, "CLAIM_S", attendance.CLAIM_S)
+    monkeypatch.setattr(_session, "SWEEP_S", _session.SWEEP_S)
+    shorten_leases(lease_s)
 
 
 class Process:

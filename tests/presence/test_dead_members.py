@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from channels_redis import _session
 from channels_redis._format.keyspace import Keyspace
-from channels_redis._groups import leases
 from channels_redis._groups.deaths import Deaths, process_of
 from channels_redis._transport.scripts import Renewal
 from channels_redis.testing.servers import RedisServer
 from tests.helpers import receive, wait_for
-from tests.presence.process import commands_of, shorten_leases, started
+from tests.presence.process import commands_of, shorten_leases_here, started
 
 LEASE_S = 1.5
 #: For processes that must not be taken for dead, on a busy machine.
@@ -26,10 +24,7 @@ SAY = {"type": "x"}
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let leases be short in this process, too."""
-    for name in ("LEASE_S", "RENEWAL_S", "BLOCKED_S"):
-        monkeypatch.setattr(leases, name, getattr(leases, name))
-    monkeypatch.setattr(_session, "SWEEP_S", _session.SWEEP_S)
-    shorten_leases(LEASE_S)
+    shorten_leases_here(monkeypatch, LEASE_S)
 
 
 @pytest.fixture
@@ -128,10 +123,7 @@ async def test_a_process_whose_loop_is_blocked_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its lease is renewed in another thread."""
-    for name in ("LEASE_S", "RENEWAL_S", "BLOCKED_S"):
-        monkeypatch.setattr(leases, name, getattr(leases, name))
-    monkeypatch.setattr(_session, "SWEEP_S", _session.SWEEP_S)
-    shorten_leases(LONG_LEASE_S)
+    shorten_leases_here(monkeypatch, LONG_LEASE_S)
     survivor = make_layer("core", hosts=[private_server.url])
     await member(survivor)
     async with started("core", LONG_LEASE_S, hosts=[private_server.url], prefix=prefix) as process:

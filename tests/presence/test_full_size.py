@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from channels_redis import _session
-from channels_redis._groups import leases
 from channels_redis.testing.servers import RedisServer
 from tests.conftest import class_of
 from tests.helpers import receive_until_marker, wait_for
-from tests.presence.process import Process, attend, shorten_leases, started
+from tests.presence.process import Process, attend, shorten_leases_here, started
 
 pytestmark = pytest.mark.slow
 
@@ -76,10 +74,7 @@ async def test_all_users_of_a_killed_process_leave_once(
     kind: str, private_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty times over; in half of them processes that clean up are killed as well."""
-    for name in ("LEASE_S", "RENEWAL_S", "BLOCKED_S"):
-        monkeypatch.setattr(leases, name, getattr(leases, name))
-    monkeypatch.setattr(_session, "SWEEP_S", _session.SWEEP_S)
-    shorten_leases(LEASE_S)
+    shorten_leases_here(monkeypatch, LEASE_S)
     options = {"hosts": [private_server.url], "prefix": prefix, "presence": RULES}
     layer = class_of(kind)(**options)
     seers = {group: await attend(layer, group, 0) for group in GROUPS}

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from channels_redis import _session
-from channels_redis._groups import leases
 from channels_redis.exceptions import (
     ConfigurationError,
     ForeignChannelError,
@@ -22,7 +20,7 @@ from channels_redis.exceptions import (
 )
 from channels_redis.testing.servers import RedisServer
 from tests.helpers import wait_for
-from tests.presence.process import attend, shorten_leases, started
+from tests.presence.process import attend, shorten_leases_here, started
 
 LEASE_S = 1.2
 ROOMS: dict[str, Any] = {"room.*": {"key": "user"}}
@@ -32,10 +30,7 @@ ROOM = "room.1"
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let leases be short in this process."""
-    for name in ("LEASE_S", "RENEWAL_S", "BLOCKED_S"):
-        monkeypatch.setattr(leases, name, getattr(leases, name))
-    monkeypatch.setattr(_session, "SWEEP_S", _session.SWEEP_S)
-    shorten_leases(LEASE_S)
+    shorten_leases_here(monkeypatch, LEASE_S)
 
 
 @pytest.fixture
@@ -239,7 +234,6 @@ async def test_a_cleaner_that_is_killed_is_followed_by_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What it has claimed is claimed again, and what it had left behind is cleaned up, too."""
-    monkeypatch.setattr("channels_redis._groups.attendance.CLAIM_S", 1)
     survivor = make_layer(kind, **options)
     await attend(survivor, ROOM, 1)
     async with started(kind, LEASE_S, **options) as process:

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from channels_redis import _session
-from channels_redis._groups import leases
 from channels_redis._groups.leaves import Leaves
 from channels_redis.testing.servers import RedisServer
 from tests.helpers import receive_until_marker, wait_for
-from tests.presence.process import attend, shorten_leases, started
+from tests.presence.process import attend, shorten_leases_here, started
 
 LEASE_S = 1.2
 GRACE_S = 0.4
@@ -29,10 +27,7 @@ def rooms(grace_s: float = GRACE_S) -> dict[str, Any]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let leases be short in this process."""
-    for name in ("LEASE_S", "RENEWAL_S", "BLOCKED_S"):
-        monkeypatch.setattr(leases, name, getattr(leases, name))
-    monkeypatch.setattr(_session, "SWEEP_S", _session.SWEEP_S)
-    shorten_leases(LEASE_S)
+    shorten_leases_here(monkeypatch, LEASE_S)
 
 
 @pytest.fixture
