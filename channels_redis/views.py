@@ -17,7 +17,7 @@ from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from django.views import View
 
-from ._format.keyspace import GROUP_KEY, POSITION_KEY
+from ._format.keyspace import POSITION_KEY
 from ._resume import events
 from ._resume.feed import AWAY, Feed
 from ._resume.joining import Joined
@@ -91,7 +91,7 @@ class GroupEventsView(View):  # type: ignore[misc]  # Django has no annotations
         """Return the data of a message's event: text, or a value that is encoded as JSON; None to
         send no event.
         """
-        return {key: message[key] for key in message if key not in (POSITION_KEY, GROUP_KEY)}
+        return {key: message[key] for key in message if key != POSITION_KEY}
 
     def get_event_name(self, message: dict[str, Any]) -> str:
         """Return the type of a message's event; empty for ``message``."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from .keyspace import Keyspace
-from .positions import NOWHERE, Position, PositionTexts
+from .positions import NOWHERE, Position, PositionText, PositionTexts
 
 #: Groups whose newest position is remembered.
 _REMEMBERED = 10_000
@@ -92,9 +92,9 @@ class Histories:
         """Return those of some groups that have a history."""
         return [one for one in groups if any(pattern.match(one) for pattern, _ in self._rules)]
 
-    def text(self, log: Log, position: Position) -> str:
+    def text(self, log: Log, position: Position) -> PositionText:
         """Return a position as users have it."""
-        return self._texts.write(position, log.name)
+        return PositionText.of(log.group, self._texts.write(position, log.name))
 
     def position(self, log: Log, text: object) -> Position:
         """Return the position with a text; raises :class:`InvalidPosition`."""

@@ -43,9 +43,9 @@ NONCE_KEY = "__asgi_nonce__"
 #: The key of a published group message with the excluded channels.
 EXCLUDE_KEY = "__asgi_exclude__"
 
-#: The keys of a received message of a group with history: its position, and the name of its group,
-#: as a consumer may be in several. Neither is in the bytes that are sent.
+#: The key of a received message of a group with history: its position.
 POSITION_KEY = "__position__"
+#: The key with the group of such a message, in the queue of a process (core).
 GROUP_KEY = "__group__"
 
 _CHANNEL_NAME = r"[a-zA-Z\d\-_.]+(\![\d\w\-_.]*)?"

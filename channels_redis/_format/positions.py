@@ -48,6 +48,19 @@ class Position(NamedTuple):
 NOWHERE = Position(0, b"0" * _DIGITS)
 
 
+class PositionText(str):
+    """A position as users have it, which also knows the group that it belongs to."""
+
+    group: str
+
+    @classmethod
+    def of(cls, group: str, text: str) -> PositionText:
+        """Return the text of a position of a group."""
+        position = cls(text)
+        position.group = group
+        return position
+
+
 class Entry(NamedTuple):
     """An entry of a log, or a marked message as it was heard."""
 

@@ -135,7 +135,8 @@ class QueuedGroups:
                 # Another process has added these, so nothing is known of what they have.
                 strangers = [box for box in boxes if box.name not in channels]
                 self._mailboxes.put_all(strangers, item, running)
-            entry = Entry(position, _HEARD, None, (members, item))
+            text = self._histories.text(group.log, position)
+            entry = Entry(position, _HEARD, None, (members, Placed(item, text)))
             self._catch_ups.hear(group.log.name.encode(), group, entry)
 
     def _place_of(self, item: Item) -> tuple[GroupLine, Position] | None:
@@ -181,7 +182,7 @@ class QueuedGroups:
             item, excluded = found
             if excluded:
                 boxes = [box for box in boxes if not excluded & {box.name, *names}]
-            item = Placed(item, self._histories.text(log, entry.position), log.group)
+            item = Placed(item, self._histories.text(log, entry.position))
         self._mailboxes.put_all(boxes, item, self._session.loop)
         return len(boxes)
 

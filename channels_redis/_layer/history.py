@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from .._config.hosts import is_cluster
 from .._format.encryption import Place
 from .._format.histories import Histories, Kept, Log, Rules
-from .._format.keyspace import EXCLUDE_KEY, GROUP_KEY, POSITION_KEY
+from .._format.keyspace import EXCLUDE_KEY, POSITION_KEY
 from .._format.positions import Entry, Past, Position
 from .._receiving.lines import Verdict, after_offset, judge, unbroken_end
 from .._receiving.resuming import Since
@@ -129,7 +129,6 @@ class HistoryLayer(ReceivingLayer):
             self._undecodable(log.group, error)
             return None
         message[POSITION_KEY] = self._histories.text(log, entry.position)
-        message[GROUP_KEY] = log.group
         return message
 
     # What is asked for

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from .._format.keyspace import GROUP_KEY, POSITION_KEY
 from .._format.plain import is_flat
+from .._format.positions import PositionText
 
 Message = dict[str, Any]
 
@@ -117,20 +118,19 @@ class PackedOnce(Packed):
 class Placed(Item):
     """A message of a group with a history, which is told its position."""
 
-    __slots__ = ("_group", "_item", "_position")
+    __slots__ = ("_item", "_position")
 
-    def __init__(self, item: Item, position: str, group: str) -> None:
+    def __init__(self, item: Item, position: PositionText) -> None:
         super().__init__(item.cost_bytes)
         self._item = item
         self._position = position
-        self._group = group
 
     def open(self) -> Any:
-        """Return a message of one's own, with its position and its group."""
+        """Return a message of one's own, with its position."""
         message = self._item.open()
         if isinstance(message, dict):
+            message.pop(GROUP_KEY, None)  # which core sends along
             message[POSITION_KEY] = self._position
-            message[GROUP_KEY] = self._group
         return message
 
 

@@ -387,7 +387,7 @@ class TopicSession(Session):
             boxes = [box for box in boxes if not excluded & {box.name, *names}]
         boxes = list(boxes)
         text = self._context.histories.text(log, entry.position)
-        self._mailboxes.put_all(boxes, Placed(item, text, log.group), self.loop)
+        self._mailboxes.put_all(boxes, Placed(item, text), self.loop)
         return len(boxes)
 
     def has_room(self, box: Mailbox, entries: Sequence[Entry]) -> bool:

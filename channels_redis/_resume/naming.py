@@ -10,7 +10,8 @@ import re
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
-from .._format.keyspace import GROUP_KEY, POSITION_KEY
+from .._format.keyspace import POSITION_KEY
+from .._format.positions import PositionText
 from .joining import Joined
 
 #: The key of frames that are not the application's, in both directions.
@@ -81,11 +82,10 @@ def place(group: str, position: str) -> str:
 
 def positioned(content: Any, message: dict[str, Any]) -> Any:
     """Return the content of a frame with the place of the message; only a dict has room for it."""
-    position, group = message.get(POSITION_KEY), message.get(GROUP_KEY)
-    if position is None or group is None or not isinstance(content, dict):
+    position = message.get(POSITION_KEY)
+    if not isinstance(position, PositionText) or not isinstance(content, dict):
         return content
-    rest = {key: value for key, value in content.items() if key != GROUP_KEY}
-    return {**rest, POSITION_KEY: place(group, position)}
+    return {**content, POSITION_KEY: place(position.group, position)}
 
 
 def notice(joined: Joined, channel: str) -> str:

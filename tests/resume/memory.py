@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from channels.layers import InMemoryChannelLayer
 
+from channels_redis._format.positions import PositionText
 from channels_redis.exceptions import InvalidPosition
 
 
@@ -35,7 +36,8 @@ class Entry(NamedTuple):
 class Log:
     """What is kept of one group."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, group: str, size: int) -> None:
+        self._group = group
         self._size = size
         self._all: list[Entry] = []
         self._bottom = 0
@@ -45,7 +47,8 @@ class Log:
         return self._all[-1].position if self._all else f"{0:016x}.{'0' * 16}"
 
     def add(self, message: dict[str, Any], exclude: Iterable[str]) -> dict[str, Any]:
-        position = f"{len(self._all) + 1:016x}.{secrets.token_hex(8)}"
+        text = f"{len(self._all) + 1:016x}.{secrets.token_hex(8)}"
+        position = PositionText.of(self._group, text)
         self._all.append(Entry(position, {**message, "__position__": position}, list(exclude)))
         self._bottom = max(self._bottom, len(self._all) - self._size)
         return self._all[-1].message
@@ -70,14 +73,14 @@ class MemoryLayer(InMemoryChannelLayer):
         self._logs: dict[str, Log] = {}
 
     def _log(self, group: str) -> Log:
-        return self._logs.setdefault(group, Log(self._size))
+        return self._logs.setdefault(group, Log(group, self._size))
 
     async def group_history(
         self, group: str, since: str | None = None, limit: int | None = None
     ) -> History:
         log = self._log(group)
         complete, entries = log.after(since or "start")
-        messages = [{**one.message, "__group__": group} for one in entries]
+        messages = [{**one.message} for one in entries]
         return History(messages if limit is None else messages[:limit], log.top, complete)
 
     async def group_add(
@@ -90,14 +93,14 @@ class MemoryLayer(InMemoryChannelLayer):
         complete, entries = log.after(since)
         entries = [one for one in entries if not set(one.exclude) & {channel, *formerly}]
         for one in entries:
-            await self.send(channel, {**one.message, "__group__": group})
+            await self.send(channel, one.message)
         await super().group_add(group, channel)
         return Resumed(complete, log.top, len(entries))
 
     async def group_send(
         self, group: str, message: dict[str, Any], exclude: Iterable[str] = ()
     ) -> None:
-        message = {**self._log(group).add(message, exclude), "__group__": group}
+        message = self._log(group).add(message, exclude)
         for channel in self.groups.get(group, ()):
             if channel not in exclude:
                 await self.send(channel, message)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from channels_redis._format.positions import PositionText
 from channels_redis._resume.naming import (
     MAX_FORMERLY,
     MAX_GROUPS,
@@ -73,7 +74,7 @@ def test_no_frame_raises(text: str) -> None:
 @pytest.mark.parametrize("content", ["text", b"bytes", None, 7, ["list"]])
 def test_only_a_dict_has_room_for_a_position(content: Any) -> None:
     """All else is sent as it is."""
-    message = {"__position__": "p", "__group__": "g"}
+    message = {"__position__": PositionText.of("g", "p")}
     assert positioned(content, message) is content
     assert positioned({"a": 1}, message) == {"a": 1, "__position__": "g:p"}
     assert positioned({**message, "a": 1}, message) == {"a": 1, "__position__": "g:p"}
