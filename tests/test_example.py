@@ -128,6 +128,7 @@ def test_the_check_sees_every_message_cross_the_processes_on_both_layers() -> No
         assert [layer, "worker, group_send", *everywhere] in rows
         assert [layer, "worker, direct reply", *nobody_else] in rows
         assert [layer, "another room, only its own", *["1 of 1"] * 4] in rows
+        assert [layer, "visitors who join and leave", *["2 of 2"] * 4] in rows
     assert complaints(done.stderr) == ""
 
 
@@ -160,19 +161,23 @@ def test_bad_frames_are_refused_with_a_reason_and_the_socket_stays_usable(
     bad_frames: list[Any] = ["no JSON", b"\x00", "[]", '{"author": "a"}']
     bad_frames += ["[" * 100_000, "9" * 5_000, '{"author": ' * 20_000]
     bad_texts = ["", " ", "x" * 501, "/roll", "/roll 31d6", "/roll 0d6", "/roll 2d0", 7]
-    bad_frames += [json.dumps({"author": "a", "text": text}) for text in bad_texts]
+    bad_frames += [json.dumps({"author": "Guest", "text": text}) for text in bad_texts]
     page = chat.urls["web-1"]
     origin = page.removesuffix("/rooms/lobby/")
     address = f"{origin.replace('http', 'ws', 1)}/ws/rooms/lobby/"
     with connect(address, origin=Origin(origin), proxy=None) as client:
         assert json.loads(client.recv(10)) == {"type": "welcome", "process": "web-1"}
         assert "__resume__" in json.loads(client.recv(10))
+        assert json.loads(client.recv(10)) == {"type": "people", "names": ["Guest"]}
+        assert json.loads(client.recv(10))["type"] == "joined"
         for frame in bad_frames:
             client.send(frame)
             refusal = json.loads(client.recv(10))
             assert refusal["type"] == "refused", frame
             assert refusal["text"], frame
         client.send(json.dumps({"author": "a", "text": "lone \ud800 surrogate"}))
+        joined = json.loads(client.recv(10))
+        assert (joined["type"], joined["name"]) == ("joined", "a")
         assert json.loads(client.recv(10))["text"] == "lone ? surrogate"
 
 

@@ -30,7 +30,8 @@ TASKS = "forked task workers, layer.sync"
 WORKER_GROUP = "worker, group_send"
 WORKER_DIRECT = "worker, direct reply"
 OTHER_ROOM = "another room, only its own"
-WAYS = (WEBSOCKET, PLAIN_VIEW, COMMAND, TASKS, WORKER_GROUP, WORKER_DIRECT, OTHER_ROOM)
+PRESENCE = "visitors who join and leave"
+WAYS = (WEBSOCKET, PLAIN_VIEW, COMMAND, TASKS, WORKER_GROUP, WORKER_DIRECT, OTHER_ROOM, PRESENCE)
 
 #: Ways in which no web process takes part: who stands in the table as their sender has only
 #: lent its name.
@@ -79,6 +80,7 @@ async def check(sites: Mapping[str, str], manage: Manage) -> list[Route]:
         room = f"check-{secrets.token_hex(4)}"
         members = await _enter_all(stack, sites, room)
         outsiders = await _enter_all(stack, sites, f"check-{secrets.token_hex(4)}")
+        await _visit(sites, room, members)
         await _speak_from_terminals(manage, room, members[0].author)
         for numbers in (range(1, MESSAGES_PER_ROUTE), [MESSAGES_PER_ROUTE]):
             # Of each number, every member hears three messages from everybody and one reply.
@@ -90,12 +92,24 @@ async def check(sites: Mapping[str, str], manage: Manage) -> list[Route]:
             )
         await asyncio.gather(*(outsider.say(LAST_WORDS) for outsider in outsiders))
         await asyncio.gather(*(outsider.hear(len(outsiders), 0) for outsider in outsiders))
+        # Last, because a visitor has left only when the grace is over.
+        await asyncio.gather(*(member.see_all_leave() for member in members))
     return [
         route
         for sender in members
         for receiver, outsider in zip(members, outsiders, strict=True)
         for route in _routes(sender, receiver, outsider, lent=sender is members[0])
     ]
+
+
+async def _visit(sites: Mapping[str, str], room: str, members: list[Client]) -> None:
+    """Have somebody come to each process, who sees who is there, and go."""
+    async with contextlib.AsyncExitStack() as stack:
+        visitors = await _enter_all(stack, sites, room, "visitor")
+        there = {member.author for member in members}
+        for visitor in visitors:
+            if not there <= set(visitor.people):
+                raise ChatFailed(f"{visitor.process} shows {visitor.people} in the room.")
 
 
 async def _speak_from_terminals(manage: Manage, room: str, author: str) -> None:
@@ -136,14 +150,21 @@ def _routes(sender: Client, receiver: Client, outsider: Client, *, lent: bool) -
         route(WORKER_GROUP, rolled, receiver.heard_from(sender, "worker")),
         route(WORKER_DIRECT, replies, replied),
         route(OTHER_ROOM, [f"{LAST_WORDS} from {sender.process}"], outsider.heard_from(sender)),
+        route(PRESENCE, ["joined", "left"], receiver.seen_of(f"visitor of {sender.process}")),
     ]
 
 
 class Client:
     """One browser, so to speak: a WebSocket in a room, and a cookie jar for its plain requests."""
 
-    def __init__(self, process: str, url: str, room: str, websocket: ClientConnection) -> None:
+    def __init__(
+        self, process: str, url: str, room: str, author: str, websocket: ClientConnection
+    ) -> None:
         self.process = process
+        self.author = author
+        #: The names in the room, and who has joined and left since.
+        self.people: list[str] = []
+        self.moves: list[tuple[str, str]] = []
         self.messages: list[dict[str, str]] = []
         self.replies: list[str] = []
         self._url = f"{url}/rooms/{room}/"
@@ -161,9 +182,8 @@ class Client:
             if message["author"] == sender.author and way in (None, message["way"])
         ]
 
-    @property
-    def author(self) -> str:
-        return f"client of {self.process}"
+    def seen_of(self, name: str) -> list[str]:
+        return [kind for kind, who in self.moves if who == name]
 
     async def speak(self, numbers: Sequence[int]) -> None:
         """Say each number in all ways: WebSocket, dice for the worker, plain view."""
@@ -177,24 +197,45 @@ class Client:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._hear(messages, replies), TIMEOUT_S)
 
+    async def see_all_leave(self) -> None:
+        """Listen until all visitors have left, or the time is up."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._see_all_leave(), TIMEOUT_S)
+
     async def enter(self) -> None:
-        """Load the page, and see that the process it names is the one that serves the socket."""
+        """Load the page, and see that the process it names is the one that serves the socket, and
+        who is there.
+        """
         page = await asyncio.to_thread(self._get)
         welcome = json.loads(await self._websocket.recv())
         if f" on {self.process}</title>" not in page or welcome.get("process") != self.process:
             raise ChatFailed(f"{self._url} is not served by {self.process}.")
+        while not self.people:
+            await self._take()
 
     async def _hear(self, messages: int, replies: int) -> None:
         while len(self.messages) < messages or len(self.replies) < replies:
-            frame = json.loads(await self._websocket.recv())
-            if "__resume__" in frame:
-                continue  # where the client is in its group
-            if frame["type"] == "message":
-                self.messages.append(frame)
-            elif frame["type"] == "note":
-                self.replies.append(frame["text"])
-            else:
-                raise ChatFailed(f"{self.process} sent {frame['type']!r}: {frame.get('text')}")
+            await self._take()
+
+    async def _see_all_leave(self) -> None:
+        visitors = {name for _, name in self.moves if name.startswith("visitor")}
+        while not all("left" in self.seen_of(name) for name in visitors):
+            await self._take()
+
+    async def _take(self) -> None:
+        frame = json.loads(await self._websocket.recv())
+        if "__resume__" in frame:
+            return  # where the client is in its group
+        if frame["type"] == "message":
+            self.messages.append(frame)
+        elif frame["type"] == "note":
+            self.replies.append(frame["text"])
+        elif frame["type"] == "people":
+            self.people = frame["names"]
+        elif frame["type"] in ("joined", "left"):
+            self.moves.append((frame["type"], frame["name"]))
+        else:
+            raise ChatFailed(f"{self.process} sent {frame['type']!r}: {frame.get('text')}")
 
     async def _speak_here(self, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -218,16 +259,20 @@ class Client:
 
 
 async def _enter_all(
-    stack: contextlib.AsyncExitStack, sites: Mapping[str, str], room: str
+    stack: contextlib.AsyncExitStack, sites: Mapping[str, str], room: str, who: str = "client"
 ) -> list[Client]:
-    return [await stack.enter_async_context(_client(*site, room)) for site in sites.items()]
+    return [
+        await stack.enter_async_context(_client(process, url, room, f"{who} of {process}"))
+        for process, url in sites.items()
+    ]
 
 
 @contextlib.asynccontextmanager
-async def _client(process: str, url: str, room: str) -> AsyncIterator[Client]:
-    address = f"{url.replace('http', 'ws', 1)}/ws/rooms/{room}/"
+async def _client(process: str, url: str, room: str, author: str) -> AsyncIterator[Client]:
+    query = urllib.parse.urlencode({"name": author})
+    address = f"{url.replace('http', 'ws', 1)}/ws/rooms/{room}/?{query}"
     async with connect(address, origin=Origin(url), proxy=None, open_timeout=TIMEOUT_S) as socket:
-        client = Client(process, url, room, socket)
+        client = Client(process, url, room, author, socket)
         await client.enter()
         yield client
 

@@ -84,6 +84,9 @@ class Page:
     def count(self, words: str) -> int:
         return sum(words in text for text in self._messages())
 
+    def shows_both(self) -> bool:
+        return len(self._find("people").find_elements(By.TAG_NAME, "li")) == 2
+
     def is_the_first(self) -> bool:
         self._here()
         return bool(self._driver.execute_script("return window.loadedOnce === true"))

@@ -32,6 +32,8 @@ def talk_through_a_restart(driver: Any, sites: dict[str, str], server: RedisServ
     for page in (one, other):
         page.wait(page.is_connected, "the page is connected")
     talk(one, other, "Hello")
+    for page in (one, other):
+        page.wait(page.shows_both, "both are in the room")
 
     server.stop()
     one.say("Is anybody there?")

@@ -75,6 +75,18 @@ async def after_grace(layer: Any, seer: Witness, user: int, grace_s: float = GRA
     await seer.until((JOIN, user), (LEAVE, user))
 
 
+async def test_a_history_keeps_who_has_joined_and_left(
+    kind: str, make_layer: Callable[..., Any], hosts: list[Any]
+) -> None:
+    """A client that resumes gets them like other messages."""
+    layer = make_layer(kind, hosts=hosts, presence=rooms(), history={"room.*": {}})
+    seer = await witness(layer)
+    await after_grace(layer, seer, 2)
+    history = await layer.group_history(ROOM)
+    kept = [(message["type"], message["key"]) for message in history.messages]
+    assert kept == [(JOIN, 1), (JOIN, 2), (LEAVE, 2)]
+
+
 async def test_joins_and_leaves_are_announced_with_the_info(
     kind: str, make_layer: Callable[..., Any], hosts: list[Any]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from urllib.parse import parse_qs
 
 from channels.consumer import AsyncConsumer
 from channels.exceptions import ChannelFull
@@ -14,7 +15,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from channels_redis.consumers import BroadcastMixin, ResumeMixin, broadcast
 
-from .rooms import DICE_CHANNEL, Dice, Post, Refused, chat_message, group_name
+from .rooms import (
+    DICE_CHANNEL,
+    Dice,
+    Post,
+    Refused,
+    chat_message,
+    clean_author,
+    group_name,
+)
 from .stories import PAUSE_S, STORY
 
 
@@ -23,10 +32,14 @@ class RoomConsumer(ResumeMixin, BroadcastMixin, AsyncJsonWebsocketConsumer):
 
     async def connect(self) -> None:
         self.group = group_name(self.scope["url_route"]["kwargs"]["room"])
+        self.name = _name_in(self.scope["query_string"])
         await self.accept()
         await self.send_json({"type": "welcome", "process": settings.CHAT_PROCESS})
         # A browser that comes back gets what it missed, and a new one the lines that are kept.
-        await self.join(self.group, since="start")
+        await self.join(self.group, since="start", presence={"name": self.name})
+        presence = await self.channel_layer.group_presence(self.group)
+        # Whoever comes or goes from now on is told by the two handlers below.
+        await self.send_json({"type": "people", "names": list(presence.by_key)})
 
     async def receive(self, text_data: str | None = None, **kwargs: Any) -> None:
         try:
@@ -37,6 +50,12 @@ class RoomConsumer(ResumeMixin, BroadcastMixin, AsyncJsonWebsocketConsumer):
             await self.send_json({"type": "refused", "text": "Redis is away. Please try again."})
 
     async def take(self, post: Post) -> None:
+        if post.author != self.name:
+            # Joining again replaces who this is.
+            await self.channel_layer.group_add(
+                self.group, self.channel_name, presence={"name": post.author}
+            )
+            self.name = post.author
         dice = Dice.from_command(post.text)
         if dice is None:
             await self.channel_layer.group_send(self.group, chat_message(post, "WebSocket"))
@@ -58,6 +77,14 @@ class RoomConsumer(ResumeMixin, BroadcastMixin, AsyncJsonWebsocketConsumer):
     def chat_message(cls, message: dict[str, Any]) -> dict[str, Any]:
         # Once for all browsers in the room that this process serves.
         return {**message, "type": "message"}
+
+    @broadcast
+    def presence_join(cls, message: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "joined", "name": message["key"]}
+
+    @broadcast
+    def presence_leave(cls, message: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "left", "name": message["key"]}
 
     async def layer_reconnected(self, message: dict[str, Any]) -> None:
         if self.group in message.get("missed", ()):
@@ -92,6 +119,14 @@ class StoryWorker(AsyncConsumer):
             await self.channel_layer.group_send(job["group"], word_message)
             await asyncio.sleep(PAUSE_S)
         await self.channel_layer.group_send(job["group"], {"type": "story.end", "text": ""})
+
+
+def _name_in(query_string: bytes) -> str:
+    names = parse_qs(query_string.decode(errors="replace")).get("name", [])
+    try:
+        return clean_author(names[0] if names else "Guest")
+    except Refused:
+        return "Guest"
 
 
 def _parse(text_data: str | None) -> Post:

@@ -31,7 +31,7 @@ class Post:
         if not isinstance(data, dict):
             raise Refused("A message must be an object with an author and a text.")
         return cls(
-            author=_clean(data.get("author"), "author", MAX_AUTHOR_LENGTH),
+            author=clean_author(data.get("author")),
             text=_clean(data.get("text"), "text", MAX_TEXT_LENGTH),
         )
 
@@ -76,6 +76,10 @@ def chat_message(post: Post, way: str) -> dict[str, Any]:
         "process": settings.CHAT_PROCESS,
         "at": timezone.now().isoformat(),
     }
+
+
+def clean_author(value: object) -> str:
+    return _clean(value, "author", MAX_AUTHOR_LENGTH)
 
 
 def _clean(value: object, field: str, max_length: int) -> str:

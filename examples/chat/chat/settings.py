@@ -36,9 +36,13 @@ CHANNEL_LAYERS = {
             "hosts": [os.environ.get("CHAT_REDIS_URL", "redis://localhost:6379")],
             "prefix": "chat",
             "history": {
-                "room.*": {"size": 100, "ttl": 24 * 3600},
+                # Of a room also who has joined and left is kept, so that a browser that was away
+                # gets that, too.
+                "room.*": {"size": 300, "ttl": 24 * 3600},
                 "story.*": {"size": 1000, "ttl": 3600},
             },
+            # A name is a person, in however many tabs.
+            "presence": {"room.*": {"key": "name", "events": True, "grace_s": 3}},
             "on_reconnect": "layer.reconnected",
         },
     }

@@ -12,9 +12,13 @@ const log = byId("log");
 const text = byId("text");
 const author = byId("author");
 
+author.value = sessionStorage.getItem("author") || `Guest ${100 + Math.floor(Math.random() * 900)}`;
+
 const tally = { here: 0, elsewhere: 0 };
+const people = new Set();
 // Comes back by itself, and gets the lines that it missed.
-const socket = new ResumingSocket(`/ws/rooms/${room}/`, { minWaitMs: 250, maxWaitMs: 4000 });
+const address = `/ws/rooms/${room}/?${new URLSearchParams({ name: author.value })}`;
+const socket = new ResumingSocket(address, { minWaitMs: 250, maxWaitMs: 4000 });
 socket.addEventListener("message", ({ detail }) => receive(detail));
 socket.addEventListener("close", () => showStatus("off", "Connection lost, trying again"));
 // It was away for too long: the lines that are kept follow.
@@ -28,6 +32,14 @@ function receive(frame) {
     showStatus("on", "Connected");
   } else if (frame.type === "refused") {
     showRefusal(frame.text);
+  } else if (frame.type === "people") {
+    people.clear();
+    for (const name of frame.names) people.add(name);
+    showPeople();
+  } else if (frame.type === "joined" || frame.type === "left") {
+    if (frame.type === "joined") people.add(frame.name);
+    else people.delete(frame.name);
+    showPeople();
   } else {
     showEntry(frame);
   }
@@ -39,6 +51,10 @@ function showStatus(state, words) {
   for (const button of composer.querySelectorAll("button:not(#announce)")) {
     button.disabled = state !== "on";
   }
+}
+
+function showPeople() {
+  byId("people").replaceChildren(...[...people].map((name) => element("li", "", name)));
 }
 
 function showRefusal(words) {
@@ -120,6 +136,9 @@ byId("roll").addEventListener("click", () => {
   if (author.reportValidity()) sendOverWebSocket("/roll 2d6");
 });
 
-author.value = sessionStorage.getItem("author") || `Guest ${100 + Math.floor(Math.random() * 900)}`;
-author.addEventListener("change", () => sessionStorage.setItem("author", author.value));
+author.addEventListener("change", () => {
+  sessionStorage.setItem("author", author.value);
+  // For the next connection; until then, the next message tells the new name.
+  socket.url.searchParams.set("name", author.value);
+});
 showStatus("", "Connecting");
