@@ -278,7 +278,7 @@ class RedisChannelLayer(CoreNames):
     def _send_placed_plan(
         self, log: Log, message: Message | bytes, position: Position, members: list[str]
     ) -> Plan:
-        place = {POSITION_KEY: self._histories.text(log, position), GROUP_KEY: log.group}
+        place = {POSITION_KEY: position.plain, GROUP_KEY: log.group}
         frames = self._frames(message, members, place)
 
         async def send(session: Session) -> None:

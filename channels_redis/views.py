@@ -22,9 +22,12 @@ from ._resume import events
 from ._resume.feed import AWAY, Feed
 from ._resume.joining import Joined
 from ._runtime import clock
+from ._watch.traces import TRACE_KEYS
 
 __all__ = ["GroupEventsView"]
 
+#: The keys of a message that the layer has added.
+_LAYER_KEYS = {POSITION_KEY, *TRACE_KEYS}
 #: ``identity`` keeps Django's GZipMiddleware from holding events back, the last one nginx.
 _HEADERS = {
     "Cache-Control": "no-cache",
@@ -91,7 +94,7 @@ class GroupEventsView(View):  # type: ignore[misc]  # Django has no annotations
         """Return the data of a message's event: text, or a value that is encoded as JSON; None to
         send no event.
         """
-        return {key: message[key] for key in message if key != POSITION_KEY}
+        return {key: message[key] for key in message if key not in _LAYER_KEYS}
 
     def get_event_name(self, message: dict[str, Any]) -> str:
         """Return the type of a message's event; empty for ``message``."""

@@ -25,6 +25,7 @@ MARKED = b"\xc1"
 _DIGITS = 16
 _START_BYTES = 1 + 2 * _DIGITS
 _MARKED_START = re.compile(rb"\xc1([0-9a-f]{16})([0-9a-f]{16})")
+_PLAIN = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{16})\Z", re.ASCII)
 _TEXT = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{16})([0-9a-f]{16})\Z", re.ASCII)
 
 #: What an entry has in place of a message if it is a *break*: from here on the log may lack
@@ -42,6 +43,11 @@ class Position(NamedTuple):
     offset: int
     #: 16 hex digits.
     mark: bytes
+
+    @property
+    def plain(self) -> str:
+        """The position as processes tell it to each other."""
+        return f"{self.offset:016x}.{self.mark.decode()}"
 
 
 #: The position of who knows nothing.
@@ -105,6 +111,12 @@ def read_marked(data: bytes) -> Entry | None:
     return Entry(Position(int(found[1], 16), found[2]), data[_START_BYTES:])
 
 
+def read_plain(text: object) -> Position | None:
+    """Return the position in the text of another process; None for anything else."""
+    found = _PLAIN.match(text) if isinstance(text, str) else None
+    return Position(int(found[1], 16), found[2].encode()) if found is not None else None
+
+
 class PositionTexts:
     """Positions as users have them: strings that sort as the positions do, each with digits that
     depend on its group and on ``secret``.
@@ -119,9 +131,7 @@ class PositionTexts:
 
     def write(self, position: Position, log: str) -> str:
         """Return the text of a position in the log with a name."""
-        offset, mark = position
-        plain = f"{offset:016x}.{mark.decode()}"
-        return plain + self._digits(plain, log)
+        return position.plain + self._digits(position.plain, log)
 
     def read(self, text: object, log: str) -> Position:
         """Return the position with a text; raises :class:`InvalidPosition`."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from .._format.histories import Histories, Log
 from .._format.keyspace import GROUP_KEY, POSITION_KEY
-from .._format.positions import Entry, Past, Position
+from .._format.positions import Entry, Past, Position, read_plain
 from .._receiving.catching_up import CatchUps, GroupLine
 from .._receiving.mailbox import Mailbox
 from .._receiving.mailboxes import Mailboxes
@@ -22,7 +22,6 @@ from .._receiving.resuming import Since
 from .._runtime.loops import LoopStates
 from .._session import Loop, Session
 from .._watch.outages import Health
-from ..exceptions import InvalidPosition
 from ..history import Resumed
 
 #: Seconds that a message waits for one that was sent before it, until the log is read.
@@ -128,15 +127,15 @@ class QueuedGroups:
             self._mailboxes.put_all(boxes, item, running)
             return
         group, position = found
+        placed = Placed(item, self._histories.text(group.log, position))
         with self._mailboxes.lock:
             channels = self._channels.get(group.log.name, set())
             members = [box for box in boxes if box.name in channels]
             if len(members) < len(boxes):
                 # Another process has added these, so nothing is known of what they have.
                 strangers = [box for box in boxes if box.name not in channels]
-                self._mailboxes.put_all(strangers, item, running)
-            text = self._histories.text(group.log, position)
-            entry = Entry(position, _HEARD, None, (members, Placed(item, text)))
+                self._mailboxes.put_all(strangers, placed, running)
+            entry = Entry(position, _HEARD, None, (members, placed))
             self._catch_ups.hear(group.log.name.encode(), group, entry)
 
     def _place_of(self, item: Item) -> tuple[GroupLine, Position] | None:
@@ -144,15 +143,10 @@ class QueuedGroups:
         if isinstance(item, Packed) and not item.mentions(POSITION_KEY):
             return None
         message = item.open()
-        name, text = message.get(GROUP_KEY), message.get(POSITION_KEY)
+        name, position = message.get(GROUP_KEY), read_plain(message.get(POSITION_KEY))
         log = self._layer.log_of(name) if isinstance(name, str) else None
         group = self._catch_ups.groups.get(log.name.encode()) if log is not None else None
-        if log is None or group is None:
-            return None
-        try:
-            return group, self._histories.position(log, text)
-        except InvalidPosition:
-            return None
+        return (group, position) if group is not None and position is not None else None
 
     # What a group needs (see Listening)
 

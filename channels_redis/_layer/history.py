@@ -19,6 +19,7 @@ from .._receiving.lines import Verdict, after_offset, judge, unbroken_end
 from .._receiving.resuming import Since
 from .._runtime.plans import Plan, Then
 from .._session import Session
+from .._watch.traces import TRACE_KEYS
 from ..exceptions import ConfigurationError, HistoryDisabled
 from ..history import History
 from .receiving import ReceivingLayer
@@ -124,7 +125,8 @@ class HistoryLayer(ReceivingLayer):
             message: dict[str, Any] = self._encoding.decode(
                 entry.payload, log.name, self._log_place
             )
-            message.pop(EXCLUDE_KEY, None)
+            for key in (EXCLUDE_KEY, *TRACE_KEYS):
+                message.pop(key, None)
         except Exception as error:  # noqa: BLE001 (whatever a serializer raises)
             self._undecodable(log.group, error)
             return None

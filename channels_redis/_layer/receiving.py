@@ -217,6 +217,10 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         with self._mailboxes.lock:
             boxes = [box for box in self._mailboxes.boxes.values() if self._is_specific(box.name)]
         for box in boxes:
+            if not began:
+                was_told, box.told = box.told, False
+                if was_told and not box.missed:
+                    continue
             facts = {
                 "type": kind,
                 "outage_s": round(outage_s, 3),
@@ -242,16 +246,17 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
 
     def _tell_missed(self, boxes: list[Mailbox]) -> None:
         """Tell consumers that they have missed messages of groups with a history, before they get
-        later ones; in an outage, its end tells them again.
+        later ones; who is told in an outage is not told again at its end.
         """
         kind = self.on_reconnect
         if kind is None:
             return
-        in_outage = self._outage.seconds()[0] > 0
+        outage_s = self._outage.seconds()[0]
         for box in boxes:
-            facts = {"type": kind, "outage_s": 0.0, "groups": sorted(box.groups or ())}
-            facts = {**facts, "may_have_missed": True, **self._missed_of(box)}
-            box.missed = box.missed if in_outage else None
+            facts = {"type": kind, "outage_s": round(outage_s, 3)}
+            facts |= {"groups": sorted(box.groups or ()), "may_have_missed": True}
+            facts |= self._missed_of(box)
+            box.missed, box.told = None, outage_s > 0
             self._mailboxes.put(box, Whole(facts), running_loop_or_none())
 
     def _sweep(self, session: Session) -> None:

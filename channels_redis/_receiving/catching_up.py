@@ -27,6 +27,8 @@ from .resuming import Since
 _BATCH = 200
 #: Seconds until a log that could not be read is read again.
 _PAUSE_S = 0.1
+#: More entries than a server keeps above the size of a log, as it trims several at once.
+_UNTRIMMED = 1000
 
 
 class Listening(Protocol):
@@ -334,10 +336,12 @@ class CatchUps:
     async def _missed_since(
         self, group: GroupLine, since: Since
     ) -> tuple[bool, Position, list[Entry]]:
-        limit = self._histories.max_catch_up
         position = since.position
         if position is None:
-            past = await self._session.read_log(group.log, 0, limit)
+            # All that is kept, which the size of the log limits.
+            past = await self._session.read_log(group.log, 0, group.log.kept.size + _UNTRIMMED)
+            if past.cut:
+                return False, past.top, []
             return True, past.top, unbroken_end(past.entries)
         if self._is_at_the_end(group, position):
             # Often true for many at once: after a restart, all clients of a process come back.

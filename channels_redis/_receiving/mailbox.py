@@ -50,6 +50,7 @@ class Mailbox(Share):
         "name",
         "sink",
         "subscribed",
+        "told",
         "used_at",
         "waiters",
     )
@@ -73,6 +74,8 @@ class Mailbox(Share):
         self.groups: dict[str, float] | None = None
         #: Groups with a history of which messages were missed, until the consumer is told.
         self.missed: set[str] | None = None
+        #: Whether the consumer was told of the end of the present outage before it had ended.
+        self.told = False
         #: The consumer, if it can be handed messages while it waits.
         self.sink: Sink | None = None
         self.used_at = now

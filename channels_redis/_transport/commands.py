@@ -186,7 +186,7 @@ def is_refusal(reply: Exception) -> bool:
     """Return whether a reply means that the command was not executed, and may be sent elsewhere or
     later.
     """
-    return isinstance(reply, REFUSALS) or str(reply).startswith(_REFUSAL_CODES)
+    return isinstance(reply, REFUSALS) or str(reply).partition(" ")[0] in _REFUSAL_CODES
 
 
 def refused_command(reply: BaseException) -> str | None:

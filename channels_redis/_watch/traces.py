@@ -15,6 +15,7 @@ TRACEPARENT_KEY = "__asgi_traceparent__"
 TRACESTATE_KEY = "__asgi_tracestate__"
 #: The name of the group to which a message was sent.
 TRACED_GROUP_KEY = "__asgi_traced_group__"
+TRACE_KEYS = TRACEPARENT_KEY, TRACESTATE_KEY, TRACED_GROUP_KEY
 
 Message = dict[str, Any]
 

@@ -23,6 +23,7 @@ from tests.helpers import (
     receive_until_marker,
 )
 from tests.histories.steps import HISTORY, ROOM, member, send
+from tests.resume.site import signing_with
 
 
 @pytest.fixture
@@ -122,6 +123,30 @@ async def test_a_late_joiner_gets_what_is_kept(layer: Any) -> None:
     channel, resumed = await member(layer, since="start")
     assert (resumed.complete, resumed.count) == (True, 2)
     assert await receive_numbers(layer, channel, 2) == [1, 2]
+
+
+async def test_a_late_joiner_gets_more_than_one_catch_up_may_have(
+    kind: str, hosts: list[Any], make_layer: Callable[..., Any]
+) -> None:
+    """All that is kept: the beginning is never left out."""
+    layer = make_layer(kind, hosts=hosts, history=HISTORY, max_catch_up=3)
+    await send(layer, *range(5))
+    channel, resumed = await member(layer, since="start")
+    assert (resumed.complete, resumed.count) == (True, 5)
+    assert await receive_numbers(layer, channel, 5) == [*range(5)]
+
+
+async def test_a_message_of_a_sender_with_another_secret_can_be_resumed_from(
+    layer: Any, kind: str, hosts: list[Any], make_layer: Callable[..., Any]
+) -> None:
+    """Of a script without Django's settings, say: the receiver signs positions."""
+    with signing_with("another"):
+        stranger = make_layer(kind, hosts=hosts, history=HISTORY)
+    channel, _ = await member(layer)
+    await send(stranger, 1, 2)
+    first = await receive(layer, channel)
+    after = await layer.group_history(ROOM, since=first["__position__"])
+    assert (numbers(after.messages), after.complete) == ([2], True)
 
 
 async def test_nothing_is_delivered_where_not_all_is_there(

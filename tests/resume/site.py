@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
@@ -42,9 +43,13 @@ def signing_with(secret_key: str) -> Iterator[None]:
     """Have layers that are made in this process sign positions as a site does."""
     if not settings.configured:
         settings.configure()
+    try:
+        before = settings.SECRET_KEY
+    except ImproperlyConfigured:
+        before = ""
     settings.SECRET_KEY = secret_key
     yield
-    del settings.SECRET_KEY
+    settings.SECRET_KEY = before
 
 
 class Web:
