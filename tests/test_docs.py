@@ -24,6 +24,7 @@ import logging
 import re
 import shlex
 import textwrap
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -285,6 +286,8 @@ def test_code_that_is_shown_runs(block: Block, kind: str, places: Places) -> Non
         for name, test in names.items():
             if name.startswith("test_"):
                 asyncio.run(test(None))  # Fixtures do what configured() does.
+        if "stop" in names:  # what ends tracing
+            names["stop"]()
 
 
 # Consumers, and what is asked of them
@@ -310,6 +313,7 @@ async def with_clients(
 @contextlib.asynccontextmanager
 async def client_of(consumer: Any) -> AsyncIterator[Any]:
     client = WebsocketCommunicator(consumer.as_asgi(), "/")
+    client.scope["user"] = types.SimpleNamespace(pk=7, get_username=lambda: "Ann")
     accepted, _ = await client.connect(timeout=10)
     assert accepted
     try:
