@@ -120,6 +120,7 @@ class Keyspace:
         )
         name = rf"{literal}(?::group:|__group__){_GROUP_NAME}"
         self._history_key = re.compile(rf"{literal}:(?:log|pos):\{{{name}\}}\Z", re.ASCII)
+        self._lease_key = re.compile(rf"{literal}:live:\d+\Z", re.ASCII)
         self._presence_key = re.compile(rf"{literal}:presence:\{{{name}\}}\Z", re.ASCII)
 
     def queue(self, name: str) -> str:
@@ -136,6 +137,10 @@ class Keyspace:
         One that no group or queue can have, so that no ``flush()`` takes it for one.
         """
         return f"{self.prefix}:live:{number}"
+
+    def owns_leases(self, key: str) -> bool:
+        """Return whether a key has leases of processes of this layer."""
+        return self._lease_key.match(key) is not None
 
     def presence_of(self, group: str) -> bytes:
         """Return the key of a group's presence, which is in the slot of :meth:`group`."""

@@ -1,9 +1,12 @@
-"""Counts what is stored on the servers: queues by depth, groups by size.  Only reads."""
+"""Counts what is stored on the servers: queues by depth, groups by size, and lists processes with
+their leases.  Only reads.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -17,6 +20,7 @@ from .._transport.wire import Wire
 from .primaries import pools_of
 
 _SCAN_COUNT = 1000
+_STATES = ("alive", "overdue", "dead")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,40 +37,86 @@ class Count:
     is_topic: bool = False
 
 
-async def count_shard(layer: BaseRedisLayer, index: int, *, is_pubsub: bool) -> list[Count]:
-    """Return the queues and groups of a layer on one shard, the largest first.
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A process that others know by its lease."""
+
+    process: str
+    #: ``"alive"``, ``"overdue"`` if its lease has run out, or ``"dead"`` if it was marked as such.
+    state: str
+    #: How long the lease lasts, is overdue, or the process has been marked.
+    seconds: float
+
+
+@dataclass(slots=True)
+class Census:
+    """What is stored on a server, or on all primaries of a cluster."""
+
+    #: The largest first.
+    counts: list[Count] = field(default_factory=list)
+    #: The living first, and of the dead the last one that was found; in a cluster, one for each
+    #: primary.
+    leases: list[Lease] = field(default_factory=list)
+
+
+async def count_shard(layer: BaseRedisLayer, index: int, *, is_pubsub: bool) -> Census:
+    """Return the queues, groups and processes of a layer on one shard.
 
     Raises ``redis.exceptions.RedisError`` or ``OSError`` if the server can't be queried.
     """
-    counts = []
+    census = Census()
     for pool in await pools_of(layer, index):
-        counts += await _count(layer, pool, is_pubsub=is_pubsub)
-    return sorted(counts, reverse=True)
+        await _count(census, layer, pool, is_pubsub=is_pubsub)
+    census.counts.sort(reverse=True)
+    census.leases.sort(key=lambda lease: (_STATES.index(lease.state), lease.seconds))
+    return census
 
 
-async def _count(layer: BaseRedisLayer, pool: Any, *, is_pubsub: bool) -> list[Count]:
+async def _count(census: Census, layer: BaseRedisLayer, pool: Any, *, is_pubsub: bool) -> None:
     try:
         wire = await Wire.open(pool, Scope(running_loop()), layer.connect_wait_s)
         try:
-            counts = [one async for one in _keys(wire, layer._keys)]
+            await _keys(census, wire, layer._keys)
             if is_pubsub:
-                counts += await _topics(wire, layer._keys)
+                census.counts += await _topics(wire, layer._keys)
         finally:
             await wire.close()
     finally:
         await close_pool(pool)
-    return counts
 
 
-async def _keys(wire: Wire, keyspace: Keyspace) -> AsyncIterator[Count]:
+async def _keys(census: Census, wire: Wire, keyspace: Keyspace) -> None:
     async for key in _scan(wire, keyspace.owned_keys_pattern()):
-        named = keyspace.name_of(key.decode("utf-8", "replace"))
+        name = key.decode("utf-8", "replace")
+        if keyspace.owns_leases(name):
+            census.leases += await _leases(wire, key)
+        named = keyspace.name_of(name)
         if named is None:
             continue
         # Unlike ZCARD, ZCOUNT is allowed for every user of a layer.  It fails for other types.
         number = await wire.ask("ZCOUNT", key, "-inf", "+inf")
         if isinstance(number, int):
-            yield Count(number, named[1], named[0] == "group")
+            census.counts.append(Count(number, named[1], named[0] == "group"))
+
+
+async def _leases(wire: Wire, key: bytes) -> list[Lease]:
+    flat = await wire.ask("ZRANGE", key, 0, -1, "WITHSCORES")
+    if not isinstance(flat, list):  # the key is of another type, or has expired
+        return []
+    said = await wire.ask("TIME")
+    now_s = int(said[0]) + int(said[1]) / 1e6 if isinstance(said, list) else time.time()
+    return [
+        _lease(name.decode("utf-8", "replace"), float(score), now_s)
+        for name, score in zip(flat[::2], flat[1::2], strict=True)
+    ]
+
+
+def _lease(process: str, score: float, now_s: float) -> Lease:
+    """Return what the score of a process in the leases means (``renew.lua``)."""
+    if score < 0:
+        return Lease(process, "dead", now_s + score)
+    state = "alive" if score >= now_s else "overdue"
+    return Lease(process, state, abs(score - now_s))
 
 
 async def _scan(wire: Wire, pattern: str) -> AsyncIterator[bytes]:

@@ -35,12 +35,12 @@ def add_commands(
         default="ERROR",
         help="exit with status 1 if there are findings of this level or above (default: ERROR)",
     )
-    text = "List queues by depth, and groups by size."
+    text = "List queues by depth, groups by size, and processes with their leases."
     queues = commands.add_parser("queues", help=text, description=text)
     queues.add_argument(
         "--limit",
         type=int,
-        help=f"queues and groups of each server (default: {SHOWN}; all with --json)",
+        help=f"queues, groups and processes of each server (default: {SHOWN}; all with --json)",
     )
     for command in (doctor, queues):
         command.add_argument("--json", action="store_true", help="write one JSON document")
@@ -81,7 +81,13 @@ async def _look_at(setup: Setup) -> AsyncIterator[Finding]:
     layer = setup.layer
     if layer is None:
         return
-    wishes = Wishes(setup.is_pubsub, layer.prefix, layer.max_message_bytes, bool(layer.history))
+    wishes = Wishes(
+        setup.is_pubsub,
+        layer.prefix,
+        layer.max_message_bytes,
+        has_histories=bool(layer.history),
+        has_presence=bool(layer.presence),
+    )
     for index in range(layer.ring_size):
         for server in await look_at_shard(layer, index):
             for finding in judge_shard(server, wishes):
@@ -101,15 +107,15 @@ async def _queues(setups: list[Setup], output: Output, limit: int | None) -> int
 
 
 async def _count(setup: Setup, layer: BaseRedisLayer, output: Output, limit: int | None) -> bool:
-    """Write the queues and groups of each shard; return whether all shards replied."""
+    """Write what is stored on each shard; return whether all shards replied."""
     complete, clean = True, setup.secrets.text
     for index in range(layer.ring_size):
         try:
-            counts = await count_shard(layer, index, is_pubsub=setup.is_pubsub)
+            census = await count_shard(layer, index, is_pubsub=setup.is_pubsub)
         except (*COMMAND_ERRORS, OSError) as error:
             complete = False
             output.show_failure(setup.alias, clean(first_line(error)))
             continue
-        shown = [replace(one, name=clean(one.name)) for one in counts]
-        output.show_counts(setup.alias, clean(describe_host(layer.hosts[index])), shown, limit)
+        census.counts = [replace(one, name=clean(one.name)) for one in census.counts]
+        output.show_census(setup.alias, clean(describe_host(layer.hosts[index])), census, limit)
     return complete

@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError
 from .._transport.node import OLDEST_SERVER
 from .facts import SentinelFacts, ServerFacts, ShardFacts
 from .findings import Finding, Level
-from .rights import ANY, HISTORIES, QUEUES, TOPICS, Need, patterns
+from .rights import ANY, HISTORIES, PRESENCES, QUEUES, TOPICS, Need, patterns
 from .trouble import explain_trouble, first_line
 
 #: Larger clock differences and latencies are reported.
@@ -35,6 +35,7 @@ class Wishes:
     prefix: str
     max_message_bytes: int
     has_histories: bool = False
+    has_presence: bool = False
 
 
 def judge_shard(shard: ShardFacts, wishes: Wishes) -> list[Finding]:
@@ -224,11 +225,16 @@ def _rights(shard: ShardFacts, wishes: Wishes) -> Iterator[Finding]:
     if wishes.has_histories:
         consequence = " Groups with a history will not work."
         groups.append((HISTORIES, Level.ERROR, consequence))
+    if wishes.has_presence:
+        groups.append((PRESENCES, Level.ERROR, " Groups with presence will not work."))
     if wishes.is_pubsub:
         groups.append((QUEUES, Level.WARNING, " General channels (workers) will not work."))
     complaints = 0
+    judged: set[str] = set()
     for needs, level, consequence in groups:
-        for found in _refused(shard, wishes, needs, level, consequence):
+        others = tuple(need for need in needs if need.command not in judged)
+        judged.update(need.command for need in needs)
+        for found in _refused(shard, wishes, others, level, consequence):
             complaints += 1
             yield found
     if not complaints:

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import __version__
-from .census import Count
+from .census import Census, Count
 from .findings import Finding, Level
 
 Style = Callable[[str], str]
+
+#: What a number of seconds means for a process.
+_WORDS = {"alive": "s-left", "overdue": "s-overdue", "dead": "s-dead"}
 
 #: Default number of lines of ``queues`` for each kind and layer.
 SHOWN = 20
@@ -31,10 +34,14 @@ class Output:
         if finding.advice and finding.level is not Level.OK:
             self.write(f"    {finding.advice}")
 
-    def show_counts(self, alias: str, server: str, counts: list[Count], limit: int | None) -> None:
-        """Write the queues and groups of a layer on one server, the largest ``limit`` of each."""
-        for line in _lines(alias, server, counts, SHOWN if limit is None else limit):
-            self.write(line)
+    def show_census(self, alias: str, server: str, census: Census, limit: int | None) -> None:
+        """Write the queues and groups of a layer on one server, the largest ``limit`` of each, and
+        as many processes.
+        """
+        for line in _lines(census, SHOWN if limit is None else limit):
+            self.write(f"{line} ({alias}, {server})")
+        if not (census.counts or census.leases):
+            self.write(f"nothing on {server} ({alias})")
 
     def show_failure(self, alias: str, reason: str) -> None:
         """Write why a server could not be asked for its queues."""
@@ -55,6 +62,7 @@ class JSONOutput(Output):
         super().__init__(write)
         self._findings: list[dict[str, Any]] = []
         self._counts: dict[str, list[dict[str, Any]]] = {"queues": [], "groups": []}
+        self._processes: list[dict[str, Any]] = []
         self._failures: list[dict[str, str]] = []
 
     def show(self, finding: Finding) -> None:
@@ -69,10 +77,14 @@ class JSONOutput(Output):
             }
         )
 
-    def show_counts(self, alias: str, server: str, counts: list[Count], limit: int | None) -> None:
-        """Keep the queues and groups; all of them without a limit."""
+    def show_census(self, alias: str, server: str, census: Census, limit: int | None) -> None:
+        """Keep the queues, groups and processes; all of them without a limit."""
         place = {"layer": alias, "server": server}
-        for kind, some in _by_kind(counts).items():
+        self._processes += [
+            {"name": one.process, "state": one.state, "seconds": round(one.seconds, 3), **place}
+            for one in census.leases[:limit]
+        ]
+        for kind, some in _by_kind(census.counts).items():
             self._counts[f"{kind}s"] += [
                 {"name": one.name, _unit(one): one.number, **place} for one in some[:limit]
             ]
@@ -86,8 +98,13 @@ class JSONOutput(Output):
         self._end(findings=self._findings, errors=errors, warnings=warnings)
 
     def end_counts(self) -> None:
-        """Write the queues and groups, and what is wrong with the settings and servers."""
-        self._end(**self._counts, failures=self._failures, findings=self._findings)
+        """Write what was counted, and what is wrong with the settings and servers."""
+        self._end(
+            **self._counts,
+            processes=self._processes,
+            failures=self._failures,
+            findings=self._findings,
+        )
 
     def _end(self, **facts: Any) -> None:
         self.write(json.dumps({"channels_redis": __version__, **facts}, indent=2))
@@ -106,13 +123,15 @@ def _unit(one: Count) -> str:
     return "loops" if one.is_topic else "members"
 
 
-def _lines(alias: str, server: str, counts: list[Count], limit: int) -> Iterator[str]:
+def _lines(census: Census, limit: int) -> Iterator[str]:
     """Yield lines that a shell can split into words: kind, number, unit, name."""
-    for kind, some in _by_kind(counts).items():
+    for kind, some in _by_kind(census.counts).items():
         for one in some[:limit]:
-            yield f"{kind} {one.number} {_unit(one)} {one.name} ({alias}, {server})"
+            yield f"{kind} {one.number} {_unit(one)} {one.name}"
         if len(some) > limit:
             rest = sum(one.number for one in some[limit:])
-            yield f"{len(some) - limit} more {kind}s with {rest} in total ({alias}, {server})"
-    if not counts:
-        yield f"nothing on {server} ({alias})"
+            yield f"{len(some) - limit} more {kind}s with {rest} in total"
+    for lease in census.leases[:limit]:
+        yield f"process {lease.seconds:.0f} {_WORDS[lease.state]} {lease.process}"
+    if len(census.leases) > limit:
+        yield f"{len(census.leases) - limit} more processes"

@@ -25,7 +25,7 @@ from .._transport.wire import Wire
 from .endpoints import Endpoint, endpoints_of
 from .facts import SentinelFacts, ServerFacts, ShardFacts
 from .primaries import pools_of
-from .rights import ANY, HISTORIES, PROBE, QUEUES, TOPICS
+from .rights import ANY, HISTORIES, PRESENCES, PROBE, QUEUES, TOPICS
 
 _PINGS = 5
 # Errors that show that client and server use the same protocol.
@@ -139,7 +139,8 @@ async def _try_commands(layer: BaseRedisLayer, wire: Wire) -> dict[str, Any]:
     """Run each command that the layer may need on the doctor's own key and topic."""
     probe = layer._keys.new_probe()
     replies = {}
-    for need in (*ANY, *QUEUES, *TOPICS, *(HISTORIES if layer.history else ())):
+    options = (*(HISTORIES if layer.history else ()), *(PRESENCES if layer.presence else ()))
+    for need in (*ANY, *QUEUES, *TOPICS, *options):
         words = [probe if word == PROBE else word for word in need.words]
         replies[need.command] = await wire.ask(*words)
     return replies

@@ -57,6 +57,32 @@ HISTORIES = (
     Need("xrange", ("XRANGE", PROBE, "-", "+")),
     Need("xrevrange", ("XREVRANGE", PROBE, "+", "-")),
 )
+#: Commands of :data:`QUEUES` that leases need: on pubsub only with presence.
+_LEASES = (
+    "zadd",
+    "expire",
+    "zcount",
+    "zrange",
+    "zrem",
+    "zremrangebyscore",
+    "eval",
+    "evalsha",
+    "time",
+)
+#: Commands for groups with presence.  HSET and HINCRBY change nothing, because an argument is
+#: missing or invalid; what SADD adds is removed, and expires.
+PRESENCES = (
+    Need("hset", ("HSET", PROBE, "a", "b", "c")),
+    Need("hincrby", ("HINCRBY", PROBE, "a", "b")),
+    Need("hget", ("HGET", PROBE, "a")),
+    Need("hdel", ("HDEL", PROBE, "a")),
+    Need("hgetall", ("HGETALL", PROBE)),
+    Need("sadd", ("SADD", PROBE, "a")),
+    Need("smembers", ("SMEMBERS", PROBE)),
+    Need("srem", ("SREM", PROBE, "a")),
+    Need("set", ("SET", PROBE, "", "NX", "EX", str(PROBE_S))),
+    *(need for need in QUEUES if need.command in _LEASES),
+)
 #: Commands for all connections.
 ANY = (
     Need(
@@ -73,6 +99,11 @@ _ALSO_QUEUES = ("del", "keys")
 def history_rights() -> str:
     """Return what to add to the ACL line for groups with a history."""
     return " ".join(sorted(f"+{need.command}" for need in HISTORIES))
+
+
+def presence_rights() -> str:
+    """Return what to add to the ACL line for groups with presence."""
+    return " ".join(sorted(f"+{need.command}" for need in PRESENCES if need not in QUEUES))
 
 
 def acl_line(*, user: str = "app", prefix: str = "asgi", workers: bool = True) -> str:

@@ -25,7 +25,15 @@ from channels_redis.doctor.config import read_settings
 from channels_redis.doctor.endpoints import Endpoint
 from channels_redis.doctor.findings import Finding, Level
 from channels_redis.doctor.output import JSONOutput, Output
-from channels_redis.doctor.rights import HISTORIES, QUEUES, TOPICS, acl_line, history_rights
+from channels_redis.doctor.rights import (
+    HISTORIES,
+    PRESENCES,
+    QUEUES,
+    TOPICS,
+    acl_line,
+    history_rights,
+    presence_rights,
+)
 from channels_redis.testing.servers import ClusterSet, RedisServer, SentinelSet
 from channels_redis.utils import describe_host
 from tests.conftest import class_of, find_server_or_skip
@@ -225,6 +233,42 @@ def test_what_a_history_needs_is_looked_for_where_there_is_one(
     private_server.command(*line.split(), *history_rights().split())
     ear, status = examined(kind, hosts=hosts, prefix=prefix, history={"*": {}})
     assert status == 0
+
+
+def test_what_presence_needs_is_looked_for_where_there_is_presence(
+    kind: str, private_server: RedisServer, prefix: str
+) -> None:
+    """A site without the option needs none of it; on pubsub it needs leases, too."""
+    hosts = [entry(private_server, username="app", password=PASSWORD)]
+    config: dict[str, Any] = {"hosts": hosts, "prefix": prefix}
+    line = acl_line(prefix=prefix, workers=kind == "core").replace("secret", PASSWORD)
+    private_server.command(*line.split())
+    _, status = examined(kind, **config)
+    assert status == 0
+    ear, status = examined(kind, **config, presence={"*": {}})
+    assert status == 1
+    needs = [need for need in PRESENCES if not need.without]
+    missing = {f"ACL SETUSER app +{need.command}" for need in needs}
+    if kind == "core":
+        missing -= {f"ACL SETUSER app +{need.command}" for need in QUEUES}
+    advice = [one.advice for one in ear.of("rights") if one.level is Level.ERROR]
+    assert sorted(advice) == sorted(missing)
+    line = acl_line(prefix=prefix).replace("secret", PASSWORD)
+    private_server.command(*line.split(), *presence_rights().split())
+    ear, status = examined(kind, **config, presence={"*": {}})
+    assert status == 0
+    assert len(ear.of("rights")) == 1
+
+
+def test_the_probe_of_presence_leaves_nothing(
+    kind: str, private_server: RedisServer, prefix: str
+) -> None:
+    """What remains of the probe expires."""
+    both: dict[str, Any] = {"presence": {"*": {}}, "history": {"*": {}}}
+    for options in ({"presence": {"*": {}}}, both):
+        examined(kind, hosts=[private_server.url], prefix=prefix, **options)
+        for key in private_server.command("KEYS", "*"):
+            assert private_server.command("TTL", key) > 0
 
 
 @pytest.fixture
@@ -595,6 +639,55 @@ async def test_groups_of_pubsub_are_listed_as_far_as_a_server_knows_them(
     ]
 
 
+async def test_processes_are_listed_with_their_leases(
+    kind: str, make_layer: Callable[..., Any], private_server: RedisServer, prefix: str
+) -> None:
+    """Those that live first, then those that were found dead."""
+    import asyncio
+
+    config = {"hosts": [private_server.url], "prefix": prefix}
+    layer = make_layer(kind, **config, presence={"*": {}})
+    await layer.group_add("room", await layer.new_channel(), presence={})
+    (key,) = private_server.command("KEYS", f"{prefix}:live:*")
+    now_s = int(private_server.command("TIME")[0])
+    scores = {"late": now_s - 5, "long-dead": 900 - now_s, "dead": 100 - now_s}
+    for name, score in scores.items():
+        private_server.command("ZADD", key, score, name)
+    said, status = await asyncio.to_thread(as_json, "queues", kind, **config)
+    assert status == 0
+    alive, *others = said["processes"]
+    place = {"layer": "chat", "server": describe_host(private_server.url)}
+    assert (alive["name"], alive["state"]) == (layer.client_prefix, "alive")
+    assert 0 <= alive["seconds"] <= 30
+    assert [(one["name"], one["state"]) for one in others] == [
+        ("late", "overdue"),
+        ("dead", "dead"),
+        ("long-dead", "dead"),
+    ]
+    assert others[1] == {"name": "dead", "state": "dead", "seconds": others[1]["seconds"], **place}
+    for one, seconds in zip(others, (5, 100, 900), strict=True):
+        assert seconds - 1 <= one["seconds"] < seconds + 60
+
+
+def test_the_lines_of_processes_are_as_few_as_asked_for(
+    private_server: RedisServer, prefix: str
+) -> None:
+    """The others are counted."""
+    now_s = int(private_server.command("TIME")[0])
+    for name, score in {"old": 900 - now_s, "new": 9 - now_s, "alive": now_s + 1e6}.items():
+        private_server.command("ZADD", f"{prefix}:live:0", score, name)
+    ear = Ear()
+    config = {"hosts": [private_server.url], "prefix": prefix}
+    settings = {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": config}
+    assert run("queues", read_settings({"chat": settings}), ear, limit=2) == 0
+    words = [line.partition(" (")[0].split() for line in ear.lines]
+    assert [(line[0], *line[2:]) for line in words[:2]] == [
+        ("process", "s-left", "alive"),
+        ("process", "s-dead", "new"),
+    ]
+    assert words[2:] == [["1", "more", "processes"]]
+
+
 def test_a_layer_without_anything_says_so(
     kind: str, redis_url: str, listed: Callable[..., list[str]]
 ) -> None:
@@ -622,6 +715,7 @@ def test_the_lines_to_copy_are_the_ones_that_are_tested() -> None:
     }
     assert shown["operations.rst"] == [acl_line()]
     assert history_rights() in (docs / "operations.rst").read_text()
+    assert presence_rights() in (docs / "operations.rst").read_text()
     assert shown["configuration.rst"] == [acl_line(), acl_line(workers=False)]
 
 
