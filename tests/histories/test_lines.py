@@ -209,9 +209,13 @@ class Histories(RuleBasedStateMachine):
             assert one.has == sorted(one.has, key=lambda payload: int(payload[1:]))
 
     def teardown(self) -> None:
-        """Whoever reconnects has everything since it was last told, or is told now."""
-        for which, one in enumerate(getattr(self, "receivers", [])):
+        """Once all are back, each has everything since it was last told: what a server has lost is
+        known when somebody who has seen it comes back.
+        """
+        receivers = getattr(self, "receivers", [])
+        for which in range(len(receivers)):
             self.reconnect(which)
+        for one in receivers:
             due = [m for m in self.sent[one.told_at :] if m not in self.unseen]
             assert [m for m in one.has if m in due] == due
 
