@@ -432,6 +432,9 @@ class RedisChannelLayer(CoreNames):
     def _keeper_of(self, group: str) -> Keeper:
         return self._keepers.of(group)
 
+    def _all_keepers(self) -> Keepers:
+        return self._keepers
+
     def _leave(self, session: Session, boxes: list[Mailbox]) -> None:
         self._keepers.leave(session, boxes)
         if self._queued is not None:

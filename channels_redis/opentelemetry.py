@@ -43,6 +43,18 @@ _LAYER_COUNTERS: list[tuple[str, str, str, Callable[[LayerStats], float]]] = [
         "Messages that receive() returned.",
         lambda stats: stats.delivered,
     ),
+    (
+        "channels_redis.dead.processes",
+        "{process}",
+        "Other processes that were found dead.",
+        lambda stats: stats.dead_processes,
+    ),
+    (
+        "channels_redis.announced.leaves",
+        "{leave}",
+        "Users whose leaves of groups with presence this process has announced.",
+        lambda stats: stats.announced_leaves,
+    ),
 ]
 _NODE_COUNTERS: list[tuple[str, str, str, Callable[[NodeStats], float]]] = [
     (
@@ -151,10 +163,13 @@ class _Instruments:
             explicit_bucket_boundaries_advisory=_BUCKETS_S,
         )
         for name, unit, text, read in _LAYER_COUNTERS:
-            look: Any = partial(self._of_layers, read, {"messaging.operation.name": "receive"})
+            extra: Attributes = {}
+            if name.startswith("messaging."):
+                extra["messaging.operation.name"] = "receive"
+            look: Any = partial(self._of_layers, read, extra)
             meter.create_observable_counter(name, [look], unit, text)
         for name, unit, text, node_read in _NODE_COUNTERS:
-            extra: Attributes = {}
+            extra = {}
             if name.startswith("messaging."):
                 extra["messaging.operation.name"] = "send"
             look = partial(self._of_nodes, node_read, extra)

@@ -277,6 +277,9 @@ class RedisPubSubChannelLayer(PubSubNames):
         assert self._keepers is not None  # the group has presence
         return self._keepers.of(group)
 
+    def _all_keepers(self) -> Keepers | None:
+        return self._keepers
+
     def _sweep(self, session: Session) -> None:
         if self._keepers is None:
             super()._sweep(session)

@@ -65,6 +65,12 @@ class LayerStats:
     #: Their approximate memory in bytes, which is limited by ``max_buffered_bytes``.  Messages in
     #: mailboxes with an explicit ``capacity`` are not included.
     buffered_bytes: int
+    #: Other processes that were found dead since this one has a lease, by whichever process: those
+    #: that were killed, cut off or stopped for longer than a lease.  On core, and on pubsub with
+    #: presence.
+    dead_processes: int
+    #: Users whose leaves of groups with presence this process has announced.
+    announced_leaves: int
     #: One for each entry of ``hosts``, in their order.
     nodes: tuple[NodeStats, ...]
 

@@ -253,6 +253,8 @@ def statistics(layer: Layer) -> None:
     assert_type(stats.in_flight + stats.reconnects + stats.decode_failures, int)
     assert_type(stats.mailboxes + stats.waiting + stats.buffered + stats.buffered_bytes, int)
     assert_type(stats.unreadable_queues, int)
+    assert_type(stats.dead_processes, int)
+    assert_type(stats.announced_leaves, int)
     assert_type(stats.dropped, dict[str, int])
     assert_type(stats.outage_s + stats.outage_total_s, float)
     for node in stats.nodes:

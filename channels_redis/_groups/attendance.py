@@ -49,6 +49,8 @@ class Attendance:
         self._say = say
         #: What this process has to announce.
         self.leaves = Leaves()
+        #: How many leaves of users were announced.
+        self.announced_leaves = 0
         #: Dead processes that may have left members behind.
         self.dead: set[str] = set()
 
@@ -123,6 +125,7 @@ class Attendance:
                 await self._tell(session, group, "presence.leave", info, id=f"{person}.{left_s}")
                 await commands.end_leave(there, key, person, left_s)
                 self.leaves.done(group, person)
+                self.announced_leaves += 1
             for person in set(persons) - {person for person, _, _ in taken}:
                 self.leaves.passed(group, person)
 

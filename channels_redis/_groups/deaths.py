@@ -36,6 +36,9 @@ class Deaths:
         self._lease_s = lease_s
         #: Processes that were marked once; some may have returned.
         self.known: set[str] = set()
+        #: Those that were marked since this process first asked.
+        self.found: set[str] = set()
+        self._heard: set[str] = set()
         # Groups whose members were all found alive since the last death.
         self._clean: set[str] = set()
         # Since when all renewals were in time, on the monotonic clock.
@@ -88,6 +91,9 @@ class Deaths:
         """Take the answer of a server."""
         self._asked_at[leases] = clock.monotonic()
         self._told[leases] = (self._asked_at[leases], renewal.now_s)
+        if leases in self._heard:
+            self.found.update(set(renewal.dead) - self.known)
+        self._heard.add(leases)
         if renewal.dead:
             self._clean.clear()
             # A new set, because other threads may go through the old one.

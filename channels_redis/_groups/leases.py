@@ -106,6 +106,16 @@ class Keepers:
         # When a loop of consumers was last seen running, on the monotonic clock.
         self._beat_at: float | None = None
 
+    @property
+    def dead_processes(self) -> int:
+        """The number of processes that were found dead since this one has a lease."""
+        return len(set().union(*[keeper.deaths.found for keeper in self._all]))
+
+    @property
+    def announced_leaves(self) -> int:
+        """The number of users whose leaves this process has announced."""
+        return sum(keeper.attendance.announced_leaves for keeper in self._all)
+
     def _writer(self, layer: Remembering, shard: int) -> Writer:
         process, expiry_s = layer.client_prefix, layer.group_expiry
         return Writer(

@@ -461,6 +461,7 @@ class BaseRedisLayer(PresenceLayer):
         )
         mailboxes, waiting, buffered, buffered_bytes = self._mailboxes.census()
         outage_s, outage_total_s = self._outage.seconds()
+        keepers = self._all_keepers()
         return LayerStats(
             sent=sum(node.sent for node in nodes),
             refused=sum(node.refused for node in nodes),
@@ -476,6 +477,8 @@ class BaseRedisLayer(PresenceLayer):
             waiting=waiting,
             buffered=buffered,
             buffered_bytes=buffered_bytes,
+            dead_processes=keepers.dead_processes if keepers is not None else 0,
+            announced_leaves=keepers.announced_leaves if keepers is not None else 0,
             nodes=nodes,
         )
 

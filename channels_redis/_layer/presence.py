@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from .._config.presence import Patterns
-from .._groups.leases import Keeper
+from .._groups.leases import Keeper, Keepers
 from .._groups.people import Entry, People
 from .._receiving.messages import Recent
 from .._runtime.plans import Plan, Then
@@ -74,6 +74,10 @@ class PresenceLayer(HistoryLayer):
 
     def _keeper_of(self, group: str) -> Keeper:
         """Return what keeps the presence of a group."""
+        raise NotImplementedError
+
+    def _all_keepers(self) -> Keepers | None:
+        """Return what keeps the presence of all groups; None if no group has any."""
         raise NotImplementedError
 
     def _encode_info(self, info: dict[str, Any], group: str) -> bytes:

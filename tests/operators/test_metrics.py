@@ -116,6 +116,8 @@ async def test_all_statistics_are_exported(make_layer: Make, exporter: Exporter)
         "channels_redis.received.messages",
         "channels_redis.dropped.messages",
         "channels_redis.reconnects",
+        "channels_redis.dead.processes",
+        "channels_redis.announced.leaves",
         "channels_redis.outage.time",
         "channels_redis.outage.duration",
         "channels_redis.mailboxes",

@@ -223,10 +223,20 @@ def test_a_group_is_read_again_after_another_death() -> None:
     assert deaths.suspects("room", ["specific.abc!1", "specific.def!1", "worker"]) == {"abc"}
     assert deaths.suspects("room", ["specific.def!1"]) == set()
     assert deaths.is_clean("room")
-    deaths.learn("live", answer("def"))
+    deaths.learn("live", answer("abc", "def"))
     assert deaths.suspects("room", ["specific.def!1"]) == {"def"}
     deaths.returned({"abc", "def"})
     assert deaths.is_clean("room")
+
+
+def test_processes_that_were_dead_before_are_not_counted() -> None:
+    """Else the statistics of a new process would begin with those of a day."""
+    deaths = Deaths(30)
+    deaths.learn("live", answer("abc"))
+    assert deaths.found == set()
+    deaths.learn("live", answer("abc", "def"))
+    deaths.learn("live", answer("def"))
+    assert deaths.found == {"def"}
 
 
 def test_who_was_cut_off_judges_nobody_for_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:

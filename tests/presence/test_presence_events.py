@@ -158,6 +158,9 @@ async def test_the_users_of_a_killed_process_leave_once(
         await process.kill()
     await seer.until(*[(LEAVE, user) for user in range(11, 15)])
     await after_grace(layers[1], seer, 3)
+    await wait_for(lambda: [layer.stats().dead_processes for layer in layers] == [1] * 3)
+    # Those of the killed process, and of the last visitor.
+    await wait_for(lambda: sum(layer.stats().announced_leaves for layer in layers) == 4 + 1)
 
 
 async def test_a_process_that_is_killed_in_the_grace_is_followed_by_another(
