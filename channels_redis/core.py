@@ -115,7 +115,8 @@ class RedisChannelLayer(CoreNames):
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a new channel name on which only this layer in this process can receive.
 
-        Raises :class:`TooManyChannels` if 20,000 channels were created and never received on.
+        Raises :class:`InvalidName` for a prefix with which no name can begin, and
+        :class:`TooManyChannels` if 20,000 channels were created and never received on.
         """
         fork.check()
         try:
@@ -149,8 +150,10 @@ class RedisChannelLayer(CoreNames):
         ``presence`` says who it is, for :meth:`group_presence`; it replaces what was said before.
 
         Raises :class:`InvalidName`, :class:`WrongKeyType` if the group's key in Redis is not a
-        sorted set, :class:`ConnectionLost` if Redis could not be reached or did not reply, and with
-        ``since`` :class:`HistoryDisabled`, :class:`InvalidPosition`, and
+        sorted set, and :class:`ConnectionLost` if Redis could not be reached or did not reply.
+        With ``since`` also :class:`HistoryDisabled` and :class:`InvalidPosition`; with
+        ``presence`` :class:`PresenceDisabled`, :class:`InvalidPresence`, and
+        :class:`MessageTooLarge` for more than the option's ``max_bytes``; and with either
         :class:`ForeignChannelError` for a channel of another process.
         """
         plan = partial(self._group_add_plan, since=since, formerly=formerly, presence=presence)
@@ -194,7 +197,8 @@ class RedisChannelLayer(CoreNames):
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no error if it is not a member.
 
-        Raises the same exceptions as :meth:`group_add`.
+        Raises :class:`InvalidName`, :class:`WrongKeyType` if the group's key in Redis is not a
+        sorted set, and :class:`ConnectionLost` if Redis could not be reached or did not reply.
         """
         await self._run("group_discard", self._group_discard_plan, group, channel)
 

@@ -1,4 +1,6 @@
-"""The layer that sends with Redis Pub/Sub, and stores only queues of general channels in Redis."""
+"""The layer that sends with Redis Pub/Sub.  It stores in Redis only queues of general channels, and
+the logs and members of groups with the options ``history`` and ``presence``.
+"""
 
 from __future__ import annotations
 
@@ -110,8 +112,9 @@ class RedisPubSubChannelLayer(PubSubNames):
         """Return a new channel name that is already subscribed, so messages sent to it from now on
         are received.
 
-        Raises :class:`ConnectionLost` if Redis could not be reached, and :class:`TooManyChannels`
-        if 20,000 channels were created and never received on.
+        Raises :class:`InvalidName` for a prefix with which no name can begin,
+        :class:`ConnectionLost` if Redis could not be reached, and :class:`TooManyChannels` if
+        20,000 channels were created and never received on.
         """
         fork.check()
         try:
@@ -151,7 +154,9 @@ class RedisPubSubChannelLayer(PubSubNames):
 
         Raises :class:`InvalidName`, :class:`ForeignChannelError` for a channel that this process
         does not receive on, :class:`ConnectionLost` if the server could not be reached or did
-        not confirm, and with ``since`` :class:`HistoryDisabled` and :class:`InvalidPosition`.
+        not confirm; with ``since`` :class:`HistoryDisabled` and :class:`InvalidPosition`; and with
+        ``presence`` :class:`PresenceDisabled`, :class:`InvalidPresence`, and
+        :class:`MessageTooLarge` for more than the option's ``max_bytes``.
         """
         plan = partial(self._group_add_plan, since=since, formerly=formerly, presence=presence)
         resumed: Resumed | None = await self._run("group_add", plan, group, channel)

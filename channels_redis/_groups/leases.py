@@ -1,4 +1,5 @@
-"""Writes the memberships of this process to a shard, and restores them after a loss (core).
+"""Writes the memberships of this process to a shard, and restores them after a loss: all on core,
+those of groups with presence on pubsub.
 
 Does the I/O for :mod:`.memberships`: joining, leaving, renewing leases, and writing memberships
 again.  The latter two are done by one task at a time, on the first event loop of the layer that
@@ -38,7 +39,8 @@ from .memberships import Lease, Look, Memberships, Pair, Writes
 from .people import Entry, People
 from .writers import Writer
 
-#: The maximum time between two renewals: a third of a lease.
+#: The maximum time until a renewal is due: a third of a lease.  It then begins with the next tick,
+#: up to 2 s later.
 RENEWAL_S = 10.0
 LEASE_S = 30.0
 #: How long a server keeps a lease after its end, at least.  A process that was stopped for less
@@ -47,7 +49,7 @@ LEASE_S = 30.0
 KEPT_S = 3600.0
 #: The maximum time between two looks at the leaves to announce, if there are any.
 ANNOUNCE_S = 1.0
-#: A consumers' event loop that has not run for this time is blocked, or has ended.
+#: An event loop of consumers that has not run for this time is blocked, or has ended.
 BLOCKED_S = 5.0
 #: After a loss, processes start to write at random times within this time.
 SPREAD_S = 0.5

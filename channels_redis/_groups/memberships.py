@@ -1,4 +1,5 @@
-"""Which memberships of this process were written to a shard, and which to write again (core).
+"""Which memberships of this process were written to a shard, and which to write again: all on core,
+those of groups with presence on pubsub.
 
 Decides without I/O, under the lock of the mailboxes.  The present memberships are in
 ``Mailbox.groups``: group -> time of joining.

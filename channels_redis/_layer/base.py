@@ -330,7 +330,7 @@ class BaseRedisLayer(PresenceLayer):
         """Return the names of a group's members, in the order in which they joined.
 
         core: the channels that ``group_send()`` would address now, in all processes. Members of a
-        killed process stay for up to 40 seconds.
+        killed process stay for up to 42 seconds.
         pubsub: the members of a group with presence (see the option ``presence``); raises
         :class:`Unsupported` for other groups, because a process does not know the members of
         others.

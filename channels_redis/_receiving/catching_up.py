@@ -1,5 +1,5 @@
-"""The groups with a history that one event loop listens to (pubsub): it catches up what it has
-missed, and resumes channels.
+"""The groups with a history that one event loop listens to (pubsub), or a layer receives (core): it
+catches up on what was missed, and resumes channels.
 
 :mod:`.lines` decides; here is the I/O. Until a member has what it missed, what comes live is kept
 for it, so that everything arrives in order.
@@ -249,7 +249,10 @@ class CatchUps:
                 due = self._due[health]
         finally:
             self._working.discard(health)
-            health.works(self) if health.down else health.gone(self)
+            if health.down:
+                health.works(self)
+            else:
+                health.gone(self)
 
     def _is_behind(self, topic: bytes) -> bool:
         group = self.groups.get(topic)

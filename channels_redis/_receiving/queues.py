@@ -36,7 +36,8 @@ BATCH = 128
 #: Above this many mailboxes that only messages have opened, the oldest ends: nobody may ever
 #: receive there.
 STRANGERS = 1000
-#: Above this many readers of a layer, each with a connection, no further general channel is read.
+#: Above this many readers of a layer, one per queue and host, each with a connection, no further
+#: general channel is read.
 READERS = 1000
 
 
@@ -153,8 +154,8 @@ class LocalQueue:
         if not (self.specific or self._readers or self._may_read_more()):
             self.failed(
                 TooManyChannels(
-                    f"receive() of {self.name!r}: this process reads {READERS} queues at once "
-                    "already. Use fewer general channels, or channels of new_channel()."
+                    f"receive() of {self.name!r}: this layer has {READERS:,} readers already (one "
+                    "per queue and host). Use fewer general channels, or channels of new_channel()."
                 )
             )
             return
@@ -174,7 +175,7 @@ class LocalQueue:
             self._watch_others(loop)
 
     def _may_read_more(self) -> bool:
-        """Return whether another reader may be started in this process."""
+        """Return whether another reader of this layer may be started."""
         running: int = sum(session.readers for session in self._sessions.all().values())
         return running < READERS
 

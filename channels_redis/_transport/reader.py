@@ -56,7 +56,7 @@ class QueueOwner(Protocol):
     specific: bool
 
     def demand(self) -> int:
-        """Return how many receivers wait."""
+        """Return 0 if nothing needs to be popped, else about how many receivers wait."""
         ...
 
     def limit(self) -> int:
@@ -95,7 +95,7 @@ class Late:
 
 
 class QueueReader(Link):
-    """A supervised task that pops while calls wait, and reconnects after each loss.
+    """A supervised task that pops while there is demand, and reconnects after each loss.
 
     If other code cancels it, it ends like a stopped one, and the next waiting call starts another.
     ``before`` is the reader that was replaced for this one (see :meth:`mark_replaced`).
@@ -209,8 +209,8 @@ class QueueReader(Link):
             await asyncio.wait({self.task})
 
     def mark_replaced(self) -> None:
-        """End when the reader's loop goes on, which stands still or does not answer; another
-        reader has taken its place by then.  Called on any thread.
+        """Mark as replaced.  Its loop is stopped or blocked; when it runs again, the reader ends.
+        Thread-safe.
         """
         self._replaced = True
         self._node.health.gone(self)
@@ -329,7 +329,7 @@ class QueueReader(Link):
                 await self._finish()
 
     async def _wait_for_demand(self) -> bool:
-        """Wait for a waiting call; return False if there was none for a while."""
+        """Wait until something needs to be popped; return False if nothing did for a while."""
         if not self._leaving and not self._owner.demand():
             self._poked = self.loop.create_future()
             # Checked again now that the future exists: calls begin to wait in other threads.

@@ -106,7 +106,8 @@ class Health:
         self.doctor = doctor
         #: Work that has to be done before the shard is back, in addition to connecting.
         self.recovery: Recovery | None = None
-        #: Whether the shard has ever worked.  Until then, a refusal is an error in the options.
+        #: Whether the shard has ever worked.  Until then, an error reply, such as one about a wrong
+        #: password, is taken for an error in the options.
         self.proven = False
         #: Whether the shard is proven and not lost.
         self.settled = False
