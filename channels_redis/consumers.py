@@ -186,8 +186,8 @@ class ResumeMixin:
         return False
 
     def resume_failed(self, group: str) -> Any:
-        """Called when messages that the client missed can't be had: load the state of the group and
-        send it.  Live messages follow.  May be a coroutine function in async consumers.
+        """Called when messages that the client missed can't be delivered: load the group's state
+        and send it.  Live messages follow.  May be a coroutine function in async consumers.
         """
 
     def join(self, group: str, *, since: str | None = None, **options: Any) -> Any:

@@ -21,7 +21,7 @@ class Joined:
     """How a channel has joined a group."""
 
     group: str
-    #: Whether the client named a position, and what it missed can't be had.
+    #: Whether the client named a position, and what it missed can't be delivered.
     failed: bool
     #: Where live messages begin; None for layers without history.
     position: str | None

@@ -28,7 +28,7 @@ async def test_general_channels_are_read_up_to_a_number(
         assert await receive(layer, f"work-{number}") == numbered(0)
         waiting.append(asyncio.create_task(layer.receive(f"work-{number}")))
     for number in range(200):
-        with pytest.raises(TooManyChannels, match="reads"):
+        with pytest.raises(TooManyChannels, match="readers"):
             await bounded(layer.receive(f"more-{number}"))
     await layer.send("work-0", numbered(1))
     assert await bounded(waiting[0]) == numbered(1)

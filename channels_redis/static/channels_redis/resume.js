@@ -5,7 +5,7 @@
  *
  * It dispatches `message` (`detail`: the content of a frame), `open`, `close` (the browser's
  * `CloseEvent` is in `detail`), and for a group, whose name is in `detail`: `reload` if messages
- * were missed that can't be had, so that the page has to load its state again, and `refused` if
+ * were missed that can't be delivered, so that the page has to load its state again, and `refused` if
  * the server does not let this client resume it.
  */
 export class ResumingSocket extends EventTarget {
