@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.exceptions import ClusterDownError, ResponseError
 
-from channels_redis._transport.commands import is_refusal
+from channels_redis._transport.commands import is_retryable
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from channels_redis._transport.commands import is_refusal
 )
 def test_a_command_that_did_not_run_may_be_sent_again(reply: ResponseError) -> None:
     """Later, or to another server."""
-    assert is_refusal(reply)
+    assert is_retryable(reply)
 
 
 @pytest.mark.parametrize(
@@ -27,4 +27,4 @@ def test_a_command_that_did_not_run_may_be_sent_again(reply: ResponseError) -> N
 )
 def test_other_errors_are_raised(text: str) -> None:
     """Also if their codes begin in the same way."""
-    assert not is_refusal(ResponseError(text))
+    assert not is_retryable(ResponseError(text))

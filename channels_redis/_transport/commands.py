@@ -26,8 +26,8 @@ from redis.exceptions import (
 from ..exceptions import WrongKeyType
 from .packing import pack
 
-#: Replies which say that the command did not run, and may run elsewhere or later.
-REFUSALS = (
+#: Error replies which say that the command was not executed, and may be sent again.
+RETRYABLE = (
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
@@ -36,7 +36,7 @@ REFUSALS = (
     TryAgainError,
 )
 #: The same where redis-py has no class of errors for it, and leaves the code in the text.
-_REFUSAL_CODES = ("BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN")
+_RETRYABLE_CODES = ("BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN")
 
 #: What a cluster says of a key that is not here, by the code in front of it.
 _CLASSES = {
@@ -182,15 +182,15 @@ def is_ask(reply: Exception | None) -> TypeGuard[AskError]:
     return isinstance(reply, AskError) and not isinstance(reply, MovedError)
 
 
-def is_refusal(reply: Exception) -> bool:
-    """Return whether a reply means that the command was not executed, and may be sent elsewhere or
-    later.
+def is_retryable(reply: Exception) -> bool:
+    """Return whether an error reply means that the command was not executed, and may be sent again,
+    here or to another server.
     """
-    return isinstance(reply, REFUSALS) or str(reply).partition(" ")[0] in _REFUSAL_CODES
+    return isinstance(reply, RETRYABLE) or str(reply).partition(" ")[0] in _RETRYABLE_CODES
 
 
-def refused_command(reply: BaseException) -> str | None:
-    """Return the name, in lower case, of a command that the server refuses to this user, or to all
+def forbidden_command(reply: BaseException) -> str | None:
+    """Return the name, in lower case, of a command that this user may not call, or that is unknown
     because it was renamed; None for any other reply.
     """
     text = str(reply)
@@ -202,9 +202,11 @@ def refused_command(reply: BaseException) -> str | None:
     return found[1].lower() if found else None
 
 
-def is_hash_refused(reply: BaseException) -> bool:
-    """Return whether EVALSHA was refused, so that EVAL should be tried."""
-    return isinstance(reply, NoScriptError) or refused_command(reply) == "evalsha"
+def is_hash_unusable(reply: BaseException) -> bool:
+    """Return whether EVALSHA failed, so that EVAL should be tried: the script is unknown, or the
+    user may not call EVALSHA.
+    """
+    return isinstance(reply, NoScriptError) or forbidden_command(reply) == "evalsha"
 
 
 def error_for_key(error: Exception, key: bytes | str | None) -> Exception:

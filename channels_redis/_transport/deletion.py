@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from .._format.keyspace import Keyspace
-from .commands import Commands, refused_command
+from .commands import Commands, forbidden_command
 from .packing import pack
 
 _SCAN_COUNT = 1000
@@ -51,8 +51,8 @@ async def _delete_found(
             await delete(found)
             if cursor == b"0":
                 return
-    except ResponseError as refusal:
-        if refused_command(refusal) != "scan":
+    except ResponseError as reply:
+        if forbidden_command(reply) != "scan":
             raise
         await delete(await _ask(commands, "KEYS", keyspace.owned_keys_pattern()))
 
@@ -80,7 +80,7 @@ async def _delete_sorted_sets(at: At, keys: list[bytes]) -> None:
         *[_ask(at(key), "ZCOUNT", key, "-inf", "+inf") for key in keys], return_exceptions=True
     )
     for count in counts:
-        # What is of another type belongs to somebody else; all other refusals leave keys behind.
+        # What is of another type belongs to somebody else; all other errors leave keys behind.
         if isinstance(count, BaseException) and not str(count).startswith("WRONGTYPE"):
             raise count
     await delete_keys(
@@ -91,8 +91,8 @@ async def _delete_sorted_sets(at: At, keys: list[bytes]) -> None:
 async def _delete(commands: Commands, key: bytes) -> None:
     try:
         await _ask(commands, "UNLINK", key)
-    except ResponseError as refusal:
-        if refused_command(refusal) != "unlink":
+    except ResponseError as reply:
+        if forbidden_command(reply) != "unlink":
             raise
         await _ask(commands, "DEL", key)
 

@@ -3,8 +3,8 @@
 Commands issued in one tick leave in one write, or in few; replies are matched in order; nobody
 holds a lock around a round trip.  What may be sent again after a loss is decided here:
 
-* never written, or refused by the server (see :func:`.commands.is_refusal`): it was not executed,
-  and is sent on the next connection, for at most ``connect_wait_s`` seconds;
+* never written, or answered with a retryable reply (:func:`.commands.is_retryable`): it was not
+  executed, and is sent on the next connection, for at most ``connect_wait_s`` seconds;
 * written and marked repeatable: the same;
 * written otherwise: it may have been executed, so its caller gets :class:`ConnectionLost`.
 
@@ -28,7 +28,7 @@ from redis.exceptions import (
 from .._runtime import clock
 from .._runtime.scope import Stage
 from .._runtime.tasks import ignore, turn
-from .commands import Command, Script, error_for_key, is_hash_refused, is_refusal
+from .commands import Command, Script, error_for_key, is_hash_unusable, is_retryable
 from .link import Link
 from .node import RENEW_S, Node
 from .probe import IDLE_S, Probe, await_life
@@ -62,10 +62,10 @@ class Multiplexer(Link):
     def __init__(self, node: Node) -> None:
         super().__init__(node, f"multiplexer {node.health.name}", Stage.COMMANDS)
         self._probe = Probe(node, self._ask)
-        # A command is in one of these: not written; written; refused, to be written again.
+        # A command is in one of these: not written; written; not executed, to be written again.
         self._unwritten: deque[Command] = deque()
         self._written: deque[Command] = deque()
-        self._refused: deque[Command] = deque()
+        self._retryable: deque[Command] = deque()
         self._backlog_bytes = 0
         self._in_flight_bytes = 0
         self._writing_due = False
@@ -82,7 +82,7 @@ class Multiplexer(Link):
     @property
     def pending(self) -> int:
         """Number of commands that wait for their replies."""
-        return len(self._unwritten) + len(self._written) + len(self._refused)
+        return len(self._unwritten) + len(self._written) + len(self._retryable)
 
     @property
     def connected(self) -> bool:
@@ -180,13 +180,13 @@ class Multiplexer(Link):
         reason = "the layer was closed"
         for command in self._written:
             command.fail(self._node.health.abandoned(reason, maybe_executed=True))
-        for command in (*self._refused, *self._unwritten):
+        for command in (*self._retryable, *self._unwritten):
             command.fail(self._node.health.abandoned(reason, maybe_executed=command.may_have_run))
 
     def _write_waiting(self) -> None:
         """Write the waiting commands at once, as far as the window allows."""
         self._writing_due = False
-        if self._wire is None or self._refused or self._retiring:
+        if self._wire is None or self._retryable or self._retiring:
             return
         if self._wire.lost:
             return  # The reading task is about to see it, and what was not written stays so.
@@ -296,7 +296,7 @@ class Multiplexer(Link):
             self._works()
         if self._unwritten and not self._writing_due:
             self._write_waiting()
-        if (self._refused or self._retiring) and not self._written:
+        if (self._retryable or self._retiring) and not self._written:
             raise ConnectionError(self._trouble)
         return True
 
@@ -306,11 +306,11 @@ class Multiplexer(Link):
             if self._node.redirects(command, reply):
                 return
             proven = self._node.health.proven
-            if is_refusal(reply) and (proven or not isinstance(reply, AuthenticationError)):
+            if is_retryable(reply) and (proven or not isinstance(reply, AuthenticationError)):
                 self._trouble = str(reply)
-                self._refused.append(command)
+                self._retryable.append(command)
                 return
-            if command.script is not None and is_hash_refused(reply):
+            if command.script is not None and is_hash_unusable(reply):
                 self._repeat_with_source(command, command.script, reply)
             else:
                 command.fail(error_for_key(self._node.explain(reply), command.key))
@@ -331,11 +331,11 @@ class Multiplexer(Link):
             self._loaded.add(script)
         return script.as_source(data)
 
-    def _repeat_with_source(self, command: Command, script: Script, refusal: Exception) -> None:
+    def _repeat_with_source(self, command: Command, script: Script, reply: Exception) -> None:
         """Send a script as EVAL that the server has forgotten, or that may not be called by its
-        hash: a refused EVALSHA did certainly not run.
+        hash: an EVALSHA with such a reply was certainly not executed.
         """
-        if not isinstance(refusal, NoScriptError):
+        if not isinstance(reply, NoScriptError):
             self._hash_forbidden = True
             self._loaded.clear()
         # Later calls go by the hash all the same: they are written behind this one, which loads
@@ -352,7 +352,7 @@ class Multiplexer(Link):
         if self._reauthentication is not None:
             # The next connection gets its own credentials in its handshake.
             self._reauthentication.cancel()
-        again, self._refused = self._refused, deque()
+        again, self._retryable = self._retryable, deque()
         written, self._written = self._written, deque()
         if self._probe.question is not None:
             written.clear()  # The PING was the only one.

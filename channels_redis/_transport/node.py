@@ -34,7 +34,7 @@ from .._runtime.tasks import apart
 from .._watch.outages import Health
 from .._watch.tally import NodeTally
 from ..exceptions import ConfigurationError
-from .commands import Command, Commands, recognised, refused_command
+from .commands import Command, Commands, forbidden_command, recognised
 from .wire import Wire, last_words
 
 if TYPE_CHECKING:
@@ -273,15 +273,15 @@ class Node:
         """Note that the user has got the reply, or no longer waits for it."""
 
     def redirects(self, command: Command, reply: Exception) -> bool:
-        """Take over a command that was refused here, if it has to be sent elsewhere or later."""
+        """Take over a command that got an error reply, if it has to be sent elsewhere or later."""
         return False
 
     def is_elsewhere(self, reply: Exception) -> bool:
-        """Return whether a refusal means that another server, or none at present, serves a name."""
+        """Return whether an error reply says that another server, or none now, serves a name."""
         return False
 
     def note(self, reply: Exception | None) -> None:
-        """Handle such a refusal; None if the server dropped a subscription without a request."""
+        """Handle such a reply; None if the server dropped a subscription without a request."""
 
     def reroute(self, commands: deque[Command]) -> list[Command]:
         """Remove and return the commands that now belong to other servers."""
@@ -313,20 +313,20 @@ class Node:
         if self.health.proven:
             return error
         for cause in causes_of(error):
-            if refused_command(cause) in _DISPENSABLE:
+            if forbidden_command(cause) in _DISPENSABLE:
                 return error
             advice = _advice(cause)
             if advice is not None:
-                refusal = str(cause).rstrip(".")
+                said = str(cause).rstrip(".")
                 return ConfigurationError(
-                    f"Redis at {self.health.name} refuses: {refusal}; {advice}; "
+                    f"Redis at {self.health.name} refuses: {said}; {advice}; "
                     f"for details, run: {self.health.doctor}"
                 )
         return error
 
 
 def _advice(cause: BaseException) -> str | None:
-    """Return the advice for a refusal that no retry can help; None for any other error."""
+    """Return the advice for an error reply that no retry can help; None for any other error."""
     text = str(cause).lower()
     for kind, words, advice in _ADVICE:
         if isinstance(cause, kind) and words in text:

@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError
 
 from .._runtime.clock import unix_time
 from . import scripts
-from .commands import is_hash_refused
+from .commands import is_hash_unusable
 from .packing import pack
 
 #: Blocking pops on their way to a process-specific queue while messages flow, at most.
@@ -119,7 +119,7 @@ class Pops:
         return self._take_batch(reply, now) if is_batch else self._take_single(reply, now)
 
     def _refused(self, reply: Exception) -> Exception | None:
-        if not (self._by_hash and is_hash_refused(reply)):
+        if not (self._by_hash and is_hash_unusable(reply)):
             return reply
         self._by_hash = False
         self._hash_forbidden = not isinstance(reply, NoScriptError)

@@ -128,8 +128,8 @@ class QueueReader(Link):
         self._pops = self._new_pops()
         #: What was popped and is still to be delivered.
         self._popped: deque[Popped] = deque()
-        #: What the server refused, raised once all other replies are in.
-        self._refusal: Exception | None = None
+        #: The error of an error reply, raised once all other replies are in.
+        self._failure: Exception | None = None
         self._stopping = False
         self._freed = False
         self._replaced = False
@@ -350,7 +350,7 @@ class QueueReader(Link):
         except ConfigurationError:
             raise
         except WrongKeyType as error:
-            self._refusal = None
+            self._failure = None
             self._owner.unreadable(error)
             await asyncio.sleep(UNREADABLE_S)
         except Redirected:
@@ -382,7 +382,7 @@ class QueueReader(Link):
 
     async def _disconnect(self) -> None:
         self._pops.reset()
-        self._refusal = None
+        self._failure = None
         for deadline in self._deadlines:
             deadline.cancel()
         await super()._disconnect()
@@ -393,7 +393,7 @@ class QueueReader(Link):
             # The messages that are put back are older than what a pop would return now.
             await asyncio.wait({self._returning})
             self._returning = None
-        leaving = self._stopping or self._replaced or self._refusal or self._renewal
+        leaving = self._stopping or self._replaced or self._failure or self._renewal
         if not leaving and self._owner.demand():
             asked = self._pops.ask(self._owner.limit())
             if asked:
@@ -408,8 +408,8 @@ class QueueReader(Link):
             self._node.reply_came(self)
             self._take(self._pops.take(reply, clock.monotonic()))
             await self._deliver_in_turns(wire)
-        if self._refusal and not self._pops.pending:
-            raise self._refusal
+        if self._failure and not self._pops.pending:
+            raise self._failure
 
     def _unanswered(self) -> None:
         if self._wire is not None:
@@ -433,7 +433,7 @@ class QueueReader(Link):
             if explained is reply.error:
                 explained = error_for_key(explained, self._owner.key)
             lost = explained is reply.error
-            self._refusal = ConnectionError(str(reply.error)) if lost else explained
+            self._failure = ConnectionError(str(reply.error)) if lost else explained
             if not isinstance(explained, WrongKeyType):
                 return
         self._works()

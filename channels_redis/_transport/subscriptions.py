@@ -189,7 +189,7 @@ class Topics(dict[bytes, Topic]):
                 del self[name]
 
     def refuse(self, names: Iterable[bytes], error: Exception) -> None:
-        """Note that the server refuses topics, and raise this in the waiting calls."""
+        """Note that the server answered with an error, and raise ``error`` in the waiting calls."""
         for name in names:
             self[name].state, self[name].wanted = State.IDLE, False
         self.fail(names, error)

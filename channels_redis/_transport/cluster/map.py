@@ -1,7 +1,7 @@
 """The map of a cluster's slots: read when it is first needed, and again when it may be outdated.
 
 It is read again after every sign of a change: a redirection, a lost connection, a subscription that
-the server dropped, a refusal; and repeatedly while anything is lost.
+the server dropped, an error reply about a slot; and repeatedly while anything is lost.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ _GONE = "non local key"
 
 
 def is_elsewhere(reply: Exception) -> bool:
-    """Return whether a refusal says that another server, or none just now, serves the slot."""
+    """Return whether an error reply says that another server, or none now, serves the slot."""
     return isinstance(reply, ELSEWHERE) or (
         isinstance(reply, ResponseError) and _GONE in str(reply)
     )
@@ -140,7 +140,7 @@ class Servers:
             self.server(owner).multiplexer.issue(command)
 
     def redirect(self, command: Command, reply: Exception, asked: Address) -> None:
-        """Send a refused command to the right server, or again later."""
+        """Send a command that got such a reply to the right server, or again later."""
         self.note(reply, asked)
         command.hops += 1
         target = self.address_in(reply, asked) if is_ask(reply) else None
@@ -156,7 +156,7 @@ class Servers:
             self.issue(command)
 
     def note(self, reply: Exception | None, asked: Address) -> None:
-        """Learn from a refusal; None: the server dropped a subscription unasked."""
+        """Learn from such a reply; None: the server dropped a subscription unasked."""
         if isinstance(reply, MovedError):
             address = self.address_in(reply, asked)
             if address is not None and self.map.assign(reply.slot_id, address):
@@ -367,7 +367,7 @@ class ClusterNode(NodeInCluster):
         super().renew(reason)
 
     def redirects(self, command: Command, reply: Exception) -> bool:
-        """Take over a command that was refused here, if it is to go elsewhere or later."""
+        """Take over a command that got an error reply, if it is to go elsewhere or later."""
         reply = recognised(reply)
         if command.slot is None or not is_elsewhere(reply):
             return False
@@ -375,11 +375,11 @@ class ClusterNode(NodeInCluster):
         return True
 
     def is_elsewhere(self, reply: Exception) -> bool:
-        """Return whether a refusal says that another server, or none just now, serves a name."""
+        """Return whether an error reply says that another server, or none now, serves a name."""
         return is_elsewhere(recognised(reply))
 
     def note(self, reply: Exception | None) -> None:
-        """Learn from such a refusal; None: the server dropped a subscription unasked."""
+        """Learn from such a reply; None: the server dropped a subscription unasked."""
         self._cluster.note(recognised(reply) if reply is not None else None, self.address)
 
     def reroute(self, commands: deque[Command]) -> list[Command]:
