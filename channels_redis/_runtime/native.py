@@ -20,6 +20,7 @@ import selectors
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from types import ModuleType, TracebackType
@@ -72,6 +73,8 @@ _start_new_thread: Callable[..., int] = _original(_thread, "start_new_thread")
 #: done while one is held: greenlets of one thread are not kept apart, or wait for ever.
 Lock: Callable[[], threading.Lock] = _original(_thread, "allocate_lock")
 RLock: Callable[[], threading.RLock] = _original(_thread, "RLock")
+#: Blocks the thread, with all of its greenlets.
+sleep: Callable[[float], None] = _original(time, "sleep")
 
 
 class Thread(Protocol):

@@ -18,11 +18,15 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from . import fork
+from . import clock, fork
 from .tasks import started
 from .timers import Timer
 
 Loop = asyncio.AbstractEventLoop
+
+#: How long servers are waited for where the loop does not run.
+LEAVE_S = 0.5
+
 T = TypeVar("T")
 
 
@@ -59,7 +63,7 @@ def no_descriptors() -> Iterable[int]:
 class Part:
     """An object in a scope, until it is released."""
 
-    __slots__ = ("_scope", "aclose", "descriptors", "forget", "stage")
+    __slots__ = ("_scope", "aclose", "descriptors", "forget", "leave", "stage")
 
     def __init__(
         self,
@@ -67,12 +71,14 @@ class Part:
         stage: Stage,
         aclose: Callable[[], Awaitable[object]],
         forget: Callable[[], object],
+        leave: Callable[[], object],
         descriptors: Callable[[], Iterable[int]],
     ) -> None:
         self._scope = scope
         self.stage = stage
         self.aclose = aclose
         self.forget = forget
+        self.leave = leave
         self.descriptors = descriptors
 
     def release(self) -> None:
@@ -91,6 +97,8 @@ class Scope:
         self._closing = closing
         #: Whether it is being ended, or has ended.
         self.ended = False
+        #: Until when parts may wait for servers that are asked to let go; one time for all of them.
+        self.leave_by = 0.0
         #: In the order in which they came; the values mean nothing.
         self.parts: dict[Part, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -103,15 +111,17 @@ class Scope:
         aclose: Callable[[], Awaitable[object]] = no_close,
         *,
         forget: Callable[[], object] = nothing,
+        leave: Callable[[], object] = nothing,
         descriptors: Callable[[], Iterable[int]] = no_descriptors,
     ) -> Part:
         """Own something until it is released.
 
         ``aclose()`` closes it, and may be called again where a call was cancelled; ``forget()``
-        does what can be done without the loop; ``descriptors()`` returns those of its sockets,
-        and may be called on any thread.
+        does what can be done without the loop; ``leave()`` does what has to be done before the
+        sockets of a loop that does not run are shut; ``descriptors()`` returns those of its
+        sockets, and may be called on any thread.
         """
-        part = Part(self, stage, aclose, forget, descriptors)
+        part = Part(self, stage, aclose, forget, leave, descriptors)
         self.parts[part] = None
         return part
 
@@ -163,17 +173,25 @@ class Scope:
         connection is gone.
         """
         self.ended = True
+        self.leave_by = clock.monotonic() + LEAVE_S
         for stage in Stage:
             for part in [part for part in self.parts if part.stage is stage]:
                 # One that can't be forgotten properly is no reason to keep the others.
                 with contextlib.suppress(Exception):
                     part.forget()
         # What came into being without a connection of ours: redis-py's own, and handshakes.
-        self.shut()
+        self._shut_all()
         self.parts.clear()
 
     def shut(self) -> None:
         """Let servers see the end of all connections, while the loop stands still or is closed."""
+        self.leave_by = clock.monotonic() + LEAVE_S
+        for part in tuple(self.parts):
+            with contextlib.suppress(Exception):  # The others have to be shut all the same.
+                part.leave()
+        self._shut_all()
+
+    def _shut_all(self) -> None:
         for descriptor in self.descriptors():
             shut(descriptor)
 

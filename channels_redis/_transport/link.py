@@ -33,7 +33,7 @@ class Link:
         self._trouble = "not connected"
         self._closed = False
         self._task = SupervisedTask(self._loop, name, self._run, self._is_wanted)
-        self._part = self._scope.hold(stage, self.aclose, forget=self._forget)
+        self._part = self._scope.hold(stage, self.aclose, forget=self._forget, leave=self._leave)
         node.users.add(self)
 
     @property
@@ -77,6 +77,9 @@ class Link:
         """Note that the loop was closed without warning."""
         self._closed = True
         self._node.health.gone(self)
+
+    def _leave(self) -> None:
+        """Do what is to be done before the connection of a loop that does not run is shut."""
 
     # What links do
 

@@ -110,6 +110,19 @@ class Multiplexer(Link):
         self.issue(Command(data, future, now, repeatable, script=script, key=key))
         return future
 
+    def write_now(self, data: bytes) -> bool:
+        """Write a packed command although the loop does not run; return whether it was written."""
+        if self._wire is None or not self._wire.write_now(data):
+            return False
+        # Nobody waits for its reply, which must not be taken for another's if the loop goes on.
+        future = self._loop.create_future()
+        future.cancel()
+        command = Command(data, future, clock.monotonic(), repeatable=False)
+        command.written_at = command.asked_at
+        self._written.append(command)
+        self._in_flight_bytes += len(data)
+        return True
+
     def push(self) -> None:
         """Write what is queued, not only at the end of the tick, if nothing is on its way."""
         if self._writing_due and not self._written and not self._crowded:

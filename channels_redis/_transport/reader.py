@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError, RedisError
 
-from .._runtime import clock
+from .._runtime import clock, native
 from .._runtime.scope import Stage
 from .._runtime.tasks import BREATH_S, begun, ended, turn
 from .._runtime.timers import Deadline
@@ -26,7 +26,7 @@ from ..exceptions import ConfigurationError, ConnectionLost, WrongKeyType
 from . import scripts
 from .commands import Commands, error_for_key
 from .link import Link
-from .multiplexer import LATE_S
+from .multiplexer import LATE_S, Multiplexer
 from .node import RENEW_S, Node, Redirected
 from .packing import pack
 from .pops import DEPTH, Popped, Pops, Reply
@@ -133,6 +133,8 @@ class QueueReader(Link):
         self._stopping = False
         self._freed = False
         self._replaced = False
+        # Who takes what is to come may be in any thread, and there may be two at once.
+        self._moving = native.RLock()
         self._renewal = ""
         self._poked: asyncio.Future[None] | None = None
         self._hold = self._scope.timer(self._give_back)
@@ -222,19 +224,20 @@ class QueueReader(Link):
 
         All at once, as the loop of the reader that asks for it may stop at any await.
         """
-        late, self._late = self._late, []
-        earlier, self._before = self._before, None
-        if earlier is not None:
-            late += earlier.move_out(running)
-        self._deliver_popped(running)
-        left = None
-        with contextlib.suppress(OSError):  # No free descriptor: its own loop reads it.
-            left = self._wire.take_over() if self._wire is not None else None
-        if left is not None:
-            late.append(Late(left, self._pops, self._client_id))
-            # From here on it expects no replies, and delivers nothing.
-            self._pops = self._new_pops()
-        return late
+        with self._moving:
+            late, self._late = self._late, []
+            earlier, self._before = self._before, None
+            if earlier is not None:
+                late += earlier.move_out(running)
+            self._deliver_popped(running)
+            left = None
+            with contextlib.suppress(OSError):  # No free descriptor: its own loop reads it.
+                left = self._wire.take_over() if self._wire is not None else None
+            if left is not None:
+                late.append(Late(left, self._pops, self._client_id))
+                # From here on it expects no replies, and delivers nothing.
+                self._pops = self._new_pops()
+            return late
 
     async def _take_over(self, before: QueueReader) -> None:
         """Deliver what a replaced reader has popped, and have the server end its pops.
@@ -265,20 +268,19 @@ class QueueReader(Link):
 
     def _take_late(self, running: Loop | None) -> None:
         """Deliver the messages that arrived on connections that were taken over."""
-        brought = [
-            late.pops.take(reply, clock.monotonic())
-            for late in self._late
-            for reply in (late.left.arrived() if late.pops.pending else ())
-        ]
-        for reply in brought:
-            with contextlib.suppress(RuntimeError):  # of timers, where the loop is closed
-                if reply.error is None:
+        with self._moving:
+            brought = [
+                late.pops.take(reply, clock.monotonic())
+                for late in self._late
+                for reply in (late.left.arrived() if late.pops.pending else ())
+            ]
+            for reply in [one for one in brought if one.error is None]:
+                with contextlib.suppress(RuntimeError):  # of timers, where the loop is closed
                     self._take(reply)
-        for late in self._late:
-            if not late.pops.pending:
+            for late in [one for one in self._late if not one.pops.pending]:
                 late.left.close()
-        self._late = [late for late in self._late if late.pops.pending]
-        self._deliver_popped(running)
+            self._late = [late for late in self._late if late.pops.pending]
+            self._deliver_popped(running)
 
     def _close_late(self) -> None:
         for late in self._late:
@@ -290,7 +292,7 @@ class QueueReader(Link):
         super()._forget()
         self._stopping = True
         # With what lies unread in the socket, before that is shut: it is in no queue any more.
-        self._late = self.move_out(None)
+        self._leave()
         arrived = self._wire.arrived() if self._wire is not None and self._pops.pending else ()
         for reply in arrived:
             with contextlib.suppress(RuntimeError):  # of timers, as the loop is closed
@@ -299,6 +301,44 @@ class QueueReader(Link):
         self._close_late()
         self._helpers.clear()
         self._owner.ended(self)
+
+    def _leave(self) -> None:
+        """Have the server end the pops, and deliver what they bring, while the loop does not run.
+
+        Before the socket is shut: if a server has popped a message, and sees the end of the
+        connection before it writes the reply, the message is lost.
+        """
+        if not (self._pops.pending or self._late or self._before):
+            return
+        # Not for ever, as objects may be freed anywhere, also where a lock is held.
+        if self._moving.acquire(timeout=STOP_S):
+            try:
+                self._end_now()
+            finally:
+                self._moving.release()
+
+    def _end_now(self) -> None:
+        """Take the socket from the loop, and read until nothing more can come, or for a while.
+
+        Another loop that takes over meanwhile waits, because what comes here is older.
+        """
+        self._late = self.move_out(None)
+        self._take_late(None)
+        while self._late and clock.monotonic() < self._scope.leave_by:
+            asked = [self._unblock_now(late.client_id) for late in self._late]
+            if not all(asked):
+                break
+            native.sleep(RETRY_S)
+            self._take_late(None)
+        for late in self._late:
+            late.left.shut()
+
+    def _unblock_now(self, client_id: int | None) -> bool:
+        """Ask the server to unblock a pop, on the connection of a loop that does not run."""
+        server = self._node.same_server(self._commands)
+        if client_id is None or not isinstance(server, Multiplexer):
+            return False
+        return server.write_now(pack("CLIENT", "UNBLOCK", client_id))
 
     async def _run(self) -> None:
         try:
@@ -401,12 +441,14 @@ class QueueReader(Link):
         if self._pops.pending:
             for deadline in self._deadlines:
                 deadline.begin()
+            # Another loop that takes over in this moment replaces them.
+            pops = self._pops
             reply = await self._reply(wire)
             # Where it raises instead, _disconnect() does the same.
             for deadline in self._deadlines:
                 deadline.end()
             self._node.reply_came(self)
-            self._take(self._pops.take(reply, clock.monotonic()))
+            self._take(pops.take(reply, clock.monotonic()))
             await self._deliver_in_turns(wire)
         if self._failure and not self._pops.pending:
             raise self._failure

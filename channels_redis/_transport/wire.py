@@ -194,6 +194,19 @@ class Wire:
         if not self.lost:
             self._transport.write(data)
 
+    def write_now(self, data: bytes) -> bool:
+        """Write a few bytes although the loop does not run; return whether they were written."""
+        descriptors = self.descriptors()
+        is_plain = self._foreign is None and self._transport.get_extra_info("ssl_object") is None
+        # Nothing may come between the parts of a command that the transport has begun to write.
+        if self.lost or not (is_plain and descriptors) or self._transport.get_write_buffer_size():
+            return False
+        (descriptor,) = descriptors
+        try:
+            return os.write(descriptor, data) == len(data)
+        except OSError:
+            return False
+
     async def read(self) -> Any:
         """Return the next reply; an error reply is returned, not raised.
 

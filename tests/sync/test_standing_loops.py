@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -14,9 +14,12 @@ import pytest
 from channels_redis._receiving import mailbox
 from channels_redis._receiving.mailboxes import Mailboxes
 from channels_redis._receiving.messages import Whole
+from channels_redis._runtime import scope
+from channels_redis._transport.multiplexer import Multiplexer
+from channels_redis._transport.packing import pack
 from channels_redis._watch.outages import Health, Outage
 from channels_redis.core import RedisChannelLayer
-from channels_redis.testing.servers import wait_until
+from channels_redis.testing.servers import RedisServer, wait_until
 from tests.helpers import numbered, receive, wait_for
 
 
@@ -203,28 +206,142 @@ def test_a_batch_that_arrived_as_its_loop_was_closed_bare_is_kept_whole(
     del abandoned
 
 
+async def wait_and_stop(layer: RedisChannelLayer, server: Any) -> tuple[str, asyncio.Task[Any]]:
+    """Receive, and return when the server waits for a message."""
+    channel = await layer.new_channel()
+    waiting = asyncio.create_task(layer.receive(channel))
+    waiting._log_destroy_pending = False  # type: ignore[attr-defined]  # see sync.rst
+    while "cmd=bzpopmin" not in str(await asyncio.to_thread(server.command, "CLIENT", "LIST")):
+        await asyncio.sleep(0.01)
+    return channel, waiting
+
+
 def test_a_message_that_arrives_for_a_stopped_loop_is_kept_where_that_is_closed_bare(
     layer: RedisChannelLayer, server: Any
 ) -> None:
     """Nobody has read it, and it is not in its queue any more."""
     pytest.importorskip("hiredis")  # redis-py's own parser can't go on without its loop
     loop = asyncio.new_event_loop()
-
-    async def wait_and_stop() -> tuple[str, asyncio.Task[Any]]:
-        channel = await layer.new_channel()
-        waiting = asyncio.create_task(layer.receive(channel))
-        waiting._log_destroy_pending = False  # type: ignore[attr-defined]  # see sync.rst
-        while "cmd=bzpopmin" not in str(await asyncio.to_thread(server.command, "CLIENT", "LIST")):
-            await asyncio.sleep(0.01)
-        return channel, waiting
-
-    channel, abandoned = loop.run_until_complete(wait_and_stop())
+    channel, abandoned = loop.run_until_complete(wait_and_stop(layer, server))
     layer.sync.send(channel, numbered(0))
     (queue,) = layer._queues.values()
     wait_until(lambda: server.command("ZCARD", queue.key) == 0, "popped")
     loop.close()
     assert asyncio.run(receive(layer, channel, timeout_s=5)) == numbered(0)
     del abandoned
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed bare", "left by its thread"])
+def test_a_message_that_is_popped_as_its_loop_goes_is_kept(
+    private_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    """A server drops a message if it sees the end of the connection before it has replied."""
+    pytest.importorskip("hiredis")  # redis-py's own parser can't go on without its loop
+    layer, sender = (RedisChannelLayer(hosts=[private_server.url], prefix=prefix) for _ in "12")
+    loop, stopped, leave, going = asyncio.new_event_loop(), *(threading.Event() for _ in "123")
+    abandoned: list[tuple[str, asyncio.Task[Any]]] = []
+    # Either of them: the server is asked to end the pop, or sees the end of the connection.
+    monkeypatch.setattr(Multiplexer, "write_now", followed_by(Multiplexer.write_now, going))
+    monkeypatch.setattr(scope.Scope, "shut", followed_by(scope.Scope.shut, going))
+    monkeypatch.setattr(scope, "LEAVE_S", 20)
+
+    def live() -> None:
+        loop.run_until_complete(layer.send("work", numbered(0)))
+        abandoned.append(loop.run_until_complete(wait_and_stop(layer, private_server)))
+        stopped.set()
+        leave.wait(20)
+        if closed:
+            loop.close()
+            going.set()
+
+    living = threading.Thread(target=live)
+    living.start()
+    assert stopped.wait(20)
+    ((channel, waiting),) = abandoned
+    sending = send_to_frozen(private_server, sender, channel)
+    leave.set()
+    assert going.wait(20)
+    private_server.thaw()
+    for thread in (living, sending):
+        thread.join()
+    assert asyncio.run(receive(layer, channel, timeout_s=5)) == numbered(1)
+    if not closed:
+        waiting.cancel()
+        loop.run_until_complete(asyncio.wait({waiting}))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+    layer.sync.close()
+    sender.sync.close()
+
+
+def followed_by(method: Callable[..., Any], event: threading.Event) -> Callable[..., Any]:
+    """Return a method that also sets an event, unless it returns False."""
+
+    def call(*args: Any) -> Any:
+        result = method(*args)
+        if result is not False:
+            event.set()
+        return result
+
+    return call
+
+
+def send_to_frozen(
+    server: RedisServer, sender: RedisChannelLayer, channel: str
+) -> threading.Thread:
+    """Freeze a server, and write a message to it; return the thread that waits for its reply."""
+    sender.sync.send("work", numbered(0))
+    server.freeze()
+    sending = threading.Thread(target=lambda: sender.sync.send(channel, numbered(1)))
+    sending.start()
+    (session,) = sender._sessions.all().values()
+    backend: Any = session.backend(0)
+    wait_until(lambda: backend._multiplexer._written, "written")
+    return sending
+
+
+def test_what_was_written_for_a_stopped_loop_takes_no_reply_of_others(
+    layer: RedisChannelLayer,
+) -> None:
+    """If the loop goes on after all."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(layer.send("work", numbered(0)))
+    (session,) = layer._sessions.all().values()
+    backend: Any = session.backend(0)
+
+    async def echo(text: str) -> Any:
+        return await backend._multiplexer.call(pack("ECHO", text))
+
+    assert backend._multiplexer.write_now(pack("ECHO", "nobody's"))
+    assert loop.run_until_complete(echo("mine")) == b"mine"
+    loop.run_until_complete(layer.close())
+    loop.close()
+
+
+async def test_a_message_that_was_read_as_another_loop_took_over_is_delivered(
+    layer: RedisChannelLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop that reads was slow, and goes on in that moment."""
+    pytest.importorskip("hiredis")  # without it, nothing is taken over
+    channel = await layer.new_channel()
+    waiting = asyncio.create_task(receive(layer, channel, timeout_s=5))
+    await wait_for(lambda: any(queue._readers for queue in layer._queues.values()))
+    (queue,) = layer._queues.values()
+    (reader,) = queue._readers.values()
+    # A blocking pop, without a batch before it that would be repeated.
+    await wait_for(lambda: list(reader._pops._asked) == [False])
+    taken = []
+
+    def take_over(*_: Any) -> None:
+        monkeypatch.undo()
+        taken.extend(reader.move_out(None))
+
+    monkeypatch.setattr(reader._node, "reply_came", take_over)
+    await layer.send(channel, numbered(0))
+    assert await waiting == numbered(0)
+    for late in taken:
+        late.left.close()
+    await layer.close()
 
 
 async def test_a_consumer_that_was_woken_and_has_not_come_yet_keeps_its_mailbox(

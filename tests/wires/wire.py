@@ -105,6 +105,10 @@ class FakeWire:
             self.log += new
             self.written += new
 
+    def write_now(self, data: bytes) -> bool:
+        """Can't be done: the server lives on the same loop."""
+        return False
+
     async def read(self) -> Any:
         try:
             return await self._inbox.read()
