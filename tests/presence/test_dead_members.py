@@ -128,10 +128,19 @@ async def test_a_process_whose_loop_is_blocked_stays(
     await member(survivor)
     async with started("core", LONG_LEASE_S, hosts=[private_server.url], prefix=prefix) as process:
         await process.call("members", "room", 5)
-        await wait_for(lambda: survivor._keepers.of("room").deaths.may_judge)
+        first = lease_ends(private_server, prefix)
+
+        def have_renewed() -> bool:
+            found = lease_ends(private_server, prefix)
+            return all(found[name] > end + LONG_LEASE_S / 5 for name, end in first.items())
+
+        # By then the process has a second thread for its leases.
+        await wait_for(have_renewed)
         ends = lease_ends(private_server, prefix)
         process.write("block", 1.3 * LONG_LEASE_S)
+        # Meanwhile the survivor, too, has been there for a lease.
         assert await process.read() is None
+        await wait_for(lambda: survivor._keepers.of("room").deaths.may_judge)
         assert not all_dead(survivor)
         assert await survivor.group_size("room") == 6
         later = lease_ends(private_server, prefix)

@@ -167,7 +167,7 @@ async def test_a_process_that_is_killed_in_the_grace_is_followed_by_another(
     kind: str, make_layer: Callable[..., Any], options: dict[str, Any], short: None
 ) -> None:
     """Redis has the leave."""
-    options = {**options, "presence": rooms(3)}
+    options = {**options, "presence": rooms(1.5)}
     layer = make_layer(kind, **options)
     seer = await witness(layer)
     async with started(kind, LEASE_S, **options) as process:
