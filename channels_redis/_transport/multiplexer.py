@@ -228,7 +228,7 @@ class Multiplexer(Link):
     async def _run(self) -> None:
         await turn()
         # After a failure it continues without commands, because the end of an outage is reported.
-        while self.pending or self._wire is not None or self._failures:
+        while not self._closed and (self.pending or self._wire is not None or self._failures):
             if self._wire is None:
                 await self._connect()
             else:

@@ -59,7 +59,7 @@ class SentinelWatch(Link):
 
     async def _run(self) -> None:
         await turn()
-        while True:
+        while not self._closed:
             for sentinel in tuple(self._pool.sentinel_manager.sentinels):
                 await self._try(sentinel)
             await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1))

@@ -24,6 +24,7 @@ from redis.exceptions import (
 
 from .._config import pools
 from .._config.secrets import Secrets
+from .._runtime.loops import running_loop
 from .._runtime.scope import Part, Scope, Stage, shut
 from .._runtime.tasks import ended, started
 from .._runtime.timers import Deadline
@@ -394,15 +395,24 @@ async def last_words(pool: ConnectionPool) -> str:
     if isinstance(pool, SentinelConnectionPool):
         return ""
     connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's own
+    reading = started(_first_line(connection), running_loop(), "channels_redis last words")
     try:
-        await asyncio.wait_for(connection._connect(), _LAST_WORDS_S)
-        said: bytes = await asyncio.wait_for(connection._reader.readline(), _LAST_WORDS_S)
-    except Exception:  # noqa: BLE001 (whatever prevents it)
-        return ""
+        # Not wait_for(), which swallows a cancellation that comes with its end until Python 3.12.
+        await asyncio.wait({reading}, timeout=_LAST_WORDS_S)
     finally:
+        reading.cancel()
+        await ended({reading})
         _hang_up([connection])
         await connection.disconnect(nowait=True)
-    return said[1:].decode("utf-8", "replace").strip().removeprefix("ERR ") if said else ""
+    said = b"" if reading.cancelled() or reading.exception() else reading.result()
+    return said[1:].decode("utf-8", "replace").strip().removeprefix("ERR ")
+
+
+async def _first_line(connection: Any) -> bytes:
+    """Connect without a handshake; return what the server says, as far as the end of a line."""
+    await connection._connect()
+    line: bytes = await connection._reader.readline()
+    return line
 
 
 async def _undo(dial: asyncio.Task[Any], pool: ConnectionPool) -> None:

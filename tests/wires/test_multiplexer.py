@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -319,6 +320,24 @@ def test_what_does_not_fit_the_window_is_written_as_replies_come() -> None:
         world.quiet()
         assert [reply.result() for reply in replies] == [third] * 5
         world.finish(multiplexer.aclose())
+
+
+def test_it_ends_although_a_cancellation_was_swallowed() -> None:
+    """As ``asyncio.wait_for()`` may do until Python 3.12, if it ends at that moment."""
+    with World() as world:
+        caller = Caller(world)
+        dial = caller.node.dial
+
+        async def dial_all_the_same() -> Any:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(1000)
+            return await dial()
+
+        with mock.patch.object(caller.node, "dial", dial_all_the_same):
+            caller.call()
+            world.loop.settle()
+            caller.close()
+        caller.check()
 
 
 HERE, THERE = ("here", 1), ("there", 2)
