@@ -410,9 +410,15 @@ class RedisChannelLayer(CoreNames):
     def _start_afresh(self) -> None:
         super()._start_afresh()
         rejoined = weakly(self._rejoined, None) if self.history else None
-        say = weakly(self._say, None)
+        send_event = weakly(self._send_event, None)
         self._keepers = Keepers(
-            self, self._keys, self._people, say, logger, stores_groups=True, rejoined=rejoined
+            self,
+            self._keys,
+            self._people,
+            send_event,
+            logger,
+            stores_groups=True,
+            rejoined=rejoined,
         )
         self._queued = self._make_queued() if self.history else None
 
@@ -445,7 +451,7 @@ class RedisChannelLayer(CoreNames):
             self._queued.ended(boxes)
 
     def _sweep(self, session: Session) -> None:
-        if self._keepers.stands_by(session):
+        if self._keepers.is_relieved(session):
             return
         super()._sweep(session)
         self._keepers.tick(session)

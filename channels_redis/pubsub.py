@@ -275,8 +275,10 @@ class RedisPubSubChannelLayer(PubSubNames):
         self._used_names: dict[str, None] = {}
         self._keepers: Keepers | None = None
         if self.presence:
-            keys, say = TopicKeyspace(self.prefix), weakly(self._say, None)
-            self._keepers = Keepers(self, keys, self._people, say, logger, stores_groups=False)
+            keys, send_event = TopicKeyspace(self.prefix), weakly(self._send_event, None)
+            self._keepers = Keepers(
+                self, keys, self._people, send_event, logger, stores_groups=False
+            )
 
     def _keeper_of(self, group: str) -> Keeper:
         assert self._keepers is not None  # the group has presence
@@ -288,7 +290,7 @@ class RedisPubSubChannelLayer(PubSubNames):
     def _sweep(self, session: Session) -> None:
         if self._keepers is None:
             super()._sweep(session)
-        elif not self._keepers.stands_by(session):
+        elif not self._keepers.is_relieved(session):
             super()._sweep(session)
             self._keepers.tick(session)
 

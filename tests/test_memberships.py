@@ -253,7 +253,7 @@ class Process(RuleBasedStateMachine):
                     assert channel in here, pair
                     assert here[channel] in (0.0, joined_s), pair
         if not any(box.groups for box in self.mailboxes.boxes.values()):
-            assert not self.told.is_told
+            assert not self.told.has_state
 
     def settle(self) -> None:
         """Carry out all that is under way, and look until there is nothing more to do."""

@@ -34,19 +34,19 @@ class Asks(Protocol):
         ...
 
 
-Says = Callable[[Session, str, dict[str, Any]], Coroutine[Any, Any, None] | None]
+SendEvent = Callable[[Session, str, dict[str, Any]], Coroutine[Any, Any, None] | None]
 """Sends a message to a group; returns None if nobody holds the layer any more."""
 
 
 class Attendance:
     """The presence of the groups at one entry of ``hosts``."""
 
-    def __init__(self, writer: Writer, deaths: Deaths, ask: Asks, say: Says) -> None:
+    def __init__(self, writer: Writer, deaths: Deaths, ask: Asks, send_event: SendEvent) -> None:
         self._shard = writer.shard
         self._writer = writer
         self._deaths = deaths
         self._ask = ask
-        self._say = say
+        self._send_event = send_event
         #: What this process has to announce.
         self.leaves = Leaves()
         #: How many leaves of users were announced.
@@ -132,6 +132,8 @@ class Attendance:
     async def _tell(
         self, session: Session, group: str, kind: str, info: bytes, **more: str
     ) -> None:
-        saying = self._say(session, group, self._writer.people.event(kind, group, info) | more)
-        if saying is not None:
-            await saying
+        sending = self._send_event(
+            session, group, self._writer.people.event(kind, group, info) | more
+        )
+        if sending is not None:
+            await sending

@@ -77,7 +77,7 @@ class Deaths:
         # Overlaps with what is known, because a server's clock may be set back.
         return Judgement(asked_s, max(0.0, server_s - self._lease_s))
 
-    def asks(self, leases: str, every_s: float) -> bool:
+    def claim_question(self, leases: str, every_s: float) -> bool:
         """Return whether to ask a server because nobody has for ``every_s`` seconds, and note that
         this is done.
         """

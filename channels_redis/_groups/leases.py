@@ -33,7 +33,7 @@ from .._transport import scripts
 from .._watch.outages import Health
 from ..exceptions import COMMAND_ERRORS, ConnectionLost, LayerClosed
 from ..presence import Presence
-from .attendance import Attendance, Says
+from .attendance import Attendance, SendEvent
 from .deaths import Deaths, process_of
 from .memberships import Lease, Look, Memberships, Pair, Writes
 from .people import Entry, People
@@ -85,7 +85,7 @@ class Keepers:
         layer: Remembering,
         keys: Keyspace,
         people: People,
-        say: Says,
+        send_event: SendEvent,
         logger: logging.Logger,
         *,
         stores_groups: bool,
@@ -100,11 +100,11 @@ class Keepers:
         find = self._sessions.find
         is_at = weakly(self._is_at, False)
         self._all = [
-            Keeper(layer, self._writer(layer, shard), is_at, find, say, logger, rejoined)
+            Keeper(layer, self._writer(layer, shard), is_at, find, send_event, logger, rejoined)
             for shard in range(layer.ring_size)
         ]
-        # The session on the portal's loop.
-        self._stand_in: ref[Session] | None = None
+        # The session on the portal's loop, for when no loop of consumers runs.
+        self._backup_session: ref[Session] | None = None
         # When a loop of consumers was last seen running, on the monotonic clock.
         self._beat_at: float | None = None
 
@@ -147,7 +147,7 @@ class Keepers:
         """Start the work that is due on any shard; called every few seconds on each loop."""
         if not portal.is_portal(session.loop):
             self._beat_at = clock.monotonic()
-            self._stand_by()
+            self._ensure_backup()
         for keeper in self._all:
             keeper.tick(session)
 
@@ -156,7 +156,7 @@ class Keepers:
         for keeper in self._all:
             keeper.request(session)
 
-    def stands_by(self, session: Session) -> bool:
+    def is_relieved(self, session: Session) -> bool:
         """Return whether a session has nothing to do, because it is the portal's and consumers'
         event loops run.
         """
@@ -164,20 +164,20 @@ class Keepers:
             return False
         return clock.monotonic() - self._beat_at < BLOCKED_S
 
-    def _stand_by(self) -> None:
+    def _ensure_backup(self) -> None:
         """Have a session on the portal's loop, which opens no connection unless it is needed."""
-        if not any(keeper.told.is_told for keeper in self._all):
+        if not any(keeper.memberships.has_state for keeper in self._all):
             return
-        session = self._stand_in() if self._stand_in is not None else None
+        session = self._backup_session() if self._backup_session is not None else None
         if session is None or session.closing:
             # At the exit of the interpreter no thread can be started.
             with contextlib.suppress(LayerClosed):
-                portal.call_soon(weakly(self._open_stand_in, None))
+                portal.call_soon(weakly(self._open_backup, None))
 
-    def _open_stand_in(self, _: asyncio.AbstractEventLoop) -> None:
+    def _open_backup(self, _: asyncio.AbstractEventLoop) -> None:
         layer = self._layer()  # kept while its session is opened
         if layer is not None:
-            self._stand_in = ref(self._sessions.get())
+            self._backup_session = ref(self._sessions.get())
 
     async def forget(self, session: Session) -> None:
         """Forget what was written to the servers, and delete the leases on them."""
@@ -198,7 +198,7 @@ class Keeper:
         writer: Writer,
         is_at: Callable[[str, int], bool],
         session_of: Callable[[asyncio.AbstractEventLoop], Session | None],
-        say: Says,
+        send_event: SendEvent,
         logger: logging.Logger,
         rejoined: Callable[[str], object] | None = None,
     ) -> None:
@@ -221,13 +221,13 @@ class Keeper:
         self._kept_s = max(KEPT_S, layer.group_expiry)
         # On pubsub, who has subscribed is a member for any time.
         expiry_s = layer.group_expiry if writer.stores_groups else math.inf
-        self.told = Memberships(layer._mailboxes, self._keys, is_here, expiry_s)
+        self.memberships = Memberships(layer._mailboxes, self._keys, is_here, expiry_s)
         #: What is known of other processes.
         self.deaths = Deaths(LEASE_S)
-        self.attendance = Attendance(writer, self.deaths, self._ask_about, say)
-        self.told.duties = self.attendance.leaves.groups
+        self.attendance = Attendance(writer, self.deaths, self._ask_about, send_event)
+        self.memberships.duties = self.attendance.leaves.groups
         self._announcing: ref[asyncio.Task[None]] | None = None
-        self._is_seen = False
+        self._has_asked_lease = False
         # A weak reference, because tasks reference their loops, which may be dropped.
         self._task: ref[asyncio.Task[None]] | None = None
         self._began_at = 0.0
@@ -241,20 +241,20 @@ class Keeper:
         self, session: Session, group: str, box: Mailbox, entry: Entry | None = None
     ) -> None:
         """Add the channel of a mailbox to a group; ``entry`` is for a group with presence."""
-        joining = self.told.begin(group, box)
+        joining = self.memberships.begin(group, box)
         worked: bool | None = None
         try:
             if entry is not None:
                 self._writer.people.entries[joining.pair] = entry
-                await self._be_seen(session, group)
+                await self._ensure_lease(session, group)
             changes = await self._writer.join(session, group, box.name)
             worked = True
         except COMMAND_ERRORS as error:
             worked = getattr(error, "maybe_executed", False)
             raise
         finally:
-            self.told.end(joining, worked)
-            if self.told.is_due:
+            self.memberships.end(joining, worked)
+            if self.memberships.is_due:
                 self.request(session)
         if entry is not None:
             self._leaving(session, group, changes.leaving)
@@ -262,7 +262,7 @@ class Keeper:
 
     async def leave(self, session: Session, group: str, channel: str) -> None:
         """Remove a channel of this process from a group."""
-        self.told.part(group, channel)
+        self.memberships.part(group, channel)
         try:
             # Meanwhile the lease is kept, even if this is the last channel.
             with self.attendance.leaves.expected(group):
@@ -271,8 +271,8 @@ class Keeper:
         except (ConnectionLost, asyncio.CancelledError):
             self.owe(session, group, channel)
             raise
-        self.told.parted(group, channel)
-        self.told.drop_left(self._writer.people.entries, Pair(group, channel))
+        self.memberships.parted(group, channel)
+        self.memberships.drop_left(self._writer.people.entries, Pair(group, channel))
 
     def _leaving(self, session: Session, group: str, persons: list[str]) -> None:
         """Announce that persons have left, when their grace is over."""
@@ -300,20 +300,20 @@ class Keeper:
             except COMMAND_ERRORS:  # Redis still has it, and others take it if this process dies.
                 await asyncio.sleep(ANNOUNCE_S)
 
-    async def _be_seen(self, session: Session, group: str) -> None:
-        """Have a lease before the first member is written, so that others notice if it is left
-        behind.
+    async def _ensure_lease(self, session: Session, group: str) -> None:
+        """Have a lease before the first member is written, so that other processes notice if this
+        one is killed and its members are left behind.
         """
-        if self._is_seen or self.told.has_leases:
+        if self._has_asked_lease or self.memberships.has_leases:
             return
-        leases = self.told.lease_key(group, session.backend(self._shard).served())
+        leases = self.memberships.lease_key(group, session.backend(self._shard).served())
         if leases is not None:
-            self._is_seen = True
-            self.told.first_end_s = (await self._ask(session, leases, LEASE_S)).end_s
+            self._has_asked_lease = True
+            self.memberships.first_end_s = (await self._ask(session, leases, LEASE_S)).end_s
 
     def owe(self, session: Session, group: str, channel: str) -> None:
         """Schedule leaving a group, for a channel that has ended or whose leave failed."""
-        self.told.owe(group, channel)
+        self.memberships.owe(group, channel)
         self.request(session)
 
     async def forget(self, session: Session) -> None:
@@ -327,9 +327,9 @@ class Keeper:
         """Forget what was written to the server; return the leases that it still has."""
         # The end of an outage no longer depends on the memberships.
         self._health.gone(self)
-        self._is_seen = False
+        self._has_asked_lease = False
         self._writer.held = set()
-        return self.told.forget()
+        return self.memberships.forget()
 
     async def members(
         self, session: Session, group: str, before: asyncio.Future[Any] | None = None
@@ -341,13 +341,13 @@ class Keeper:
         commands = session.commands(self._shard, key)
         found = await scripts.members(commands, key, self._group_expiry_s, before)
         names = [name.decode("utf-8", "replace") for name in found]
-        if self.told.has_leases and self.deaths.is_clean(group):
+        if self.memberships.has_leases and self.deaths.is_clean(group):
             return names
-        leases = self.told.lease_key(group, session.backend(self._shard).served())
+        leases = self.memberships.lease_key(group, session.backend(self._shard).served())
         if leases is None:
             return names
         with contextlib.suppress(*COMMAND_ERRORS):  # What is known then has to do.
-            if self.deaths.asks(leases, LEASE_S / 2):
+            if self.deaths.claim_question(leases, LEASE_S / 2):
                 await self._ask(session, leases)
             if not self.deaths.is_clean(group):
                 return await self._living(session, group, leases, names)
@@ -399,11 +399,11 @@ class Keeper:
 
     def is_needed(self) -> bool:
         """Return whether memberships have to be restored before an outage ends."""
-        return self.told.is_told
+        return self.memberships.has_state
 
     def connected(self) -> None:
         """Check the server, because it may be another one, or a restarted one."""
-        self.told.reconnected()
+        self.memberships.reconnected()
         self._writer.held = set()
         self._check()
 
@@ -413,7 +413,7 @@ class Keeper:
         self._check()
 
     def _check(self) -> None:
-        if not self.told.is_told:
+        if not self.memberships.has_state:
             return
         self._requested = True
         loop = running_loop_or_none()
@@ -430,12 +430,12 @@ class Keeper:
 
     def tick(self, session: Session) -> None:
         """Start the work that is due, unless it is running; called on the session's loop."""
-        told = self.told
-        if not told.is_told or session.closing:
+        memberships = self.memberships
+        if not memberships.has_state or session.closing:
             return
-        if not (self._requested or clock.monotonic() >= self._due_at or told.is_over):
+        if not (self._requested or clock.monotonic() >= self._due_at or memberships.is_over):
             return
-        with self.told.lock:
+        with self.memberships.lock:
             task = self._task() if self._task is not None else None
             if task is None or task.done() or self._is_stuck(task, session):
                 self._began_at = clock.monotonic()
@@ -469,31 +469,31 @@ class Keeper:
     async def _look_after_presence(self, session: Session) -> None:
         await self.attendance.clean_up(session)
         self._announce(session)
-        used = self.told.owe_ended(self._writer.people.entries)
-        unused = self._writer.held - used - self.told.duties()
+        used = self.memberships.owe_ended(self._writer.people.entries)
+        unused = self._writer.held - used - self.memberships.duties()
         if unused:
             await self._writer.release(session, unused)
         await self._writer.refresh(session)
 
     async def _round(self, session: Session) -> bool:
         """Renew the leases, and write what is owed; return whether to check again."""
-        told = self.told
+        memberships = self.memberships
         served = session.backend(self._shard).served()
-        look = told.look()
+        look = memberships.look()
         failures: list[Exception] = []
         try:
             failures += await self._renew(session, look)
         finally:
-            loss = told.learn(look)
+            loss = memberships.learn(look)
         # Connections made meanwhile were made before the replies arrived, so they need no check.
         self._requested = False
-        over, is_new = told.place(served)
+        over, is_new = memberships.place(served)
         for lease in over:
             self._end(session, lease).add_done_callback(ignore)
         if loss:
             self._writer.held = set()
             await asyncio.sleep(random.uniform(0, SPREAD_S))
-        self.told.owe_ended(self._writer.people.entries)
+        self.memberships.owe_ended(self._writer.people.entries)
         wrote, more = await self._write(session)
         failures += more
         lost = [error for error in failures if isinstance(error, ConnectionLost)]
@@ -542,7 +542,7 @@ class Keeper:
         wrote = False
         failures: list[Exception] = []
         passed: set[object] = set()
-        while groups := (writes := self.told.batch(BATCH, passed)).by_group:
+        while groups := (writes := self.memberships.batch(BATCH, passed)).by_group:
             outcomes = await _settled(
                 self._write_group(session, group, channels, _precision_s(writes))
                 for group, channels in groups.items()
@@ -550,10 +550,10 @@ class Keeper:
             for group, failure in zip(groups, outcomes, strict=True):
                 if failure is None:
                     wrote = True
-                    self.told.written(group, writes)
+                    self.memberships.written(group, writes)
                 else:
                     lost = isinstance(failure, ConnectionLost)
-                    passed.add(self.told.primary(group) if lost else group)
+                    passed.add(self.memberships.primary(group) if lost else group)
                     failures.append(failure)
         return wrote, failures
 
@@ -578,11 +578,11 @@ class Keeper:
         if left:
             self._leaving(session, group, await self._writer.leave(session, group, left))
             for name in left:
-                self.told.drop_left(self._writer.people.entries, Pair(group, name))
+                self.memberships.drop_left(self._writer.people.entries, Pair(group, name))
 
     async def _ask_about(self, session: Session, group: str) -> scripts.Renewal | None:
         """Ask the primary of a group for all dead processes; None if no primary is known."""
-        leases = self.told.lease_key(group, session.backend(self._shard).served())
+        leases = self.memberships.lease_key(group, session.backend(self._shard).served())
         if leases is None:
             return None
         return await self._ask(session, leases, everything=True)

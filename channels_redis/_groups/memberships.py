@@ -199,8 +199,8 @@ class Memberships:
     # What there is to do
 
     @property
-    def is_told(self) -> bool:
-        """Whether the server was told something, or is to be; may be asked without the lock."""
+    def has_state(self) -> bool:
+        """Whether anything was written to the server, or has to be.  Needs no lock."""
         return bool(self._leases or self._recent or self._owed)
 
     @property

@@ -49,7 +49,7 @@ class PresenceLayer(HistoryLayer):
         self._people.required(group, "group_presence()")
         return partial(self._keeper_of(group).presence, group=group)
 
-    async def _say(self, session: Session, group: str, message: dict[str, Any]) -> None:
+    async def _send_event(self, session: Session, group: str, message: dict[str, Any]) -> None:
         """Send a message about a member to its group."""
         outcome = await self._group_send_plan(group, message)(session)
         while isinstance(outcome, Then):

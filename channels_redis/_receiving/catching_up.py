@@ -189,7 +189,7 @@ class CatchUps:
                 members = group.listeners(members, entry)
             self._session.deliver(members, group.log, entry)
         elif tells_loss(entry) and entry.position.mark != group.own_break:
-            self._session.tell_missed(_missed(members, group.log))
+            self._session.tell_missed(_note_missed(members, group.log))
 
     def hear_unlogged(self, topic: bytes) -> None:
         """Take note of a message without a mark. If its group has a history, it is in no log, and
@@ -301,7 +301,7 @@ class CatchUps:
         late = members
         if outcome.complete:
             late = [box for box in members if not self._session.has_room(box, outcome.missed)]
-        missed = _missed(late, group.log)
+        missed = _note_missed(late, group.log)
         in_time = [box for box in members if box not in late]
         # First: a client that has a later position must know that there is something before it.
         self._session.tell_missed(missed)
@@ -376,7 +376,7 @@ class CatchUps:
             group.ahead[box.name] = upto
 
 
-def _missed(boxes: list[Mailbox], log: Log) -> list[Mailbox]:
+def _note_missed(boxes: list[Mailbox], log: Log) -> list[Mailbox]:
     """Note for members that they have missed messages."""
     for box in boxes:
         box.missed = {*(box.missed or ()), log.group}

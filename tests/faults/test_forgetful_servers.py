@@ -80,7 +80,7 @@ def leases(server: RedisServer, prefix: str) -> dict[str, float]:
 async def settled(layer: Any) -> None:
     """Return when all that was written is confirmed, by a renewal after it."""
     for keeper in layer._keepers._all:
-        await wait_for(partial(is_settled, keeper.told), 60)
+        await wait_for(partial(is_settled, keeper.memberships), 60)
 
 
 def is_settled(told: Any) -> bool:
@@ -527,7 +527,7 @@ async def test_memberships_are_restored_on_a_primary_that_lost_the_slot_of_its_l
     (_, moved), (target, _), _ = by_server.items()
     (keeper,) = layer._keepers._all
     slots = {slot_of(Keyspace(prefix).group(moved))}
-    slots |= {slot_of(lease.key) for lease in keeper.told._leases.values()}
+    slots |= {slot_of(lease.key) for lease in keeper.memberships._leases.values()}
     for slot in (one for one in slots if bare_cluster.owner_of(one) is not target):
         await asyncio.to_thread(bare_cluster.move_slot, slot, target)
     waiter = waiting(layer, channel)
@@ -554,4 +554,4 @@ async def test_a_prefix_in_braces_needs_one_lease(
     await member(layer, "one", "two", "three")
     await settled(layer)
     (keeper,) = layer._keepers._all
-    assert [lease.key for lease in keeper.told._leases.values()] == [f"{{{prefix}}}:live:0"]
+    assert [lease.key for lease in keeper.memberships._leases.values()] == [f"{{{prefix}}}:live:0"]

@@ -114,7 +114,7 @@ async def do(layer: Any, name: str, *args: Any) -> Any:
         channels = [await layer.new_channel() for _ in range(count)]
         await asyncio.gather(*[layer.group_add(group, channel) for channel in channels])
         # A process is seen as soon as it has a lease.
-        told = layer._keepers.of(group).told
+        told = layer._keepers.of(group).memberships
         await wait_for(lambda: any(lease.end_s for lease in told._leases.values()))
         return channels
     if name == "attend":

@@ -200,8 +200,8 @@ async def test_leases_cost_one_command_in_a_third_of_a_lease(
     keeper = survivor._keepers.of("room")
     await wait_for(lambda: keeper.deaths.may_judge)
     before = commands_of(private_server)
-    looks = keeper.told._looks
-    await wait_for(lambda: keeper.told._looks >= looks + 3)
+    looks = keeper.memberships._looks
+    await wait_for(lambda: keeper.memberships._looks >= looks + 3)
     after = commands_of(private_server)
     sent = after["evalsha"] - before["evalsha"] + after.get("ping", 0) - before.get("ping", 0)
     assert sent <= 2 * 4  # each with a check of a connection that was idle
