@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
@@ -230,8 +230,7 @@ class ResumeMixin:
         named = naming.named_in_frame(message.get("text"))
         if named is None:
             return self._parent.websocket_receive(message)
-        self._named = named
-        return self._run(self._join_named())
+        return self._run(self._take_frame(named))
 
     def websocket_disconnect(self, message: Any) -> Any:
         """Leave all groups, and disconnect."""
@@ -257,7 +256,9 @@ class ResumeMixin:
         finally:
             consumer.groups = groups
         if self._is_accepted:
-            yield from self._join_named()
+            yield from self._join_allowed(self._named.positions)
+            if self._named.is_cut:
+                yield partial(self._send_text, naming.refusal(None))
 
     def _disconnect(self, disconnect: Callable[[], Any]) -> Steps:
         consumer: Any = self
@@ -271,9 +272,26 @@ class ResumeMixin:
         self._is_accepted = True
         yield from self._tell()
 
-    def _join_named(self) -> Steps:
-        """Join the groups that the client names and the application allows."""
-        for group in self._named.positions:
+    def _take_frame(self, frame: Named) -> Steps:
+        """Join the groups that a frame is the first to name.
+
+        A group that was joined already can't be resumed: its later messages may be sent already.
+        """
+        before, self._named = self._named, self._named.followed_by(frame)
+        positions = self._named.positions
+        is_cut = self._named.is_cut and not before.is_cut
+        new = [group for group in positions if group not in before.positions]
+        missed = [group for group in new if group in self._joined and positions[group]]
+        if is_cut:
+            missed += [group for group in self._joined if group not in positions]
+        yield from self._tell_failed(missed)
+        yield from self._join_allowed(new)
+        if is_cut:
+            yield partial(self._send_text, naming.refusal(None))
+
+    def _join_allowed(self, groups: Iterable[str]) -> Steps:
+        """Join those groups of a client that the application allows."""
+        for group in groups:
             if group in self._joined:
                 continue
             if (yield partial(self.may_resume, group)):
@@ -286,13 +304,12 @@ class ResumeMixin:
     ) -> Steps:
         if group in self._joined:
             return
-        named = self._named.positions.get(group, "")
         joined = yield partial(
             joining.join,
             self.channel_layer,
             self.channel_name,
             group,
-            named=named,
+            named=self._named.position(group),
             since=since,
             formerly=self._named.formerly,
             options=options,
@@ -313,11 +330,14 @@ class ResumeMixin:
                 yield partial(getattr(self, get_handler_name(message)), message)
 
     def _tell_missed(self, message: dict[str, Any]) -> Steps:
-        for group in message.get("missed", ()):
-            if group in self._joined:
-                told = naming.notice(Joined(group, failed=True, position=None), self.channel_name)
-                yield partial(self._send_text, told)
-                yield partial(self.resume_failed, group)
+        missed = message.get("missed", ())
+        yield from self._tell_failed([group for group in missed if group in self._joined])
+
+    def _tell_failed(self, groups: list[str]) -> Steps:
+        """Tell the client of groups of which it has missed messages."""
+        self._untold += [Joined(group, failed=True, position=None) for group in groups]
+        if self._is_accepted:
+            yield from self._tell()
 
     def _send_text(self, text: str) -> Any:
         consumer: Any = self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import pytest
 from channels.generic.websocket import AsyncJsonWebsocketConsumer, JsonWebsocketConsumer
 from channels.layers import InMemoryChannelLayer
 
+from channels_redis._resume.naming import MAX_GROUPS
 from channels_redis.consumers import BroadcastMixin, ResumeMixin, broadcast
 from tests.broadcast.conftest import as_default
 from tests.helpers import wait_for
@@ -237,6 +239,94 @@ async def test_positions_can_be_named_in_a_frame(
     page.say(f'{{"__resume__": ["{place}"]}}')
     await page.has({"echo": {"other": "__resume__"}}, *notes(2))
     assert page.notices[-1]["group"] == "room.2"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+async def test_a_position_that_comes_after_the_group_was_joined_is_not_said_to_be_complete(
+    layer: Any, open_page: Callable[..., Any], room: Any
+) -> None:
+    """Later messages may be sent already.  The client is told so once, whatever it sends."""
+    await note(layer, 1)
+    page = await open_page(room)
+    await joined(page)
+    for _ in range(3):
+        page.say(f'{{"__resume__": ["{GROUP}:{FOREIGN}"]}}')
+    page.say(f'{{"__resume__": ["room.7:{FOREIGN}"]}}')
+    await wait_for(lambda: len(page.notices) == 3)
+    await note(layer, 2)
+    await page.has({"failed": GROUP}, *notes(2))
+    assert [one.get("complete") for one in page.notices] == [True, False, None]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+async def test_a_client_without_a_position_can_say_so_after_the_group_was_joined(
+    layer: Any, open_page: Callable[..., Any], room: Any
+) -> None:
+    """It has missed nothing."""
+    page = await open_page(room)
+    await joined(page)
+    page.say(f'{{"__resume__": ["{GROUP}:", "room.7:"]}}')
+    await wait_for(lambda: len(page.notices) == 2)
+    await note(layer, 1)
+    await page.has(*notes(1))
+    assert page.notices[1] == {"group": "room.7", "refused": True}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("way", ["address", "frame"])
+async def test_a_group_whose_position_was_cut_off_is_not_said_to_be_complete(
+    layer: Any, open_page: Callable[..., Any], room: Any, way: str
+) -> None:
+    """The client names more groups than the server reads, and this one first."""
+    position = (await layer.group_history(GROUP, limit=0)).position
+    await note(layer, 1)
+    places = [f"{GROUP}:{position}", *(f"more.{n}:{FOREIGN}" for n in range(MAX_GROUPS))]
+    if way == "address":
+        page = await open_page(room, query="&".join(f"resume={place}" for place in places))
+    else:
+        page = await open_page(room)
+        await joined(page)
+        page.say(json.dumps({"__resume__": places}))
+    beyond = {"group": None, "refused": True}
+    await wait_for(lambda: beyond in page.notices)
+    await note(layer, 2)
+    await page.has({"failed": GROUP}, *notes(2))
+    told = [one["complete"] for one in page.notices if one["group"] == GROUP]
+    assert told == ([False] if way == "address" else [True, False])
+    assert len([one for one in page.notices if "refused" in one]) == MAX_GROUPS + 1
+
+
+@pytest.mark.parametrize("room", JOINERS)
+async def test_fields_of_the_application_cut_off_no_position(
+    layer: Any, open_page: Callable[..., Any], room: Any
+) -> None:
+    """However many there are."""
+    position = (await layer.group_history(GROUP, limit=0)).position
+    await note(layer, 1)
+    page = await open_page(room, query=f"resume={GROUP}:{position}" + "&tag=x" * 300)
+    await page.has(*notes(1))
+
+
+async def test_the_application_is_asked_about_a_limited_number_of_groups(
+    layer: Any, open_page: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of frames in which a client names them, or the same again."""
+    asked: list[str] = []
+
+    async def may_resume(self: Any, group: str) -> bool:
+        asked.append(group)
+        return False
+
+    monkeypatch.setattr(Room, "may_resume", may_resume)
+    page = await open_page(Room)
+    await joined(page)
+    for start in (0, 0, 60, 120, 180):
+        names = [f"more.{n}:" for n in range(start, start + 60)]
+        page.say(json.dumps({"__resume__": names}))
+    page.say('{"last": 1}')
+    await page.heard_last({"echo": {"last": 1}})
+    assert asked == [f"more.{n}" for n in range(MAX_GROUPS)]
+    assert len([one for one in page.notices if "refused" in one]) == MAX_GROUPS + 1
 
 
 @pytest.mark.parametrize("room", JOINERS)

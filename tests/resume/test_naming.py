@@ -13,7 +13,9 @@ from channels_redis._format.positions import PositionText
 from channels_redis._resume.naming import (
     MAX_FORMERLY,
     MAX_GROUPS,
+    MAX_POSITION,
     NOTHING,
+    UNREAD,
     Named,
     named_in_frame,
     named_in_query,
@@ -56,7 +58,40 @@ def test_a_client_can_not_name_more_than_a_few() -> None:
     assert len(named.positions) == MAX_GROUPS
     assert named.formerly[-1] == "c999"
     assert len(named.formerly) == MAX_FORMERLY
-    assert named_in_query(b"resume=a:b&" * 1000) == NOTHING
+    assert named.is_cut
+    assert named_in_query(b"resume=a:b&" * 1000) == Named({"a": "b"}, [], is_cut=True)
+
+
+def test_a_group_whose_position_was_not_read_is_not_one_without_a_position() -> None:
+    """Its client must not be told that it has missed nothing."""
+    few, many = (named_in_query(b"resume=a:b&" * count) for count in (MAX_GROUPS, MAX_GROUPS + 1))
+    assert (few.position("a"), few.position("c")) == ("b", "")
+    assert (many.position("a"), many.position("c")) == ("b", UNREAD)
+
+
+def test_other_fields_of_an_address_do_not_matter() -> None:
+    """Neither how many there are, nor what is in them."""
+    query = b"x=\xff&y=1&" * 1000 + b"resume=a%2E1:p%2D1" + b"&resumed=c:d" * 1000
+    assert named_in_query(query) == Named({"a.1": "p-1"}, [])
+
+
+@pytest.mark.parametrize("position", ["x" * 1000, "a b", "a\nb", "\N{SNOWMAN}"])
+def test_a_malformed_position_is_a_position(position: str) -> None:
+    """Of a client that has missed something, and not of one that has seen nothing."""
+    named = named_in_frame(json.dumps({"__resume__": [f"a:{position}"]}))
+    assert named is not None
+    assert named.positions == {"a": position[:MAX_POSITION]}
+
+
+def test_a_connection_can_not_name_more_than_a_frame() -> None:
+    """What was named first counts."""
+    first = Named({f"g{n}": "p" for n in range(60)}, ["a"])
+    both = first.followed_by(Named({f"g{n}": "q" for n in range(50, 100)}, ["b"]))
+    assert both.positions == {f"g{n}": "p" if n < 60 else "q" for n in range(MAX_GROUPS)}
+    assert (both.formerly, both.is_cut) == (["a", "b"], False)
+    assert both.followed_by(Named({"g7": "q"}, [])) == both
+    more = both.followed_by(Named({"more": "q"}, []))
+    assert (more.positions, more.is_cut) == (both.positions, True)
 
 
 @given(st.binary(max_size=200))

@@ -1,16 +1,20 @@
 // @ts-check
 
+/** How many groups the server takes for one connection. */
+const MAX_GROUPS = 100;
+
 /**
  * A WebSocket that comes back by itself and gets what it missed, for a consumer with `ResumeMixin`.
  *
  * It dispatches `message` (`detail`: the content of a frame), `open`, `close` (the browser's
  * `CloseEvent` is in `detail`), and for a group, whose name is in `detail`: `reload` if messages
  * were missed that can't be delivered, so that the page has to load its state again, and `refused` if
- * the server does not let this client resume it.
+ * the server does not let this client resume it, or if there are more than 100 groups.
  */
 export class ResumingSocket extends EventTarget {
   /** @type {WebSocket | undefined} */ #socket;
   /** @type {string[]} */ #formerly = [];
+  /** Groups that this connection has not named. @type {Set<string>} */ #unnamed = new Set();
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   #failures = 0;
   #ending = new AbortController();
@@ -51,7 +55,11 @@ export class ResumingSocket extends EventTarget {
     clearTimeout(this.#timer);
     if (this.#socket || this.#ending.signal.aborted) return;
     const url = new URL(this.url);
-    for (const place of this.positions) url.searchParams.append("resume", place.join(":"));
+    // One more than the server takes, so that it knows that there are more.
+    const named = [...this.positions].slice(-MAX_GROUPS - 1);
+    for (const place of named) url.searchParams.append("resume", place.join(":"));
+    // Of 101, the server takes the last 100.
+    this.#unnamed = new Set([...this.positions.keys()].slice(0, -MAX_GROUPS));
     for (const channel of this.#formerly) url.searchParams.append("formerly", channel);
     const socket = (this.#socket = new WebSocket(url));
     const openedAt = Date.now();
@@ -84,12 +92,21 @@ export class ResumingSocket extends EventTarget {
     const { __position__: place, __resume__: told, ...rest } = content;
     if (place) this.positions.set(...halves(place));
     if (!told) return this.#tell("message", rest);
-    if (told.refused) this.positions.delete(told.group);
-    else if (this.#formerly.at(-1) !== told.channel) this.#formerly.push(told.channel);
+    if (told.refused) return this.#refuse(told.group ? [told.group] : [...this.#unnamed]);
+    this.#unnamed.delete(told.group);
+    if (this.#formerly.at(-1) !== told.channel) this.#formerly.push(told.channel);
     // What excludes the channels before this one is seen, if it has a position in its only group.
     const count = place && this.positions.size === 1 ? 1 : 10;
     this.#formerly.splice(0, this.#formerly.length - count);
-    if (told.refused || !told.complete) this.#tell(told.refused ? "refused" : "reload", told.group);
+    if (!told.complete) this.#tell("reload", told.group);
+  }
+
+  /** @param {string[]} groups */
+  #refuse(groups) {
+    for (const group of groups) {
+      this.positions.delete(group);
+      this.#tell("refused", group);
+    }
   }
 
   /** @param {string} kind @param {unknown} [detail] */
