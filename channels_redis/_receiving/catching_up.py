@@ -8,6 +8,7 @@ for it, so that everything arrives in order.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from ..history import Resumed
 from .lines import CaughtUp, Heard, Line, Verdict, after_offset, judge, tells_loss, unbroken_end
 from .mailbox import Mailbox
 from .resuming import Since
+
+_log = logging.getLogger("channels_redis")
 
 #: Groups that are caught up at the same time.
 _BATCH = 200
@@ -92,6 +95,8 @@ class GroupLine:
         #: The mark of the last break that was written from here.
         self.own_break = b""
         self.unlogged = False
+        #: Whether it was logged that the log could not be read.
+        self.reported = False
 
     def listeners(self, boxes: Iterable[Mailbox], entry: Entry) -> list[Mailbox]:
         """Return the members that get a message now."""
@@ -272,12 +277,26 @@ class CatchUps:
                 past, losses = None, -1
             except COMMAND_ERRORS:
                 past = None  # The server refuses, and would again.
+            except Exception as error:  # noqa: BLE001 (whatever is wrong, the line must go on)
+                past = None
+                self._report(group, error)
             if self.groups.get(topic) is not group:
                 return
-            # What was read before the subscription was confirmed once more may lack something.
-            if losses == group.losses:
-                with self._lock:
+            # What was read before the subscription was confirmed once more may lack something, and
+            # a hole may have been filled meanwhile.
+            with self._lock:
+                if losses == group.losses and group.line.is_behind_since(since):
                     self._go_on(group, group.line.catch_up(past))
+
+    def _report(self, group: GroupLine, error: Exception) -> None:
+        if not group.reported:
+            group.reported = True
+            _log.error(
+                "The log of the group %r could not be read. Its members here are told that they "
+                "may have missed messages.",
+                group.log.group,
+                exc_info=error,
+            )
 
     async def _past(self, group: GroupLine, since: Position, *, own: bool = False) -> Past:
         """Read what came after a position; where the log does not have it, say so in the log.

@@ -123,6 +123,10 @@ class Line:
         """Whether the log has to be read."""
         return self._held is not None
 
+    def is_behind_since(self, position: Position) -> bool:
+        """Return whether the line still has to go on from a position."""
+        return self.catching_up and self.position == position
+
     def is_at(self, position: Position) -> bool:
         """Return whether everything after a position is still to be heard.  A queued line can't
         tell, as what is not heard yet may be addressed to other channels.
@@ -183,7 +187,12 @@ class Line:
         # Where messages are lost, what was heard is delivered as it would be without a history.
         self._exact = complete or self._queued
         outcome = CaughtUp(complete, missed)
-        self._take(sorted(held, key=_offset_of) if self._queued else held, outcome)
+        if self._queued:
+            held.sort(key=_offset_of)
+            if not complete and held and held[0].offset > since.offset:
+                # The log does not have what is missing, so the line goes on without it.
+                self.position = Position(held[0].offset - 1, b"")
+        self._take(held, outcome)
         return outcome
 
     def _take(self, held: list[Entry], outcome: CaughtUp) -> None:

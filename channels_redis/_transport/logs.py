@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import ResponseError
 
 from .._format.histories import Log
-from .._format.positions import NOWHERE, Entry, Past, Position, new_mark
+from .._format.positions import LOST_BREAK, NOWHERE, Entry, Past, Position, new_mark
 from .._runtime.clock import unix_time
 from .._runtime.tasks import ignore
 from ..exceptions import ConnectionLost, WrongKeyType
@@ -21,6 +22,7 @@ Reply = asyncio.Future[Any]
 
 _LOG = Script("log")
 _PAST = Script("past")
+_MARK = re.compile(rb"[0-9a-f]{16}")
 
 
 class Way(NamedTuple):
@@ -135,9 +137,15 @@ async def past(commands: Commands, log: Log, offset: int, limit: int) -> Past:
 
 
 def _entry(identity: bytes, fields: list[bytes]) -> Entry:
+    """Return an entry of a stream; one that this package has not written is a break, as what was
+    in its place is lost.
+    """
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     offset = int(identity.partition(b"-")[0])
-    return Entry(Position(offset, named[b"m"]), named[b"p"], named[b"b"])
+    mark = named.get(b"m", b"")
+    if not _MARK.fullmatch(mark) or not named.keys() >= {b"p", b"b"}:
+        return Entry(Position(offset, b""), LOST_BREAK, b"")
+    return Entry(Position(offset, mark), named[b"p"], named[b"b"])
 
 
 def _told(error: ResponseError, log: Log) -> ResponseError:

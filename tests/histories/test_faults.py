@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from channels_redis._transport import logs
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import RedisServer
-from tests.helpers import cancel, numbered, numbers, receive_numbers, wait_for
+from tests.helpers import cancel, numbered, numbers, receive, receive_numbers, wait_for
 from tests.histories.steps import (
     ROOM,
     dump,
@@ -356,3 +357,56 @@ async def test_an_emptied_server_is_noticed(
     assert back["missed"] == [ROOM]
     _, resumed = await member(direct, since=position)
     assert not resumed.complete
+
+
+@pytest.mark.parametrize("damaged", ["log", "both"])
+async def test_what_somebody_else_wrote_into_a_log_is_noticed(
+    site: Site, direct: Any, network: Proxy, pair: list[RedisServer], damaged: str
+) -> None:
+    """An entry that is none, also with such a position: members are told, and hear what follows."""
+    layer = site()
+    channel, _ = await member(layer)
+    await send(direct, 1)
+    position = await position_of(direct)
+    assert await receive_numbers(layer, channel, 1) == [1]
+    log, position_key = keys_of(layer)
+    newest = int(pair[0].command("XREVRANGE", log, "+", "-", "COUNT", 1)[0][0].split(b"-")[0])
+    pair[0].command("XADD", log, f"{newest + 1}-1", "other", "field")
+    if damaged == "both":
+        pair[0].command("SET", position_key, "no position")
+    assert await told_and_next(layer, direct, channel, network) == [ROOM]
+    assert not (await direct.group_history(ROOM, since=position)).complete
+
+
+async def test_an_error_while_a_log_is_read_does_not_silence_a_group(
+    site: Site, direct: Any, network: Proxy, monkeypatch: Any, caplog: Any
+) -> None:
+    """Whatever it is: it is logged once, and the members are told."""
+
+    async def past(*_: object) -> None:
+        raise RuntimeError("An error that nobody has expected.")
+
+    layer = site()
+    channel, _ = await member(layer)
+    await send(direct, 1)
+    assert await receive_numbers(layer, channel, 1) == [1]
+    monkeypatch.setattr(logs, "past", past)
+    for _ in range(2):
+        assert await told_and_next(layer, direct, channel, network) == [ROOM]
+    assert caplog.text.count("could not be read") == 1
+
+
+async def told_and_next(layer: Any, direct: Any, channel: str, network: Proxy) -> list[str]:
+    """Have a layer read its log; return the groups of which it says that messages were missed, once
+    the next message was received.
+    """
+    missed: list[str] = []
+    if "PubSub" in type(layer).__name__:
+        network.cut()
+        missed += (await until_back(layer, channel))[1]["missed"]
+    # On core, this is a hole.
+    await send(direct, 2, exclude=[channel])
+    await send(direct, 3)
+    while (message := await receive(layer, channel)).get("n") != 3:
+        missed += message.get("missed", [])
+    return missed

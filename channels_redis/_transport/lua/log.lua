@@ -61,15 +61,15 @@ end
 
 local top, top_mark, last_break = nil, '0000000000000000', 0
 local found, found_mark
-local kept = redis.call('GET', pos)
-if kept then
-    local offset, its_mark, its_break, its_found, its_found_mark = string.match(kept, '^(%d+) (%x+) (%d+) ?(%d*) ?(%x*)$')
+local kept = redis.call('GET', pos) or ''
+local offset, its_mark, its_break, its_found, its_found_mark = string.match(kept, '^(%d+) (%x+) (%d+) ?(%d*) ?(%x*)$')
+if offset then
     top, top_mark, last_break = tonumber(offset), its_mark, tonumber(its_break)
     found, found_mark = tonumber(its_found), its_found_mark
 else
-    local offset, fields = newest()
-    if offset then
-        top, top_mark = offset, fields.m
+    local last, fields = newest()
+    if last then
+        top, top_mark = last, fields.m or top_mark
     end
 end
 

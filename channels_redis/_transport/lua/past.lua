@@ -19,20 +19,19 @@ local entries = {}
 if limit > 0 then
     entries = redis.call('XREVRANGE', log, '+', from, 'COUNT', limit)
 end
-local kept = redis.call('GET', pos)
-if not kept then
+local offset, mark = string.match(redis.call('GET', pos) or '', '^(%d+) (%x+)')
+if not offset then
     local last = entries[1] or redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
     if last then
-        -- The log has outlived its position.
-        return {string.match(last[1], '^%d+'), last[2][2], entries}
+        -- The log has outlived its position, or somebody else has written one of the two.
+        return {string.match(last[1], '^%d+'), string.match(last[2][2], '^%x+$') or ARGV[3], entries}
     end
     local time = redis.pcall('TIME')
     local top = tonumber(ARGV[5]) * 1000000
     if not time.err then
         top = tonumber(time[1]) * 1000000 + tonumber(time[2])
     end
-    kept = string.format('%.0f', top) .. ' ' .. ARGV[3] .. ' 0'
-    redis.call('SET', pos, kept, 'EX', ARGV[4])
+    offset, mark = string.format('%.0f', top), ARGV[3]
+    redis.call('SET', pos, offset .. ' ' .. mark .. ' 0', 'EX', ARGV[4])
 end
-local offset, mark = string.match(kept, '^(%d+) (%x+)')
 return {offset, mark, entries}
