@@ -454,6 +454,8 @@ class RedisChannelLayer(CoreNames):
         if self._keepers.is_relieved(session):
             return
         super()._sweep(session)
+        if self._queued is not None:
+            self._queued.look_after()
         self._keepers.tick(session)
 
     async def _forget_groups(self, session: Session) -> None:

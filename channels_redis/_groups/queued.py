@@ -106,6 +106,10 @@ class QueuedGroups:
         with self._mailboxes.lock:
             self._catch_ups.joined(log.name.encode())
 
+    def look_after(self) -> None:
+        """Have groups go on that wait for a loop that has ended."""
+        self._catch_ups.look_after()
+
     def ended(self, boxes: list[Mailbox]) -> None:
         """Note that channels have ended."""
         for box in boxes:

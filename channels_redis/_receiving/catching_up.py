@@ -134,7 +134,7 @@ class CatchUps:
         #: By the name of the log.
         self.groups: dict[bytes, GroupLine] = {}
         self._due: dict[Health, dict[bytes, None]] = {}
-        self._working: set[Health] = set()
+        self._workers: dict[Health, asyncio.Task[None]] = {}
 
     @property
     def _session(self) -> Listening:
@@ -182,6 +182,15 @@ class CatchUps:
         """Read the log, unless a hole was filled meanwhile."""
         if group.line.catching_up and self.groups.get(topic) is group:
             self._catch_up(topic, group)
+
+    def look_after(self) -> None:
+        """Start again what has ended together with its loop, so that no line waits for ever; called
+        from time to time.
+        """
+        with self._lock:
+            behind = [one for one in self.groups.items() if one[1].line.catching_up]
+            for topic, group in behind:
+                self._catch_up(topic, group)
 
     def _deliver(self, group: GroupLine, entry: Entry, boxes: list[Mailbox] | None = None) -> None:
         self._histories.note(group.log, entry.position)
@@ -240,38 +249,49 @@ class CatchUps:
 
     def _catch_up(self, topic: bytes, group: GroupLine) -> None:
         health = self._session.health_of(group.log)
-        self._due.setdefault(health, {})[topic] = None
-        if health not in self._working:
-            self._working.add(health)
-            self._session.background(self._work(health), f"catching up on {health.name}")
+        with self._lock:
+            self._due.setdefault(health, {})[topic] = None
+            worker = self._workers.get(health)
+            # Its loop may be another one, which may have been closed without warning.
+            if worker is None or worker.done() or not worker.get_loop().is_running():
+                work, name = self._work(health), f"catching up on {health.name}"
+                self._workers[health] = self._session.background(work, name)
 
     async def _work(self, health: Health) -> None:
-        due = self._due[health]
         try:
-            while due := {topic: None for topic in due if self._is_behind(topic)}:
-                self._due[health] = due
-                await asyncio.gather(*[self._bring_up(topic) for topic in list(due)[:_BATCH]])
-                due = self._due[health]
+            while due := self._next_due(health):
+                if not all(await asyncio.gather(*[self._bring_up(topic) for topic in due])):
+                    return  # Another loop goes on with it.
         finally:
-            self._working.discard(health)
             if health.down:
                 health.works(self)
             else:
                 health.gone(self)
 
+    def _next_due(self, health: Health) -> list[bytes]:
+        """Return the groups to be caught up next. If there are none, the worker has ended: the next
+        group needs a new one.
+        """
+        with self._lock:
+            due = {topic: None for topic in self._due[health] if self._is_behind(topic)}
+            self._due[health] = due
+            if not due:
+                self._workers.pop(health, None)
+            return list(due)[:_BATCH]
+
     def _is_behind(self, topic: bytes) -> bool:
         group = self.groups.get(topic)
         return group is not None and group.line.catching_up
 
-    async def _bring_up(self, topic: bytes) -> None:
-        """Have the members of one group get what they missed."""
+    async def _bring_up(self, topic: bytes) -> bool:
+        """Have the members of one group get what they missed; return False if this loop ends."""
         group = self.groups.get(topic)
         while group is not None and group.line.catching_up:
             losses, since = group.losses, group.line.position
             try:
                 past: Past | None = await self._past(group, since, own=True)
             except SessionEnded:
-                return
+                return False
             except ConnectionLost:
                 await asyncio.sleep(_PAUSE_S)
                 past, losses = None, -1
@@ -281,12 +301,13 @@ class CatchUps:
                 past = None
                 self._report(group, error)
             if self.groups.get(topic) is not group:
-                return
+                return True
             # What was read before the subscription was confirmed once more may lack something, and
             # a hole may have been filled meanwhile.
             with self._lock:
                 if losses == group.losses and group.line.is_behind_since(since):
                     self._go_on(group, group.line.catch_up(past))
+        return True
 
     def _report(self, group: GroupLine, error: Exception) -> None:
         if not group.reported:

@@ -16,6 +16,8 @@ from .._format.positions import UNLOGGED_BREAK, Entry, Past, Position
 
 #: The newest positions that a line knows again.
 _REMEMBERED = 1000
+#: The most messages that a line holds. What comes before them is read in the log.
+_MAX_HELD = 10_000
 
 
 class Verdict(enum.Enum):
@@ -143,6 +145,8 @@ class Line:
         """Take a message or a break from the subscription."""
         if self._held is not None:
             self._held.append(entry)
+            if len(self._held) > _MAX_HELD:
+                del self._held[0]
             return Heard.NOTHING
         if not self._exact or entry.offset == self.position.offset + 1:
             self._advance(entry.position)

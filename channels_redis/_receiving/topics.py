@@ -195,6 +195,11 @@ class TopicSession(Session):
         super()._forget()
         self._mailboxes.forget_home(self)
 
+    def _sweep(self) -> None:
+        super()._sweep()
+        if self.catch_ups is not None:
+            self.catch_ups.look_after()
+
     @property
     def busy(self) -> bool:
         """Whether somebody waits for a reply, or a confirmation, on this loop."""

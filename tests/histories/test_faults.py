@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from channels_redis._session import SessionEnded
 from channels_redis._transport import logs
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import RedisServer
@@ -410,3 +411,32 @@ async def told_and_next(layer: Any, direct: Any, channel: str, network: Proxy) -
     while (message := await receive(layer, channel)).get("n") != 3:
         missed += message.get("missed", [])
     return missed
+
+
+@pytest.mark.parametrize("kind", ["core"], indirect=True)
+@pytest.mark.parametrize("during", ["later", "read_log"])
+async def test_a_hole_is_filled_where_the_loop_that_heard_it_has_ended(
+    site: Site, direct: Any, monkeypatch: Any, during: str
+) -> None:
+    """Before it has read the log, or while it does: another loop of the process reads it."""
+    layer = site(expiry=4)
+    channel, _ = await member(layer)
+    await send(direct, 1)
+    assert await receive_numbers(layer, channel, 1) == [1]
+    ended = asyncio.Event()
+
+    def read_log(*_: object) -> None:
+        ended.set()
+        monkeypatch.undo()
+        raise SessionEnded("The loop has ended.")
+
+    def later(*_: object) -> None:
+        ended.set()
+        monkeypatch.undo()
+
+    monkeypatch.setattr(layer._queued, during, {"later": later, "read_log": read_log}[during])
+    await send(direct, 2)
+    await send(direct, 3, exclude=[channel])
+    await send(direct, 4)
+    assert await receive_numbers(layer, channel, 2) == [2, 4]
+    assert ended.is_set()

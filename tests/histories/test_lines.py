@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -350,3 +351,16 @@ def test_a_queued_line_that_has_lost_its_place_waits_for_the_log() -> None:
     assert line.fill() == []
     assert line.catching_up
     assert line.catch_up(Past(entries[1].position, entries)).missed == entries
+
+
+def test_a_line_that_waits_for_the_log_holds_no_more_than_its_limit(monkeypatch: Any) -> None:
+    """What it no longer holds is read in the log."""
+    monkeypatch.setattr("channels_redis._receiving.lines._MAX_HELD", 3)
+    entries = chain(5, 9)
+    line = Line(Position(4, b"%016x" % 4), queued=True)
+    for entry in entries[1:]:
+        assert line.hear(entry) in (Heard.HOLE, Heard.NOTHING)
+    outcome = line.catch_up(Past(entries[2].position, entries[:3]))
+    assert (outcome.missed, outcome.held, outcome.again) == (entries[:3], [], True)
+    outcome = line.catch_up(Past(entries[-1].position, entries[2:]))
+    assert (outcome.missed, outcome.held) == (entries[3:], [])
