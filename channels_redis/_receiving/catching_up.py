@@ -98,6 +98,20 @@ class GroupLine:
         #: Whether it was logged that the log could not be read.
         self.reported = False
 
+    def position_of(self, channel: str) -> Position | None:
+        """Return up to where a member has all messages; None if nobody can tell."""
+        position = self.line.position
+        if channel in self.resuming or self.ahead.get(channel, 0) > position.offset:
+            return None
+        return position
+
+    def is_making_up(self, box: Mailbox, since: Since) -> bool:
+        """Return whether this is still what a member waits for: it may have left the group, or
+        resumed, or be fed by another loop.
+        """
+        is_wanted = (box.carried or {}).get(self.log.group) is since
+        return is_wanted and self.resuming.get(box.name) is since
+
     def listeners(self, boxes: Iterable[Mailbox], entry: Entry) -> list[Mailbox]:
         """Return the members that get a message now."""
         now = []
@@ -161,6 +175,10 @@ class CatchUps:
         group = self.groups.get(topic)
         if group is not None:
             group.ahead.pop(channel, None)
+            since = group.resuming.get(channel)
+            if since is not None and since.carried:
+                del group.resuming[channel]
+                since.ended.set()
             if last:
                 del self.groups[topic]
 
@@ -375,6 +393,36 @@ class CatchUps:
                 count += self._session.deliver([box], log, entry, since.names)
             self.end_resuming(group, box, top.offset)
         return Resumed(complete, self._histories.text(log, top), count)
+
+    async def make_up(self, group: GroupLine, box: Mailbox, since: Since) -> None:
+        """Put what a member missed between two event loops into its mailbox, before what was heard
+        meanwhile; where that is not complete, tell its consumer.
+        """
+        log, complete, top, entries = group.log, False, since.position, list[Entry]()
+        while group.is_making_up(box, since):
+            try:
+                complete, top, entries = await self._missed_since(group, since)
+            except SessionEnded:
+                return  # The next loop goes on from the same position.
+            except ConnectionLost:
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            except COMMAND_ERRORS:
+                pass  # The server refuses, and would again.
+            break
+        if not group.is_making_up(box, since):
+            return
+        entries = [one for one in entries if not one.is_break]
+        if complete and self._session.has_room(box, entries):
+            for entry in entries:
+                self._session.deliver([box], log, entry)
+        else:
+            complete = False
+            self._session.tell_missed(_note_missed([box], log))
+        # Where messages are lost, all that was heard is delivered, as after an outage.
+        self.end_resuming(group, box, top.offset if complete and top is not None else 0)
+        if box.carried is not None:
+            box.carried.pop(log.group, None)
 
     async def _missed_since(
         self, group: GroupLine, since: Since

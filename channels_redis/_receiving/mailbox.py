@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from weakref import ref
 
 from .budget import Share
+from .resuming import Since
 from .sinks import Sink
 from .waiters import Demand, Loop, Waiter
 
@@ -40,6 +41,7 @@ class Mailbox(Share):
         "_home",
         "alive",
         "capacity",
+        "carried",
         "demand",
         "groups",
         "items",
@@ -72,6 +74,9 @@ class Mailbox(Share):
         self.waiters: list[Waiter] = []
         #: Group -> when it was joined, on the monotonic clock.
         self.groups: dict[str, float] | None = None
+        #: Group with a history -> where the loop that fed it before has stopped, until this is made
+        #: up for.
+        self.carried: dict[str, Since] | None = None
         #: Groups with a history of which messages were missed, until the consumer is told.
         self.missed: set[str] | None = None
         #: Whether the consumer was told of the end of the present outage before it had ended.

@@ -430,7 +430,7 @@ class Mailboxes:
         with self.lock:
             for box in list(self.boxes.values()):
                 self._clear(box)
-                box.groups = None
+                box.groups = box.carried = None
                 if not box.waiters and box.maker is None:
                     self._end(box)
 

@@ -11,15 +11,24 @@ from .._format.positions import Entry, Position
 class Since:
     """A channel that resumes; ``position`` is None for all that is kept.
 
-    ``names`` are those that the channel has and had, for messages that exclude it.
+    ``names`` are those that the channel has and had, for messages that exclude it. ``carried`` is
+    for one whose consumer has not asked for it: another event loop feeds it from now on.
     """
 
-    __slots__ = ("ended", "held", "log", "names", "position")
+    __slots__ = ("carried", "ended", "held", "log", "names", "position")
 
-    def __init__(self, log: Log, position: Position | None, names: frozenset[str]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        position: Position | None,
+        names: frozenset[str],
+        *,
+        carried: bool = False,
+    ) -> None:
         self.log = log
         self.position = position
         self.names = names
+        self.carried = carried
         #: What was heard since the channel has joined the group.
         self.held: list[Entry] = []
         self.ended = asyncio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from ..pubsub import RedisPubSubChannelLayer
 
 
+#: Seconds until the position of a group that could not be read is read again.
+_PAUSE_S = 0.1
+
+
 class _Joining:
     """Calls under way that join one mailbox to one topic: if none succeeds, nobody has joined."""
 
@@ -41,7 +46,7 @@ class _Joining:
 class GroupJoin:
     """A mailbox that joins a group, perhaps with its history."""
 
-    __slots__ = ("group", "line", "since")
+    __slots__ = ("__weakref__", "group", "line", "since")
 
     def __init__(self, group: str, line: GroupLine | None, since: Since | None) -> None:
         self.group = group
@@ -112,17 +117,21 @@ class TopicSession(Session):
             resumed = await self.layer._at_home(self, box, *again)
         return resumed
 
-    async def _line(self, group: str) -> GroupLine | None:
-        """Return the line of a group with a history, before it is subscribed."""
+    def _log(self, group: str) -> Log | None:
         if self.catch_ups is None:
             return None
-        log = self._context.histories.log(group, self._keys.group_topic(group))
-        return await self.catch_ups.begin(log) if log is not None else None
+        return self._context.histories.log(group, self._keys.group_topic(group))
+
+    async def _line(self, group: str) -> GroupLine | None:
+        """Return the line of a group with a history, before it is subscribed."""
+        log = self._log(group)
+        if log is None or self.catch_ups is None:
+            return None
+        return await self.catch_ups.begin(log)
 
     async def group_discard(self, group: str, box: Mailbox) -> None:
         """Remove a mailbox from a group."""
-        if box.groups is not None:
-            box.groups.pop(group, None)
+        _forget_group(group, box)
         self._part(self._keys.group_topic(group), box)
 
     def forget(self, box: Mailbox) -> None:
@@ -134,9 +143,43 @@ class TopicSession(Session):
 
     def taken_over(self, box: Mailbox) -> None:
         """Leave all topics of a mailbox that another loop feeds now; called on any thread."""
+        self._carry(box)
         with contextlib.suppress(RuntimeError):  # Closed this moment.
             # Where this loop stands still, it comes before all that lies unread in the socket.
             self.loop.call_soon_threadsafe(self._leave_topics_of, box)
+
+    def _carry(self, box: Mailbox) -> None:
+        """Note with a mailbox up to where it has the messages of its groups with a history, for
+        the loop that feeds it next.  Called on any thread, as this loop stands still.
+        """
+        if self.catch_ups is None:
+            return
+        carried: dict[str, Since] = {}
+        for group in tuple(box.groups or ()):
+            # What was not made up for here is still missing.
+            before = (box.carried or {}).get(group) or self._stopped_at(group, box)
+            if before is not None:
+                # A new one: what this loop is about to do with the old one is not wanted any more.
+                carried[group] = Since(before.log, before.position, before.names, carried=True)
+        box.carried = carried or None
+
+    def _stopped_at(self, group: str, box: Mailbox) -> Since | None:
+        topic = self._keys.group_topic(group).encode()
+        line = self.catch_ups.groups.get(topic) if self.catch_ups is not None else None
+        if line is None or self._members.get(topic, {}).get(box.name) is not box:
+            return None
+        position = line.position_of(box.name)
+        if position is None:
+            return None
+        return Since(line.log, position, frozenset(), carried=True)
+
+    def _forget_home(self) -> None:
+        with self._mailboxes.lock:
+            boxes = self._mailboxes.boxes.values() if self.catch_ups is not None else ()
+            for box in boxes:
+                if box.home is self:
+                    self._carry(box)
+            self._mailboxes.forget_home(self)
 
     def _leave_topics_of(self, box: Mailbox) -> None:
         if box.home is self:
@@ -189,11 +232,11 @@ class TopicSession(Session):
 
     def _closing(self) -> None:
         # At once: who begins to wait here while the subscribers are closed would wait for ever.
-        self._mailboxes.forget_home(self)
+        self._forget_home()
 
     def _forget(self) -> None:
         super()._forget()
-        self._mailboxes.forget_home(self)
+        self._forget_home()
 
     def _sweep(self) -> None:
         super()._sweep()
@@ -234,10 +277,21 @@ class TopicSession(Session):
         return resumed
 
     def _keep_line(self, join: GroupJoin, box: Mailbox) -> None:
-        if join.line is not None and self.catch_ups is not None:
-            join.line = self.catch_ups.keep(join.line)
-            if join.since is not None:
-                join.line.resuming[box.name] = join.since
+        if join.line is None or self.catch_ups is None:
+            return
+        line = join.line = self.catch_ups.keep(join.line)
+        carried = (box.carried or {}).get(join.group)
+        if join.since is not None:
+            # The consumer knows better what it has.
+            if box.carried is not None:
+                box.carried.pop(join.group, None)
+            line.resuming[box.name], before = join.since, line.resuming.get(box.name)
+            if before is not None:
+                before.ended.set()
+        elif carried is not None and box.name not in line.resuming:
+            line.resuming[box.name] = carried
+            work = self.catch_ups.make_up(line, box, carried)
+            self.background(work, f"making up for {join.group}")
 
     async def _resume(self, join: GroupJoin, box: Mailbox) -> Resumed:
         assert self.catch_ups is not None and join.line is not None and join.since is not None
@@ -267,8 +321,8 @@ class TopicSession(Session):
 
     def _undo(self, topic: str, box: Mailbox, group: str | None) -> None:
         self._part(topic, box)
-        if group is not None and box.groups is not None:
-            box.groups.pop(group, None)
+        if group is not None:
+            _forget_group(group, box)
 
     def _claim(self, topic: str, box: Mailbox) -> bool:
         own = topic == box.name
@@ -297,13 +351,67 @@ class TopicSession(Session):
         def arrived() -> None:
             # It may have been left, and the mailbox taken over again.
             if group in (box.groups or ()) and box.home is self and self._claim(topic, box):
-                self._members.setdefault(topic.encode(), {})[box.name] = box
+                members = self._members.setdefault(topic.encode(), {})
+                is_back = members.get(box.name) is not box
+                members[box.name] = box
                 self._keep_line(join, box)
+                if is_back and join.line is not None and group not in (box.carried or ()):
+                    # Nobody knows where the loop before has stopped.
+                    box.missed = {*(box.missed or ()), group}
+                    self.tell_missed([box])
 
         # Refused, or the end of this session: there is nobody to tell, and the group is kept.
         with contextlib.suppress(*COMMAND_ERRORS):
-            join.line = await self._line(group)
-            await self._subscribe(topic, arrived, None)
+            log = self._log(group)
+            if log is None:
+                await self._subscribe(topic, arrived, None)
+                return
+            with self._delaying_end(topic, join) as delay:
+                join.line = await self._line_again(log, box, delay)
+                await self._subscribe(topic, arrived, None)
+                # Its line by now, which may be an older one.
+                since = join.line.resuming.get(box.name)
+                if since is not None:
+                    await since.ended.wait()
+
+    async def _line_again(self, log: Log, box: Mailbox, failed: Callable[[], None]) -> GroupLine:
+        """Return the line of a group to be joined again, however long its server is away."""
+        assert self.catch_ups is not None  # the group has a history
+        while True:
+            try:
+                return await self.catch_ups.begin(log)
+            except SessionEnded:
+                raise
+            except ConnectionLost:
+                if log.group not in (box.groups or ()) or box.home is not self:
+                    raise
+                failed()
+                await asyncio.sleep(_PAUSE_S)
+            except COMMAND_ERRORS:
+                # The server refuses, and would again: what comes live is heard all the same.
+                return GroupLine(log, self._context.histories.newest(log), queued=False)
+
+    @contextlib.contextmanager
+    def _delaying_end(self, topic: str, join: GroupJoin) -> Iterator[Callable[[], None]]:
+        """Have an outage not end before a member has what it missed in a group; yields what is to
+        be called where an outage may just have begun.
+        """
+        health = self._context.healths[self.layer.consistent_hash(topic)]
+
+        def delay() -> None:
+            if health.down:
+                health.lost(join, "messages of groups were missed")
+
+        delay()
+        try:
+            yield delay
+        except (asyncio.CancelledError, ConnectionLost):
+            health.gone(join)
+            raise
+        except COMMAND_ERRORS:
+            health.works(join)
+            raise
+        health.works(join)
 
     def _part(self, topic: str, box: Mailbox) -> None:
         name = topic.encode()
@@ -436,3 +544,9 @@ class TopicSession(Session):
             for topic, members in list(self._members.items())
             if topic.startswith(start)
         }
+
+
+def _forget_group(group: str, box: Mailbox) -> None:
+    for known in (box.groups, box.carried):
+        if known is not None:
+            known.pop(group, None)
