@@ -203,6 +203,8 @@ class ResumeMixin:
     def resume_missed(self, message: dict[str, Any]) -> Any:
         """Tell the client of the groups in a message of the option ``on_reconnect`` of which it
         missed messages, and call :meth:`resume_failed` for each; to be awaited in async consumers.
+
+        If the option is not set, it is called by itself: as the handler of ``resume.missed``.
         """
         return self._run(self._tell_missed(message))
 

@@ -67,6 +67,7 @@ PRIVATE_ACCESSES = {
     "_groups.leases": (4, "writes the memberships of a layer"),
     "_layer.encoding": (3, "has a serializer bind what it encrypts to its place"),
     "_receiving.topics": (9, "asks the layer that it receives for"),
+    "_resume.joining": (1, "has a layer tell a consumer that has a handler of missed messages"),
     "_runtime.fork": (1, "tells who is watched that it was forked"),
     "_runtime.tasks": (1, "asyncio's, so that it does not complain of a task that a loop left"),
     "_transport.replies": (7, "redis-py's connections have no public way to their streams"),

@@ -232,6 +232,14 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
                 box.missed = None
             self._mailboxes.put(box, Whole(facts), running_loop_or_none())
 
+    def _tell_of_missed(self, channel: str, kind: str) -> None:
+        """Have a channel get a message of the type ``kind`` about missed messages where the option
+        ``on_reconnect`` is unset: for parts of this package that have a handler for it.
+        """
+        box = self._mailboxes.boxes.get(channel)
+        if box is not None:
+            box.missed_type = kind
+
     def _missed_of(self, box: Mailbox) -> dict[str, Any]:
         """Return what is known of the messages that a consumer has missed."""
         missed = box.missed
@@ -248,11 +256,11 @@ class ReceivingLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no
         """Tell consumers that they have missed messages of groups with a history, before they get
         later ones; who is told in an outage is not told again at its end.
         """
-        kind = self.on_reconnect
-        if kind is None:
-            return
         outage_s = self._outage.seconds()[0]
         for box in boxes:
+            kind = self.on_reconnect or box.missed_type
+            if kind is None:
+                continue
             facts = {"type": kind, "outage_s": round(outage_s, 3)}
             facts |= {"groups": sorted(box.groups or ()), "may_have_missed": True}
             facts |= self._missed_of(box)

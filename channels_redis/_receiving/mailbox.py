@@ -49,6 +49,7 @@ class Mailbox(Share):
         "loop",
         "maker",
         "missed",
+        "missed_type",
         "name",
         "sink",
         "subscribed",
@@ -79,6 +80,9 @@ class Mailbox(Share):
         self.carried: dict[str, Since] | None = None
         #: Groups with a history of which messages were missed, until the consumer is told.
         self.missed: set[str] | None = None
+        #: The type of the message that tells it so where ``on_reconnect`` is unset; None for no
+        #: message.
+        self.missed_type: str | None = None
         #: Whether the consumer was told of the end of the present outage before it had ended.
         self.told = False
         #: The consumer, if it can be handed messages while it waits.

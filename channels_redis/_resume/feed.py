@@ -9,7 +9,7 @@ from typing import Any
 from .._runtime.loops import running_loop
 from ..exceptions import ConnectionLost
 from . import joining
-from .joining import Joined
+from .joining import MISSED_TYPE, Joined
 
 #: The server of the layer can't be reached; other packages' errors for that are an OSError.
 AWAY = (ConnectionLost, OSError)
@@ -22,7 +22,7 @@ class Feed:
         self.group = group
         self._layer = layer
         names = ("on_disconnect", "on_reconnect")
-        self._outage_types = {getattr(layer, name, None) for name in names}
+        self._outage_types = {MISSED_TYPE, *(getattr(layer, name, None) for name in names)}
         self._channel: str | None = None
         self._receiving: asyncio.Future[Any] | None = None
 
@@ -48,9 +48,7 @@ class Feed:
         return message
 
     def tells_of_outage(self, message: dict[str, Any]) -> bool:
-        """Return whether a message is the layer's own, of the option ``on_disconnect`` or
-        ``on_reconnect``.
-        """
+        """Return whether a message is the layer's own, about an outage or missed messages."""
         kind = message.get("type")
         return kind is not None and kind in self._outage_types
 

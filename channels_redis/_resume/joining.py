@@ -8,10 +8,14 @@ from functools import partial
 from typing import Any
 
 from .._format.keyspace import POSITION_KEY
+from .._layer.history import HistoryLayer
 from ..exceptions import InvalidPosition
 
 #: What the application may give as a position, and a client may not.
 START = "start"
+#: The type of the message that names groups of which the layer has missed messages, where the
+#: option ``on_reconnect`` is unset.  Channels calls ``ResumeMixin.resume_missed()`` with it.
+MISSED_TYPE = "resume.missed"
 #: The part of a position that is the offset, in hex digits.
 OFFSET_DIGITS = 16
 
@@ -48,6 +52,8 @@ async def join(
     if not hasattr(layer, "group_history"):  # of another package
         await add()
         return Joined(group, failed=bool(named), position=None)
+    if isinstance(layer, HistoryLayer):
+        layer._tell_of_missed(channel, MISSED_TYPE)
     add = partial(add, formerly=formerly)
     if named and named != START:
         try:

@@ -39,8 +39,14 @@ class Room(ResumeMixin, BroadcastMixin, AsyncJsonWebsocketConsumer):
 
 
 @pytest.fixture
+def on_reconnect() -> str | None:
+    """The option of the layer, which tests set as a parameter."""
+    return "layer.back"
+
+
+@pytest.fixture
 async def layer(
-    kind: str, private_server: RedisServer, make_layer: Callable[..., Any]
+    kind: str, private_server: RedisServer, make_layer: Callable[..., Any], on_reconnect: str | None
 ) -> AsyncIterator[Any]:
     """The layer of all consumers of a test, on a server of its own."""
     layer = make_layer(
@@ -48,7 +54,7 @@ async def layer(
         hosts=[private_server.url],
         history={"room.*": {"size": SIZE}},
         presence={"room.*": {"key": "user"}},
-        on_reconnect="layer.back",
+        on_reconnect=on_reconnect,
     )
     with as_default(layer) as layer:
         yield layer
@@ -59,6 +65,7 @@ async def note(layer: Any, number: int) -> None:
     await until_connected(lambda: layer.group_send(GROUP, message))
 
 
+@pytest.mark.parametrize("on_reconnect", [None, "layer.back"])
 async def test_a_client_is_told_that_the_server_has_lost_the_log(
     layer: Any, kind: str, private_server: RedisServer, open_page: Callable[..., Any]
 ) -> None:
@@ -107,6 +114,7 @@ async def test_a_client_is_present_in_the_group_that_it_resumes(
     assert "'user': 7" in repr(presence)
 
 
+@pytest.mark.parametrize("on_reconnect", [None, "layer.back"])
 async def test_a_browser_that_reads_events_is_told_that_the_server_has_lost_the_log(
     layer: Any, private_server: RedisServer
 ) -> None:
@@ -123,3 +131,20 @@ async def test_a_browser_that_reads_events_is_told_that_the_server_has_lost_the_
     await note(layer, 2)
     assert await source.next() == ("message", '{"type": "room.note", "n": 2}')
     await source.end()
+
+
+@pytest.mark.parametrize("on_reconnect", [None])
+async def test_a_channel_without_a_mixin_gets_only_the_messages_that_are_configured(
+    layer: Any, private_server: RedisServer, open_page: Callable[..., Any]
+) -> None:
+    """Its consumer would have no handler for another."""
+    page = await open_page(Room)
+    await wait_for(lambda: page.notices)
+    channel = await layer.new_channel()
+    since = (await layer.group_history(GROUP, limit=0)).position
+    await layer.group_add(GROUP, channel, since=since)
+    await asyncio.to_thread(private_server.kill)
+    await asyncio.to_thread(private_server.start)
+    await page.has({"failed": GROUP})
+    await note(layer, 1)
+    assert (await layer.receive(channel))["type"] == "room.note"
