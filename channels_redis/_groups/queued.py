@@ -84,7 +84,8 @@ class QueuedGroups:
         try:
             await join()
         except BaseException:
-            self._catch_ups.end_resuming(line, box, 0)
+            if since is not None:
+                self._catch_ups.end_resuming(line, box, since, 0)
             if log.group not in (box.groups or ()):
                 self.left(log, box.name)
             raise

@@ -175,9 +175,8 @@ class CatchUps:
         group = self.groups.get(topic)
         if group is not None:
             group.ahead.pop(channel, None)
-            since = group.resuming.get(channel)
-            if since is not None and since.carried:
-                del group.resuming[channel]
+            since = group.resuming.pop(channel, None)
+            if since is not None:
                 since.ended.set()
             if last:
                 del self.groups[topic]
@@ -382,8 +381,10 @@ class CatchUps:
         try:
             complete, top, entries = await self._missed_since(group, since)
         except BaseException:
-            self.end_resuming(group, box, 0)
+            self.end_resuming(group, box, since, 0)
             raise
+        if group.resuming.get(box.name) is not since:
+            return Resumed(False, self._histories.text(log, top), 0)  # It has left meanwhile.
         entries = [one for one in entries if not one.is_break]
         if complete and not self._session.has_room(box, entries):
             complete, entries = False, []
@@ -391,7 +392,7 @@ class CatchUps:
         with self._lock:
             for entry in entries:
                 count += self._session.deliver([box], log, entry, since.names)
-            self.end_resuming(group, box, top.offset)
+            self.end_resuming(group, box, since, top.offset)
         return Resumed(complete, self._histories.text(log, top), count)
 
     async def make_up(self, group: GroupLine, box: Mailbox, since: Since) -> None:
@@ -420,7 +421,8 @@ class CatchUps:
             complete = False
             self._session.tell_missed(_note_missed([box], log))
         # Where messages are lost, all that was heard is delivered, as after an outage.
-        self.end_resuming(group, box, top.offset if complete and top is not None else 0)
+        upto = top.offset if complete and top is not None else 0
+        self.end_resuming(group, box, since, upto)
         if box.carried is not None:
             box.carried.pop(log.group, None)
 
@@ -452,12 +454,15 @@ class CatchUps:
         newest = self._histories.newest(group.log)
         return group.line.is_at(position) and newest == position and not group.unlogged
 
-    def end_resuming(self, group: GroupLine, box: Mailbox, upto: int) -> None:
-        """Deliver what was heard meanwhile and comes after what the log had."""
-        since = group.resuming.pop(box.name, None)
-        if since is not None:
-            since.ended.set()
-        for entry in since.held if since is not None else ():
+    def end_resuming(self, group: GroupLine, box: Mailbox, since: Since, upto: int) -> None:
+        """Deliver what was heard meanwhile and comes after what the log had; nothing if the channel
+        does not resume any more.
+        """
+        since.ended.set()
+        if group.resuming.get(box.name) is not since:
+            return
+        del group.resuming[box.name]
+        for entry in since.held:
             if entry.offset > upto and not entry.is_break:
                 self._session.deliver([box], group.log, entry)
         if group.line.position.offset < upto:

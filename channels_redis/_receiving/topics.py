@@ -270,9 +270,12 @@ class TopicSession(Session):
 
         resumed = None
         with self._noted(topic, box, join.group if join is not None else None) as joining:
-            await self._subscribe(topic, arrived, limit_s)
-            if join is not None and join.since is not None and box.home is self:
-                resumed = await self._resume(join, box)
+            try:
+                await self._subscribe(topic, arrived, limit_s)
+                if join is not None and join.since is not None and box.home is self:
+                    resumed = await self._resume(join, box)
+            finally:
+                self._end_resuming(join, box)
             joining.joined = True
         return resumed
 
@@ -292,6 +295,14 @@ class TopicSession(Session):
             line.resuming[box.name] = carried
             work = self.catch_ups.make_up(line, box, carried)
             self.background(work, f"making up for {join.group}")
+
+    def _end_resuming(self, join: GroupJoin | None, box: Mailbox) -> None:
+        """Have a channel hear what comes, also where the call was cancelled in the tick of the
+        confirmation.
+        """
+        line, since = (join.line, join.since) if join is not None else (None, None)
+        if self.catch_ups is not None and line is not None and since is not None:
+            self.catch_ups.end_resuming(line, box, since, 0)
 
     async def _resume(self, join: GroupJoin, box: Mailbox) -> Resumed:
         assert self.catch_ups is not None and join.line is not None and join.since is not None

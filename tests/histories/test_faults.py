@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from channels_redis._receiving.catching_up import CatchUps
 from channels_redis._session import SessionEnded
 from channels_redis._transport import logs
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import RedisServer
-from tests.helpers import cancel, numbered, numbers, receive, receive_numbers, wait_for
+from tests.helpers import bounded, cancel, numbered, numbers, receive, receive_numbers, wait_for
 from tests.histories.steps import (
     ROOM,
     dump,
@@ -440,3 +441,30 @@ async def test_a_hole_is_filled_where_the_loop_that_heard_it_has_ended(
     await send(direct, 4)
     assert await receive_numbers(layer, channel, 2) == [2, 4]
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("kind", ["pubsub"], indirect=True)
+@pytest.mark.parametrize("others", ["nobody", "member", "same channel"])
+async def test_who_was_cancelled_while_it_resumed_can_resume_again(
+    site: Site, direct: Any, monkeypatch: Any, others: str
+) -> None:
+    """At the worst moment: the caller ends in the tick in which the group was joined."""
+    layer = site()
+    await send(direct, 1)
+    channel = await layer.new_channel()
+    if others == "member":
+        await member(layer)
+
+    async def end(*_: object) -> None:
+        monkeypatch.undo()
+        if others == "same channel":
+            await layer.group_add(ROOM, channel)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(CatchUps, "resume", end)
+    with pytest.raises(asyncio.CancelledError):
+        await layer.group_add(ROOM, channel, since="start")
+    resumed = await bounded(layer.group_add(ROOM, channel, since="start"))
+    assert (resumed.complete, resumed.count) == (True, 1)
+    await send(direct, 2)
+    assert numbers(await until_marked(layer, channel)) == [1, 2]
