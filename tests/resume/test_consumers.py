@@ -10,6 +10,7 @@ import pytest
 from channels.generic.websocket import AsyncJsonWebsocketConsumer, JsonWebsocketConsumer
 from channels.layers import InMemoryChannelLayer
 
+from channels_redis._resume.joining import MISSED_TYPE
 from channels_redis._resume.naming import MAX_GROUPS
 from channels_redis.consumers import BroadcastMixin, ResumeMixin, broadcast
 from tests.broadcast.conftest import as_default
@@ -375,6 +376,19 @@ async def test_a_client_is_told_of_groups_that_the_layer_could_not_catch_up(
     await joined(page)
     channel = page.notices[0]["channel"]
     await layer.send(channel, {"type": "layer.back", "missed": ["room.7", GROUP]})
+    await page.has({"failed": GROUP})
+    assert [one["complete"] for one in page.notices] == [True, False]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+async def test_no_handler_is_needed_for_what_the_layer_sends_by_itself(
+    layer: Any, open_page: Callable[..., Any], room: Any
+) -> None:
+    """Its message where ``on_reconnect`` is unset is handled by every class with the mixin."""
+    page = await open_page(room)
+    await joined(page)
+    channel = page.notices[0]["channel"]
+    await layer.send(channel, {"type": MISSED_TYPE, "missed": ["room.7", GROUP]})
     await page.has({"failed": GROUP})
     assert [one["complete"] for one in page.notices] == [True, False]
 
