@@ -99,8 +99,11 @@ class Keepers:
         self._sessions = layer._sessions
         find = self._sessions.find
         is_at = weakly(self._is_at, False)
+        backup = weakly(self._ensure_backup, False)
         self._all = [
-            Keeper(layer, self._writer(layer, shard), is_at, find, send_event, logger, rejoined)
+            Keeper(
+                layer, self._writer(layer, shard), is_at, find, backup, send_event, logger, rejoined
+            )
             for shard in range(layer.ring_size)
         ]
         # The session on the portal's loop, for when no loop of consumers runs.
@@ -147,7 +150,8 @@ class Keepers:
         """Start the work that is due on any shard; called every few seconds on each loop."""
         if not portal.is_portal(session.loop):
             self._beat_at = clock.monotonic()
-            self._ensure_backup()
+        if self._is_needed():
+            self._ensure_backup(session)
         for keeper in self._all:
             keeper.tick(session)
 
@@ -164,20 +168,37 @@ class Keepers:
             return False
         return clock.monotonic() - self._beat_at < BLOCKED_S
 
-    def _ensure_backup(self) -> None:
-        """Have a session on the portal's loop, which opens no connection unless it is needed."""
-        if not any(keeper.memberships.has_state for keeper in self._all):
-            return
-        session = self._backup_session() if self._backup_session is not None else None
-        if session is None or session.closing:
-            # At the exit of the interpreter no thread can be started.
-            with contextlib.suppress(LayerClosed):
-                portal.call_soon(weakly(self._open_backup, None))
+    def _is_needed(self) -> bool:
+        return any(keeper.memberships.is_used for keeper in self._all)
+
+    def _ensure_backup(self, session: Session) -> bool:
+        """Have a session on the portal's loop, which opens no connection unless it is needed;
+        return whether there is one, or will be in a moment.
+        """
+        portal.restart_for(self)
+        if portal.is_portal(session.loop):
+            return True
+        self._beat_at = clock.monotonic()
+        backup = self._backup_session() if self._backup_session is not None else None
+        return (backup is not None and not backup.closing) or self._start_backup()
+
+    def _start_backup(self) -> bool:
+        try:
+            portal.call_soon(weakly(self._open_backup, None))
+        except LayerClosed:  # At the exit of the interpreter no thread can be started.
+            return False
+        return True
 
     def _open_backup(self, _: asyncio.AbstractEventLoop) -> None:
         layer = self._layer()  # kept while its session is opened
-        if layer is not None:
+        # The layer may have been closed meanwhile.
+        if layer is not None and self._is_needed():
             self._backup_session = ref(self._sessions.get())
+
+    def restarted(self) -> None:
+        """Return to the portal, which was stopped for a fork."""
+        if self._is_needed():
+            self._start_backup()
 
     async def forget(self, session: Session) -> None:
         """Forget what was written to the servers, and delete the leases on them."""
@@ -198,6 +219,7 @@ class Keeper:
         writer: Writer,
         is_at: Callable[[str, int], bool],
         session_of: Callable[[asyncio.AbstractEventLoop], Session | None],
+        ensure_backup: Callable[[Session], bool],
         send_event: SendEvent,
         logger: logging.Logger,
         rejoined: Callable[[str], object] | None = None,
@@ -218,6 +240,7 @@ class Keeper:
         self._process = writer.process
         self._group_expiry_s = layer.group_expiry
         self._session_of = session_of
+        self._ensure_backup = ensure_backup
         self._kept_s = max(KEPT_S, layer.group_expiry)
         # On pubsub, who has subscribed is a member for any time.
         expiry_s = layer.group_expiry if writer.stores_groups else math.inf
@@ -228,6 +251,8 @@ class Keeper:
         self.memberships.duties = self.attendance.leaves.groups
         self._announcing: ref[asyncio.Task[None]] | None = None
         self._has_asked_lease = False
+        #: Whether a lease was left to run out on the server, because the layer was closed.
+        self._may_be_dead = False
         # A weak reference, because tasks reference their loops, which may be dropped.
         self._task: ref[asyncio.Task[None]] | None = None
         self._began_at = 0.0
@@ -246,6 +271,7 @@ class Keeper:
         try:
             if entry is not None:
                 self._writer.people.entries[joining.pair] = entry
+            if entry is not None or self._may_be_dead:
                 await self._ensure_lease(session, group)
             changes = await self._writer.join(session, group, box.name)
             worked = True
@@ -302,14 +328,24 @@ class Keeper:
 
     async def _ensure_lease(self, session: Session, group: str) -> None:
         """Have a lease before the first member is written, so that other processes notice if this
-        one is killed and its members are left behind.
+        one is killed and its members are left behind, and do not go by the end of an earlier lease.
         """
         if self._has_asked_lease or self.memberships.has_leases:
             return
         leases = self.memberships.lease_key(group, session.backend(self._shard).served())
         if leases is not None:
             self._has_asked_lease = True
-            self.memberships.first_end_s = (await self._ask(session, leases, LEASE_S)).end_s
+            lease_s = self._lease_s(session)
+            self.memberships.first_end_s = (await self._ask(session, leases, lease_s)).end_s
+            self._may_be_dead = False
+
+    def _lease_s(self, session: Session) -> float:
+        """Return how long a lease that is written now lasts.
+
+        From now on it has to be renewed, also if this loop is blocked or ends at once.  If no
+        thread can be started for that, it lasts as long as the memberships.
+        """
+        return LEASE_S if self._ensure_backup(session) else self._kept_s
 
     def owe(self, session: Session, group: str, channel: str) -> None:
         """Schedule leaving a group, for a channel that has ended or whose leave failed."""
@@ -320,6 +356,7 @@ class Keeper:
         """Forget what was written to the server, because all groups are deleted."""
         held = self._writer.held
         await asyncio.gather(*[self._end(session, lease) for lease in self.forget_closed()])
+        self._may_be_dead = False
         if held:
             await self._writer.release(session, held)
 
@@ -329,7 +366,9 @@ class Keeper:
         self._health.gone(self)
         self._has_asked_lease = False
         self._writer.held = set()
-        return self.memberships.forget()
+        leases = self.memberships.forget()
+        self._may_be_dead = self._may_be_dead or bool(leases)
+        return leases
 
     async def members(
         self, session: Session, group: str, before: asyncio.Future[Any] | None = None
@@ -505,9 +544,10 @@ class Keeper:
         """Renew all leases; return the errors."""
 
         late: list[Lease] = []
+        lease_s = self._lease_s(session) if look.leases else 0
 
         async def renew(lease: Lease) -> None:
-            answer = await self._ask(session, lease.key, LEASE_S)
+            answer = await self._ask(session, lease.key, lease_s)
             look.ends[lease] = answer.end_s, answer.known_end_s
             self.attendance.dead.update(answer.dead)
             if lease.end_s is not None and (answer.known_end_s or 0) < answer.now_s:

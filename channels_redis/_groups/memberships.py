@@ -204,6 +204,11 @@ class Memberships:
         return bool(self._leases or self._recent or self._owed)
 
     @property
+    def is_used(self) -> bool:
+        """Whether there is state, or a ``group_add()`` is on its way.  Needs no lock."""
+        return self.has_state or bool(self._joinings)
+
+    @property
     def has_leases(self) -> bool:
         """Whether leases are renewed; may be asked without the lock."""
         return bool(self._leases)

@@ -52,6 +52,13 @@ class Guest(Protocol):
         """End, unless it is in use; called on the loop."""
 
 
+class Resident(Protocol):
+    """Whoever has work on the portal's loop even while nobody calls."""
+
+    def restarted(self) -> None:
+        """Return to the portal, if there is still something to do."""
+
+
 class Limit:
     """How long a caller blocks: ``limit_s`` seconds from now, which may be infinite."""
 
@@ -259,6 +266,8 @@ class Portal:
         self._lock = RLock()
         self._run: Run | None = None
         self._guests: weakref.WeakSet[Guest] = weakref.WeakSet()
+        self._residents: weakref.WeakSet[Resident] = weakref.WeakSet()
+        self._paused = False
 
     def serves(self, loop: Loop) -> bool:
         """Return whether a loop was made by ``async_to_sync`` for one call."""
@@ -317,12 +326,26 @@ class Portal:
                 raise
         return call.result()
 
+    def restart_for(self, resident: Resident) -> None:
+        """Tell one from now on that the portal was stopped for a fork."""
+        self._residents.add(resident)
+
     def pause(self) -> None:
         """Stop if the portal is not in use; the next call starts it again."""
         run = self._run
         if run is None or run.calls or any(guest.receiving for guest in list(self._guests)):
             return
         self.stop()
+        self._paused = True
+
+    def resume(self) -> None:
+        """Start again after a fork, in the parent, if anybody has work that can't wait for a call:
+        the code that forks may be all that runs.
+        """
+        if self._paused:
+            self._paused = False
+            for resident in list(self._residents):
+                resident.restarted()
 
     def retire_guests(self) -> None:
         """End the unused states on the portal's loop; the next call starts them again."""
@@ -385,6 +408,6 @@ portal = Portal()
 fork.watch(portal)
 if hasattr(os, "register_at_fork"):
     # Python warns when a process with threads forks; an idle portal is started again when needed.
-    os.register_at_fork(before=portal.pause)
+    os.register_at_fork(before=portal.pause, after_in_parent=portal.resume)
 atexit.register(portal.stop)
 setting_changed.connect(_setting_changed)
