@@ -73,7 +73,12 @@ class QueuedGroups:
         join: Callable[[], Coroutine[Any, Any, None]],
     ) -> Resumed | None:
         """Add a channel to a group by calling ``join``, with what it has missed."""
+        joins_others = box.name not in self._channels.get(log.name, {box.name})
         line = await self._catch_ups.begin(log)
+        top = None
+        if since is None and joins_others:
+            # The line may be behind, where all members here were excluded.
+            top = (await self.read_log(log, 0, 0)).top
         if since is not None:
             await self._catch_ups.resume_alone(line, box.name)
         with self._mailboxes.lock:
@@ -81,6 +86,8 @@ class QueuedGroups:
             self._channels.setdefault(log.name, set()).add(box.name)
             if since is not None:
                 line.resuming[box.name] = since
+            elif top is not None:
+                line.starts_at(box.name, top.offset, {top.offset: top.mark})
         try:
             await join()
         except BaseException:

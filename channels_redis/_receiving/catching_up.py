@@ -80,6 +80,24 @@ class Listening(Protocol):
         ...
 
 
+class Ahead:
+    """Up to which offset a channel has what its line has not heard yet, and what the log had there:
+    a server that has lost it gives the same offsets to other messages.
+    """
+
+    __slots__ = ("_marks", "upto")
+
+    def __init__(self, upto: int, marks: dict[int, bytes]) -> None:
+        self.upto = upto
+        self._marks = marks
+
+    def has(self, entry: Entry) -> bool:
+        """Return whether the channel has a message; none any more after the first other one."""
+        if self._marks.get(entry.offset, entry.position.mark) != entry.position.mark:
+            self.upto = 0
+        return entry.offset <= self.upto
+
+
 class GroupLine:
     """One group: the place of this loop in it, and the members for which that is not the same."""
 
@@ -88,8 +106,8 @@ class GroupLine:
         self.line = Line(position, queued=queued)
         #: Channels that are resuming; what is heard is kept for them.
         self.resuming: dict[str, Since] = {}
-        #: Channels that already have what the line has not heard yet: up to these offsets.
-        self.ahead: dict[str, int] = {}
+        #: Channels that already have what the line has not heard yet.
+        self.ahead: dict[str, Ahead] = {}
         #: How often the subscription was interrupted.
         self.losses = 0
         #: The mark of the last break that was written from here.
@@ -101,7 +119,8 @@ class GroupLine:
     def position_of(self, channel: str) -> Position | None:
         """Return up to where a member has all messages; None if nobody can tell."""
         position = self.line.position
-        if channel in self.resuming or self.ahead.get(channel, 0) > position.offset:
+        ahead = self.ahead.get(channel)
+        if channel in self.resuming or (ahead is not None and ahead.upto > position.offset):
             return None
         return position
 
@@ -119,11 +138,17 @@ class GroupLine:
             since = self.resuming.get(box.name)
             if since is not None:
                 since.held.append(entry)
-            elif entry.offset > self.ahead.get(box.name, 0):
+            elif box.name not in self.ahead or not self.ahead[box.name].has(entry):
                 now.append(box)
         if self.ahead:
-            self.ahead = {name: upto for name, upto in self.ahead.items() if upto > entry.offset}
+            known = self.ahead.items()
+            self.ahead = {name: ahead for name, ahead in known if ahead.upto > entry.offset}
         return now
+
+    def starts_at(self, channel: str, upto: int, marks: dict[int, bytes]) -> None:
+        """Note that a channel gets nothing up to an offset, where the log had these marks."""
+        if self.line.position.offset < upto:
+            self.ahead[channel] = Ahead(upto, marks)
 
 
 class CatchUps:
@@ -433,6 +458,7 @@ class CatchUps:
         if position is None:
             # All that is kept, which the size of the log limits.
             past = await self._session.read_log(group.log, 0, group.log.kept.size + _UNTRIMMED)
+            since.marks = {one.offset: one.position.mark for one in past.entries}
             if past.cut:
                 return False, past.top, []
             return True, past.top, unbroken_end(past.entries)
@@ -441,6 +467,7 @@ class CatchUps:
             return True, position, []
         losses = group.losses
         past = await self._past(group, position)
+        since.marks = {one.offset: one.position.mark for one in past.entries}
         if losses == group.losses:
             group.line.confirm(past.top)
         if judge(past, position) is not Verdict.COMPLETE:
@@ -465,8 +492,7 @@ class CatchUps:
         for entry in since.held:
             if entry.offset > upto and not entry.is_break:
                 self._session.deliver([box], group.log, entry)
-        if group.line.position.offset < upto:
-            group.ahead[box.name] = upto
+        group.starts_at(box.name, upto, since.marks)
 
 
 def _note_missed(boxes: list[Mailbox], log: Log) -> list[Mailbox]:

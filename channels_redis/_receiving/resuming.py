@@ -15,7 +15,7 @@ class Since:
     for one whose consumer has not asked for it: another event loop feeds it from now on.
     """
 
-    __slots__ = ("carried", "ended", "held", "log", "names", "position")
+    __slots__ = ("carried", "ended", "held", "log", "marks", "names", "position")
 
     def __init__(
         self,
@@ -29,6 +29,8 @@ class Since:
         self.position = position
         self.names = names
         self.carried = carried
+        #: Offset -> mark of what was read in the log.
+        self.marks: dict[int, bytes] = {}
         #: What was heard since the channel has joined the group.
         self.held: list[Entry] = []
         self.ended = asyncio.Event()

@@ -355,3 +355,14 @@ async def test_a_layer_with_a_history_is_freed_with_its_last_reference(
         assert gone() is None
     finally:
         gc.enable()
+
+
+async def test_a_new_member_gets_nothing_of_before_it_has_joined(layer: Any, other: Any) -> None:
+    """Also where the members here were excluded, so that this process has not heard of it."""
+    first, _ = await member(layer)
+    await send(other, 1)
+    await send(other, 2, 3, exclude=[first])
+    second, _ = await member(layer)
+    await send(other, 4)
+    assert await receive_numbers(layer, second, 1) == [4]
+    assert await receive_numbers(layer, first, 2) == [1, 4]

@@ -21,6 +21,7 @@ from channels_redis._format.positions import (
     PositionTexts,
     read_marked,
 )
+from channels_redis._receiving.catching_up import Ahead
 from channels_redis._receiving.lines import Heard, Line, Verdict, after_offset, judge, unbroken_end
 from channels_redis.exceptions import InvalidPosition
 
@@ -364,3 +365,12 @@ def test_a_line_that_waits_for_the_log_holds_no_more_than_its_limit(monkeypatch:
     assert (outcome.missed, outcome.held, outcome.again) == (entries[:3], [], True)
     outcome = line.catch_up(Past(entries[-1].position, entries[2:]))
     assert (outcome.missed, outcome.held) == (entries[3:], [])
+
+
+def test_what_a_channel_has_is_told_from_what_gets_the_same_offsets_later() -> None:
+    """As after a server has lost it: the channel gets the new messages."""
+    old, new = chain(5, 3), chain(5, 3)
+    new[1:] = [one._replace(position=Position(one.offset, b"f" * 16)) for one in new[1:]]
+    ahead = Ahead(7, {one.offset: one.position.mark for one in old})
+    assert [ahead.has(one) for one in old] == [True, True, True]
+    assert [ahead.has(one) for one in new] == [True, False, False]
