@@ -435,6 +435,8 @@ class CatchUps:
                 continue
             except COMMAND_ERRORS:
                 pass  # The server refuses, and would again.
+            except Exception as error:  # noqa: BLE001 (whatever is wrong, messages must go on)
+                self._report(group, error)
             break
         if not group.is_making_up(box, since):
             return

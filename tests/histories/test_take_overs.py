@@ -13,6 +13,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from channels_redis._receiving.catching_up import CatchUps
+from channels_redis._receiving.mailboxes import Mailboxes
 from channels_redis._receiving.topics import TopicSession
 from channels_redis.exceptions import ConnectionLost
 from channels_redis.testing.servers import RedisServer
@@ -111,6 +112,35 @@ def test_what_a_stopped_loop_has_not_read_comes_once(
     assert numbers(messages) == [4, 99]
     assert standing.run_until_complete(until_marked(layer, channel)) == []
     standing.run_until_complete(layer.close())
+
+
+def test_what_a_loop_reads_while_it_closes_comes_once(
+    layer: Any, sender: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the loop that goes on after it."""
+    publish, forget_home = TopicSession._published, Mailboxes.forget_home
+    late: list[tuple[bytes, bytes]] = []
+
+    def withhold(_: TopicSession, topic: bytes, payload: bytes, mark: bytes = b"") -> None:
+        late.append((topic, payload))
+
+    def forget_home_and_publish(boxes: Mailboxes, home: Any) -> None:
+        forget_home(boxes, home)
+        while late:
+            publish(home, *late.pop())
+
+    async def join_and_close() -> str:
+        channel = await join(layer)
+        await send(layer, 1)
+        await wait_for(lambda: late)
+        return channel
+
+    monkeypatch.setattr(TopicSession, "_published", withhold)
+    monkeypatch.setattr(Mailboxes, "forget_home", forget_home_and_publish)
+    channel = asyncio.run(join_and_close())
+    assert not late
+    monkeypatch.undo()
+    assert numbers(asyncio.run(goes_on(layer, channel, sender))) == [1, 99]
 
 
 def test_members_that_are_taken_over_later_get_what_they_missed(layer: Any, sender: Any) -> None:
