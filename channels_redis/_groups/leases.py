@@ -123,8 +123,16 @@ class Keepers:
 
     def _writer(self, layer: Remembering, shard: int) -> Writer:
         process, expiry_s = layer.client_prefix, layer.group_expiry
+        # They are refreshed with the renewals of leases, which may be rarer than a short expiry.
+        presence_expiry_s = max(expiry_s, 2 * LEASE_S)
         return Writer(
-            shard, self._keys, process, expiry_s, self._people, stores_groups=self._stores_groups
+            shard,
+            self._keys,
+            process,
+            expiry_s,
+            presence_expiry_s,
+            self._people,
+            stores_groups=self._stores_groups,
         )
 
     def _is_at(self, group: str, shard: int) -> bool:

@@ -26,7 +26,8 @@ Ages = list[tuple[float, str]]
 class Writer:
     """Writes what :class:`.leases.Keeper` decides, for the groups of one entry of ``hosts``.
 
-    ``stores_groups`` is true on core, where groups are sorted sets.
+    ``stores_groups`` is true on core, where groups are sorted sets.  The keys of presence expire
+    after ``presence_expiry_s``, which must be longer than the time between two renewals of leases.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Writer:
         keys: Keyspace,
         process: str,
         group_expiry_s: float,
+        presence_expiry_s: float,
         people: People,
         *,
         stores_groups: bool,
@@ -43,6 +45,7 @@ class Writer:
         self.keys = keys
         self.process = process
         self._group_expiry_s = group_expiry_s
+        self._presence_expiry_s = presence_expiry_s
         self.people = people
         self.stores_groups = stores_groups
         self._refreshed_at = clock.monotonic()
@@ -102,7 +105,7 @@ class Writer:
             key = self.keys.held(self.process)
             there = session.commands(self.shard, key)
             await commands.hold(there, key, group)
-            await commands.keep(there, key, self._group_expiry_s)
+            await commands.keep(there, key, self._presence_expiry_s)
             self.held.add(group)
 
     async def release(self, session: Session, groups: set[str]) -> None:
@@ -116,13 +119,13 @@ class Writer:
             await commands.hold(there, key, group)
 
     async def refresh(self, session: Session) -> None:
-        """Let the keys expire later, twice in ``group_expiry``."""
-        if clock.monotonic() - self._refreshed_at < self._group_expiry_s / 2:
+        """Let the keys expire later, twice in the time after which they would."""
+        if clock.monotonic() - self._refreshed_at < self._presence_expiry_s / 2:
             return
         self._refreshed_at = clock.monotonic()
         keys = [self.keys.held(self.process).encode(), *map(self.presence_key, tuple(self.held))]
         for key in keys:
-            await commands.keep(session.commands(self.shard, key), key, self._group_expiry_s)
+            await commands.keep(session.commands(self.shard, key), key, self._presence_expiry_s)
 
     async def _write(
         self,
@@ -136,7 +139,7 @@ class Writer:
         keys = self._presence_keys(group, with_group=with_group)
         options = self.people.required(group, "group_add()")
         there = session.commands(self.shard, keys[0])
-        writing = commands.Writing(self.process, self._group_expiry_s, options)
+        writing = commands.Writing(self.process, self._presence_expiry_s, options)
         rows = [(age_s, name, entry.person, entry.info) for age_s, name, entry in members]
         return await commands.join(there, keys, writing, rows)
 

@@ -122,6 +122,7 @@ class BaseRedisLayer(PresenceLayer):
         self.has_own_connections = type(self).connection is not BaseRedisLayer.connection
         self._keys = Keyspace(self.prefix)
         self._check_history_slots()
+        self._check_presence_slots()
         self._take_no_hooks()
         self._start_afresh()
         fork.watch(self)

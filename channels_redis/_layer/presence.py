@@ -6,13 +6,16 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from .._config.hosts import is_cluster
 from .._config.presence import Patterns
+from .._format.slots import slot_of
 from .._groups.leases import Keeper, Keepers
 from .._groups.people import Entry, People
 from .._receiving.messages import Recent
 from .._runtime.plans import Plan, Then
 from .._runtime.weakly import weakly
 from .._session import Session
+from ..exceptions import ConfigurationError
 from ..presence import Presence
 from .history import HistoryLayer
 
@@ -26,6 +29,18 @@ class PresenceLayer(HistoryLayer):
     presence: Patterns
     _people: People
     _person_secret: bytes
+
+    def _check_presence_slots(self) -> None:
+        """Refuse a prefix with braces that keep the presence of a group out of its slot."""
+        if not (self.presence and any(map(is_cluster, self.hosts))):
+            return
+        keys = self._keys
+        if slot_of(keys.group("room")) != slot_of(keys.presence_of("room")):
+            raise ConfigurationError(
+                "presence: in a cluster, the prefix must not have braces that do not enclose a "
+                f"hash tag, as {self.prefix!r} has: the presence of a group would be in another "
+                "slot than the group. Use a prefix without braces."
+            )
 
     def _make_people(self) -> People:
         self._leaves = Recent()

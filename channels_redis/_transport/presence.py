@@ -23,7 +23,7 @@ class Writing(NamedTuple):
     """What is the same for all members of a group in this process."""
 
     process: str
-    group_expiry_s: float
+    expiry_s: float
     options: PresenceOptions
 
 
@@ -59,7 +59,7 @@ async def join(
     ``keys`` are the hash of the group, and on core its sorted set.
     """
     options = writing.options
-    args: list[Arg] = [writing.group_expiry_s, unix_time(), writing.process]
+    args: list[Arg] = [writing.expiry_s, unix_time(), writing.process]
     args += [int(options.events), options.grace_s]
     for age_s, channel, person, info in members:
         args += [channel, person, age_s, info]

@@ -13,8 +13,9 @@ from channels_redis import _session
 from channels_redis._format.keyspace import Keyspace
 from channels_redis._groups import leases
 from channels_redis._runtime.portal import portal
-from channels_redis.exceptions import LayerClosed
+from channels_redis.exceptions import ConfigurationError, LayerClosed
 from channels_redis.testing.servers import RedisServer, wait_until
+from tests.conftest import class_of
 from tests.helpers import SCRIPT_HEAD, run_script, script_arguments_for
 from tests.presence.process import shorten_leases_here
 
@@ -188,3 +189,30 @@ def test_no_thread_is_asked_for_where_nobody_joins(
         patches.setattr(portal, "call_soon", asked.append)
         asyncio.run(send_and_receive())
     assert asked == []
+
+
+async def test_the_keys_of_presence_expire_later_than_a_lease(
+    make_layer: Callable[..., Any], kind: str, private_server: RedisServer, prefix: str
+) -> None:
+    """Also with a short ``group_expiry``, as they are refreshed when leases are renewed."""
+    presence = {"*": {"key": "user"}}
+    layer = make_layer(kind, hosts=[private_server.url], group_expiry=5, presence=presence)
+    await layer.group_add("room", await layer.new_channel(), presence={"user": 1})
+    writer = layer._keepers.of("room")._writer
+    for key in (writer.presence_key("room"), writer.keys.held(layer.client_prefix)):
+        assert private_server.command("PTTL", key) > leases.LEASE_S * 1000
+
+
+@pytest.mark.parametrize("prefix", ["a{b", "{}x"])
+def test_a_prefix_whose_braces_are_no_hash_tag_is_refused_in_a_cluster(
+    kind: str, prefix: str
+) -> None:
+    """The presence of a group would be in another slot than the group."""
+    server = "redis://localhost:6379"
+    cluster = [{"address": server, "cluster": True}]
+    presence = {"*": {"key": "user"}}
+    with pytest.raises(ConfigurationError, match=r"presence: in a cluster.* braces"):
+        class_of(kind)(hosts=cluster, prefix=prefix, presence=presence)
+    class_of(kind)(hosts=[server], prefix=prefix, presence=presence)
+    class_of(kind)(hosts=cluster, prefix=prefix)
+    class_of(kind)(hosts=cluster, prefix="{a}", presence=presence)

@@ -4,7 +4,7 @@
 --   info, one a line; of "c:" and person -> number of channels; of "l:" and person -> unix time in
 --   seconds at which the person has left, that at which this was announced or 0, and info
 -- KEYS[2] group: only on core, sorted set of channel name -> unix time of joining in seconds
--- ARGV[1] group_expiry_s: seconds after which the keys expire if no channel joins
+-- ARGV[1] expiry_s: seconds after which the keys expire if no channel joins
 -- ARGV[2] sender_now_s: the sender's unix time in seconds, used only where TIME is refused
 -- ARGV[3] process: the client prefix of a layer object
 -- ARGV[4] events: "1" if joins and leaves are announced, so that channels are counted
@@ -16,7 +16,7 @@
 -- short absence, and those who will have left when the grace is over, as a channel has another person
 local presence = KEYS[1]
 local group = KEYS[2]
-local group_expiry_s = tonumber(ARGV[1])
+local expiry_s = tonumber(ARGV[1])
 local now_s = tonumber(ARGV[2])
 local process = ARGV[3]
 local events = ARGV[4] == '1'
@@ -57,8 +57,8 @@ for i = 6, #ARGV, 4 do
         end
     end
 end
-redis.call('EXPIRE', presence, math.ceil(group_expiry_s))
+redis.call('EXPIRE', presence, math.ceil(expiry_s))
 if group then
-    redis.call('EXPIRE', group, math.ceil(group_expiry_s))
+    redis.call('EXPIRE', group, math.ceil(expiry_s))
 end
 return {joined, leaving}
