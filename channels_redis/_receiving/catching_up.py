@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -30,6 +31,8 @@ _log = logging.getLogger("channels_redis")
 _BATCH = 200
 #: Seconds until a log that could not be read is read again.
 _PAUSE_S = 0.1
+#: The longest that a break waits for that of another process, in seconds.
+_BREAK_SPREAD_S = 0.05
 #: More entries than a server keeps above the size of a log, as it trims several at once.
 _UNTRIMMED = 1000
 
@@ -112,7 +115,10 @@ class GroupLine:
         self.losses = 0
         #: The mark of the last break that was written from here.
         self.own_break = b""
+        #: Whether a message was heard that is in no log, and no break after it.
         self.unlogged = False
+        #: Whether a break after such a message is under way.
+        self.breaking = False
         #: Whether it was logged that the log could not be read.
         self.reported = False
 
@@ -210,6 +216,8 @@ class CatchUps:
 
     def hear(self, topic: bytes, group: GroupLine, entry: Entry) -> None:
         """Take a marked message."""
+        if entry.payload == UNLOGGED_BREAK:
+            group.unlogged = False  # Somebody else was faster.
         heard = group.line.hear(entry)
         if heard is Heard.DELIVER:
             self._deliver(group, entry)
@@ -252,27 +260,46 @@ class CatchUps:
         whoever was not listening has missed it.
         """
         group = self.groups.get(topic)
-        if group is not None and not group.unlogged:
-            group.unlogged = True
+        if group is None:
+            return
+        group.unlogged = True
+        if not group.breaking:
+            group.breaking = True
             self._session.background(self._break(topic, group), f"break of {group.log.group}")
 
     async def _break(self, topic: bytes, group: GroupLine) -> None:
-        # More than one may be heard in one turn of the loop; each needs a break after it.
-        await asyncio.sleep(0)
-        while group.unlogged:
-            group.unlogged = False
-            try:
-                await self._session.write_log(
-                    group.log, UNLOGGED_BREAK, self._histories.newest(group.log)
-                )
-            except SessionEnded:
-                return
-            except ConnectionLost:
-                if self.groups.get(topic) is group:
-                    group.unlogged = True
-                    await asyncio.sleep(_PAUSE_S)
-            except COMMAND_ERRORS:
-                return  # The server refuses, and would again.
+        try:
+            while group.unlogged and await self._break_soon(topic, group):
+                pass
+        finally:
+            group.breaking = group.unlogged = False
+
+    async def _break_soon(self, topic: bytes, group: GroupLine) -> bool:
+        """Write a break, unless another process does; return whether to go on."""
+        # All processes that listen have heard the message, and one break is enough.
+        await asyncio.sleep(random.uniform(0, _BREAK_SPREAD_S))
+        try:
+            await self._break_now(group)
+        except SessionEnded:
+            return False
+        except ConnectionLost:
+            await asyncio.sleep(_PAUSE_S)
+            return self.groups.get(topic) is group
+        except COMMAND_ERRORS:
+            return False  # The server refuses, and would again.
+        return True
+
+    async def _break_now(self, group: GroupLine) -> None:
+        """Write a break, unless one was heard after the last message that is in no log."""
+        if not group.unlogged:
+            return
+        group.unlogged = False
+        known = self._histories.newest(group.log)
+        try:
+            await self._session.write_log(group.log, UNLOGGED_BREAK, known)
+        except ConnectionLost:
+            group.unlogged = True
+            raise
 
     # Catching up
 
@@ -467,6 +494,8 @@ class CatchUps:
         if self._is_at_the_end(group, position):
             # Often true for many at once: after a restart, all clients of a process come back.
             return True, position, []
+        # What is read now must have it already.
+        await self._break_now(group)
         losses = group.losses
         past = await self._past(group, position)
         since.marks = {one.offset: one.position.mark for one in past.entries}
@@ -481,7 +510,7 @@ class CatchUps:
         the log: no message and no break.
         """
         newest = self._histories.newest(group.log)
-        return group.line.is_at(position) and newest == position and not group.unlogged
+        return group.line.is_at(position) and newest == position and not group.breaking
 
     def end_resuming(self, group: GroupLine, box: Mailbox, since: Since, upto: int) -> None:
         """Deliver what was heard meanwhile and comes after what the log had; nothing if the channel

@@ -468,3 +468,38 @@ async def test_who_was_cancelled_while_it_resumed_can_resume_again(
     assert (resumed.complete, resumed.count) == (True, 1)
     await send(direct, 2)
     assert numbers(await until_marked(layer, channel)) == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["pubsub"], indirect=True)
+async def test_one_break_is_enough_for_all_processes_that_have_heard_a_message(
+    site: Site, direct: Any, monkeypatch: Any
+) -> None:
+    """Who hears the break of another process writes none."""
+    monkeypatch.setattr("channels_redis._receiving.catching_up._BREAK_SPREAD_S", 0)
+    first, second, plain = site(), site(), site(history=None)
+    channel, _ = await member(first)
+    await member(second)
+    waits = [asyncio.Event(), asyncio.Event()]
+    written: list[Any] = []
+    for layer, wait in zip((first, second), waits, strict=True):
+        catch_ups = layer._sessions.get().catch_ups
+        now = catch_ups._break_now
+
+        async def break_now(group: Any, now: Any = now, wait: Any = wait) -> None:
+            await wait.wait()
+            if group.unlogged:
+                written.append(group)
+            await now(group)
+
+        monkeypatch.setattr(catch_ups, "_break_now", break_now)
+    early = await position_of(direct)
+    await send(plain, 1)
+    groups = [next(iter(one._sessions.get().catch_ups.groups.values())) for one in (first, second)]
+    await wait_for(lambda: all(group.unlogged for group in groups))
+    waits[0].set()
+    await wait_for(lambda: not groups[1].unlogged)
+    waits[1].set()
+    await wait_for(lambda: not any(group.breaking for group in groups))
+    assert written == [groups[0]]
+    assert await is_broken(direct, early)
+    assert numbers(await until_marked(first, channel)) == [1]
