@@ -204,8 +204,12 @@ class Keepers:
             self._backup_session = ref(self._sessions.get())
 
     def restarted(self) -> None:
-        """Return to the portal, which was stopped for a fork."""
-        if self._is_needed():
+        """Return to the portal, which was stopped for a fork.
+
+        If a loop of consumers runs, its next sweep does so: Python 3.12 and later warn of a thread
+        that is started in a fork's last moment.
+        """
+        if self._is_needed() and not any(loop.is_running() for loop in self._sessions.all()):
             self._start_backup()
 
     async def forget(self, session: Session) -> None:
