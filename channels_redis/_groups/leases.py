@@ -220,6 +220,8 @@ class Keepers:
         """Forget what was written to the servers, where it will expire."""
         for keeper in self._all:
             keeper.forget_closed()
+        # Otherwise its thread and the sockets of its loop would be left of a layer that is closed.
+        portal.leave(self)
 
 
 class Keeper:

@@ -48,6 +48,11 @@ class Guest(Protocol):
         """Whether messages are received on this loop."""
         ...
 
+    @property
+    def closing(self) -> bool:
+        """Whether it has ended, or is about to."""
+        ...
+
     async def retire(self) -> None:
         """End, unless it is in use; called on the loop."""
 
@@ -330,13 +335,22 @@ class Portal:
         """Tell one from now on that the portal was stopped for a fork."""
         self._residents.add(resident)
 
+    def leave(self, resident: Resident) -> None:
+        """Note that one has nothing more to do here; stop if nobody has."""
+        self._residents.discard(resident)
+        if not self._residents and all(guest.closing for guest in list(self._guests)):
+            self._stop_unused()
+
     def pause(self) -> None:
         """Stop if the portal is not in use; the next call starts it again."""
+        self._paused = self._stop_unused()
+
+    def _stop_unused(self) -> bool:
         run = self._run
         if run is None or run.calls or any(guest.receiving for guest in list(self._guests)):
-            return
+            return False
         self.stop()
-        self._paused = True
+        return True
 
     def resume(self) -> None:
         """Start again after a fork, in the parent, if anybody has work that can't wait for a call:
