@@ -131,7 +131,9 @@ async def test_in_the_thread_of_a_running_server_the_call_goes_back_to_its_loop(
     assert await sync_to_async(view)() == numbered(1)
     assert await receive(layer, channel) == numbered(2)
     assert proxy.accepted == opened
-    assert list(layer._sessions.all()) == [asyncio.get_running_loop()]
+    # On the portal's loop, leases are renewed while no other loop runs.
+    loops = [loop for loop in layer._sessions.all() if not portal.portal.is_portal(loop)]
+    assert loops == [asyncio.get_running_loop()]
 
 
 async def test_sync_code_of_a_consumer_calls_back_with_the_blocking_face(
