@@ -48,11 +48,6 @@ class Guest(Protocol):
         """Whether messages are received on this loop."""
         ...
 
-    @property
-    def closing(self) -> bool:
-        """Whether it has ended, or is about to."""
-        ...
-
     async def retire(self) -> None:
         """End, unless it is in use; called on the loop."""
 
@@ -336,9 +331,9 @@ class Portal:
         self._residents.add(resident)
 
     def leave(self, resident: Resident) -> None:
-        """Note that one has nothing more to do here; stop if nobody has."""
+        """Note that one has nothing more to do here; stop if the portal is not in use."""
         self._residents.discard(resident)
-        if not self._residents and all(guest.closing for guest in list(self._guests)):
+        if not self._residents:
             self._stop_unused()
 
     def pause(self) -> None:
