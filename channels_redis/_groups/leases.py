@@ -221,7 +221,7 @@ class Keepers:
         for keeper in self._all:
             keeper.forget_closed()
         # Otherwise its thread and the sockets of its loop would be left of a layer that is closed.
-        portal.leave(self)
+        portal.leave(self, self._backup_session() if self._backup_session is not None else None)
 
 
 class Keeper:

@@ -48,6 +48,11 @@ class Guest(Protocol):
         """Whether messages are received on this loop."""
         ...
 
+    @property
+    def closing(self) -> bool:
+        """Whether it has ended, or is about to."""
+        ...
+
     async def retire(self) -> None:
         """End, unless it is in use; called on the loop."""
 
@@ -330,11 +335,17 @@ class Portal:
         """Tell one from now on that the portal was stopped for a fork."""
         self._residents.add(resident)
 
-    def leave(self, resident: Resident) -> None:
-        """Note that one has nothing more to do here; stop if the portal is not in use."""
+    def leave(self, resident: Resident, state: Guest | None) -> None:
+        """Note that one has nothing more to do here, and end its state; stop if there is no other.
+
+        The states of others are left alone: to close them might block the running loop for long.
+        """
         self._residents.discard(resident)
-        if not self._residents:
+        others = [guest for guest in list(self._guests) if guest is not state]
+        if not self._residents and all(guest.closing for guest in others):
             self._stop_unused()
+        elif state is not None and not state.closing and self._run is not None:
+            self.submit(state.retire, lambda: None)
 
     def pause(self) -> None:
         """Stop if the portal is not in use; the next call starts it again."""
